@@ -1,0 +1,140 @@
+"""Fixtures for tests against a real ComfyUI.
+
+`COMFYUI_PATH` names a ComfyUI checkout whose requirements are installed in this environment
+(besides: `requests`, and `playwright` with an installed Chromium for the browser tests).
+Whatever uses one of these fixtures carries the mark `comfyui` and skips without it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from . import browser as browser_module
+from . import comfy_process
+from .comfy_server import ComfyServer
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+GRAPHS = Path(__file__).resolve().parent / "graphs"
+
+NO_COMFYUI = "COMFYUI_PATH does not name a ComfyUI checkout: node tests skipped"
+
+# ComfyUI and the packages it brings use deprecated calls of each other; a warning of our own
+# code should still fail the test.
+_FOREIGN_WARNINGS = [
+    "ignore::DeprecationWarning",
+    "ignore::PendingDeprecationWarning",
+    "ignore::FutureWarning",
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if not item.path.is_relative_to(Path(__file__).parent):
+            continue
+        if "comfyui_path" in getattr(item, "fixturenames", ()):
+            item.add_marker("comfyui")
+        if item.get_closest_marker("comfyui"):
+            for rule in _FOREIGN_WARNINGS:
+                item.add_marker(pytest.mark.filterwarnings(rule))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    skipped = terminalreporter.stats.get("skipped", [])
+    if any(NO_COMFYUI in str(report.longrepr) for report in skipped):
+        terminalreporter.write_line(NO_COMFYUI)
+
+
+@pytest.fixture(autouse=True)
+def _skip_marked_tests_without_comfyui(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("comfyui"):
+        request.getfixturevalue("comfyui_path")
+
+
+@pytest.fixture(scope="session")
+def comfyui_path() -> Path:
+    """The ComfyUI checkout; skips when there is none."""
+    value = os.environ.get("COMFYUI_PATH", "")
+    if not value or not (Path(value) / "main.py").is_file():
+        pytest.skip(NO_COMFYUI)
+    return Path(value).resolve()
+
+
+@pytest.fixture(scope="session")
+def comfy(comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """ComfyUI's modules in this process, stock nodes registered; see `import_comfy`."""
+    base = tmp_path_factory.mktemp("comfy_in_process")
+    comfy_process.make_base_directory(base, REPOSITORY)
+    modules = comfy_process.import_comfy(comfyui_path, base)
+    comfy_process.load_stock_extras(modules)
+    return modules
+
+
+@pytest.fixture(scope="session")
+def extension_nodes(comfy: SimpleNamespace) -> dict[str, type]:
+    """Our node classes by id, loaded by ComfyUI's own loader."""
+    return comfy_process.load_extension(comfy)
+
+
+@pytest.fixture(scope="session")
+def call_node(comfy: SimpleNamespace) -> Any:
+    """`call_node(node_id, **inputs) -> outputs`, in this process with schema defaults."""
+
+    def call(node_id: str, **inputs: Any) -> tuple[Any, ...]:
+        return comfy_process.call_node(comfy, node_id, **inputs)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def comfy_server(
+    comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ComfyServer]:
+    """A running server whose only custom node is this repository."""
+    if importlib.util.find_spec("requests") is None:
+        pytest.skip("the package requests is missing: ComfyUI server tests skipped")
+    base = tmp_path_factory.mktemp("comfy_server")
+    comfy_process.make_base_directory(base, REPOSITORY)
+    server = ComfyServer(comfyui_path, base)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def chromium(comfyui_path: Path) -> Iterator[Browser]:
+    """A headless browser; skips when playwright or Chromium is missing."""
+    executable = browser_module.find_chromium()
+    if executable is None or importlib.util.find_spec("playwright") is None:
+        pytest.skip("playwright or Chromium is missing: browser tests skipped")
+    with browser_module.launch_chromium(executable) as running:
+        yield running
+
+
+@pytest.fixture
+def comfy_page(
+    chromium: Browser, comfy_server: ComfyServer
+) -> Iterator[browser_module.ComfyPage]:
+    """A fresh tab (nothing remembered from other tests), not opened yet: call `open`."""
+    context = chromium.new_context(viewport={"width": 1600, "height": 900})
+    try:
+        yield browser_module.ComfyPage(context.new_page(), comfy_server.url)
+    finally:
+        context.close()
+
+
+@pytest.fixture(scope="session")
+def graphs() -> Path:
+    """Folder of the graphs that only tests use."""
+    return GRAPHS
