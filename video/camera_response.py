@@ -23,47 +23,43 @@ _MANTISSA_BITS = 9
 _SHIFT = 23 - _MANTISSA_BITS
 _NUM_LIGHT_BINS = (-_LOWEST_OCTAVE << _MANTISSA_BITS) + 1
 _FIRST_BIN = (127 + _LOWEST_OCTAVE) << _MANTISSA_BITS
-_NUM_DISPLAY_BINS = 4081
-"""16 bins per 8-bit level, plus the last one: the rounding stays far below that of 8 bits."""
 
 
 @lru_cache(maxsize=8)
 def _tables(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Build `[responses, 3, bins]`: display to light, light to display; RGB."""
+    """Build `[responses, 3, 256]` (level to light) and `[responses, 3, bins]` (back); RGB."""
     levels = np.linspace(0, 1, 256)
     srgb = np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
-    # The measured curve dips by noise in a few places. Sorting makes it invertible without
-    # the plateaus of a running maximum. The file is BGR.
-    reds = np.sort(np.load(_CRF_FILE)[:, 0, ::-1].astype(np.float64), axis=0)
+    # The measured curve dips by noise in a few places: sorting and a short average of its
+    # logarithm give every level light of its own, so that it can be inverted. File: BGR.
+    reds = np.log(np.sort(np.load(_CRF_FILE)[:, 0, ::-1].astype(np.float64), axis=0))
+    windows = np.lib.stride_tricks.sliding_window_view(reds, 5, axis=0)
+    reds[2:-2] = windows.mean(-1)
+    reds = np.exp(np.sort(reds, axis=0))
     curves = [(reds / reds[-1]).T, np.tile(levels**2.2, (3, 1)), np.tile(srgb, (3, 1))]
-    fine = np.linspace(0, 1, _NUM_DISPLAY_BINS)
     # A bin of light covers the floats that share their exponent and first mantissa bits.
     bits = (np.arange(_NUM_LIGHT_BINS) + _FIRST_BIN) << _SHIFT
     middle = bits + (1 << (_SHIFT - 1))
     light = middle.astype(np.int32).view(np.float32).astype(np.float64)
     light[0], light[-1] = 0.0, 1.0
-    to_light = [[np.interp(fine, levels, c) for c in curve] for curve in curves]
     to_display = [[np.interp(light, c, levels) for c in curve] for curve in curves]
     return (
-        torch.tensor(np.array(to_light), dtype=torch.float32, device=device),
+        torch.tensor(np.array(curves), dtype=torch.float32, device=device),
         torch.tensor(np.array(to_display), dtype=torch.float32, device=device),
     )
 
 
-def to_linear(display: Tensor, response: Tensor) -> Tensor:
-    """Turn display values into linear light.
+def to_linear(pixels: Tensor, response: Tensor) -> Tensor:
+    """Turn 8-bit pixels into linear light.
 
     Args:
-        display: float32 `[B, ..., 3, H, W]` in 0..1, RGB.
+        pixels: uint8 `[B, ..., 3, H, W]`, RGB.
         response: int64 `[B]`, indices into `RESPONSES`.
 
     Returns:
         float32, the same shape, 0..1 with white at 1.
     """
-    table = _tables(display.device)[0]
-    index = (display * (_NUM_DISPLAY_BINS - 1)).add_(0.5).to(torch.int32)
-    index.clamp_(0, _NUM_DISPLAY_BINS - 1)
-    return _look_up(table, index, response)
+    return _look_up(_tables(pixels.device)[0], pixels.to(torch.int32), response)
 
 
 def to_display(light: Tensor, response: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ here is tiny and lives on the CPU; only the homographies made from it travel to 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,6 +22,17 @@ NUM_CURVES = 6
 _PAUSED_SPEED = 0.03
 """A resting hand still trembles: the share of its speed that is left during a pause."""
 
+_RANGES = (
+    "exposure",
+    "motion",
+    "rotation",
+    "zoom",
+    "perspective",
+    "smoothness",
+    "centring",
+    "source_scale",
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ShakeConfig:
@@ -29,7 +40,7 @@ class ShakeConfig:
 
     exposure: tuple[float, float] = (0.1, 1.0)
     """Open time of the shutter as a share of the frame interval, uniform."""
-    motion: tuple[float, float] = (5.0, 32.0)
+    motion: tuple[float, float] = (8.0, 40.0)
     """Speed of the picture while it moves (root mean square), pixels per frame, log-uniform."""
     max_motion: float = 60.0
     """Speed in pixels per frame that is approached but never passed by the shift."""
@@ -45,12 +56,12 @@ class ShakeConfig:
     """Time in frames over which the hand finds back to where it aimed, log-uniform."""
     jerk_rate: float = 0.15
     """Jerks per frame; each adds about twice the usual speed and fades within half a frame."""
-    pause_probability: float = 0.7
+    pause_probability: float = 0.6
     """Share of clips in which the hand rests between shakes, so that sharp frames alternate
     with blurry ones."""
-    pause_frames: float = 2.0
+    pause_frames: float = 1.5
     """Mean length of a pause, in frames."""
-    active_frames: float = 3.0
+    active_frames: float = 3.5
     """Mean time between two pauses, in frames."""
     source_scale: tuple[float, float] = (1.0, 1.25)
     """Source pixels per output pixel. Above 1 the source is shrunk, which hides its own
@@ -68,17 +79,16 @@ class ShakeConfig:
     as separate ghosts."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, (tuple, list)) and (
-                len(value) != 2 or not 0 <= value[0] <= value[1] < math.inf
-            ):
+        for name in _RANGES:
+            low, high = getattr(self, name)
+            if not 0 <= low <= high < math.inf:
                 raise ValueError(
-                    f"{field.name}: expected (lowest, highest) with 0 <= lowest <= highest, "
-                    f"got {value}"
+                    f"{name}: expected (lowest, highest) with 0 <= lowest <= highest, "
+                    f"got {(low, high)}"
                 )
-            if field.name.endswith("_probability") and not 0 <= value <= 1:
-                raise ValueError(f"{field.name} must be between 0 and 1, got {value}")
+        for name in ("pause_probability", "foreground_probability", "sharp_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
         if self.exposure[1] > 1:
             raise ValueError(f"exposure cannot exceed 1 frame interval, got {self.exposure}")
         for name in ("smoothness", "centring", "source_scale"):
