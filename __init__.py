@@ -1,0 +1,28 @@
+"""Video Deblur: motion deblurring with a conditional latent video diffusion model.
+
+This folder is both a ComfyUI extension (a clone under `custom_nodes/`) and the Python
+package `video_deblur`. Nothing heavy is imported here, so that ComfyUI starts fast.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from comfy_api.latest import ComfyExtension
+
+WEB_DIRECTORY = "./web"
+"""Folder whose `docs/` holds the help page of each node."""
+
+
+async def comfy_entrypoint() -> ComfyExtension:
+    """Return the extension's nodes; ComfyUI calls this once at start-up."""
+    try:
+        from .nodes import VideoDeblurExtension
+    except Exception:
+        # ComfyUI prints only str(error); the traceback is what a bug report needs.
+        import logging
+
+        logging.getLogger(__name__).exception("Video Deblur could not be loaded")
+        raise
+    return VideoDeblurExtension()

@@ -1,0 +1,151 @@
+"""Spatial and temporal transformers of the 3D-UNet, with diffusers' parameter names.
+
+Tokens are `[N, L, C]`; feature maps are `[N, C, H, W]` with N = B * T.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from .layers import make_norm
+
+
+class Attention(nn.Module):
+    """Multi-head attention of tokens to themselves or to a context."""
+
+    def __init__(
+        self,
+        channels: int,
+        inner: int,
+        head_dim: int,
+        context_dim: int | None,
+        *,
+        device: Any,
+        dtype: Any,
+        operations: Any,
+    ):
+        super().__init__()
+        where = {"device": device, "dtype": dtype}
+        self.head_dim = head_dim
+        source = channels if context_dim is None else context_dim
+        self.to_q = operations.Linear(channels, inner, bias=False, **where)
+        self.to_k = operations.Linear(source, inner, bias=False, **where)
+        self.to_v = operations.Linear(source, inner, bias=False, **where)
+        self.to_out = nn.ModuleList([operations.Linear(inner, channels, **where)])
+
+    def forward(self, tokens: Tensor, context: Tensor | None = None) -> Tensor:
+        """Attend from `[N, L, C]` to `context` `[N, M, D]`, or to itself."""
+        source = tokens if context is None else context
+        q, k, v = (
+            rearrange(x, "n l (heads d) -> n heads l d", d=self.head_dim)
+            for x in (self.to_q(tokens), self.to_k(source), self.to_v(source))
+        )
+        out = F.scaled_dot_product_attention(q, k, v)
+        return self.to_out[0](rearrange(out, "n heads l d -> n l (heads d)"))
+
+
+class GegluProjection(nn.Module):
+    """A linear layer whose second half gates the first through GELU."""
+
+    def __init__(self, channels: int, hidden: int, *, device: Any, dtype: Any, operations: Any):
+        super().__init__()
+        self.proj = operations.Linear(channels, 2 * hidden, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    """GEGLU feed-forward of four times the width."""
+
+    def __init__(self, channels: int, *, device: Any, dtype: Any, operations: Any):
+        super().__init__()
+        make = {"device": device, "dtype": dtype}
+        self.net = nn.Sequential(
+            GegluProjection(channels, 4 * channels, **make, operations=operations),
+            nn.Identity(),  # dropout's place in the public weights' names
+            operations.Linear(4 * channels, channels, **make),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, a second attention (to the context, or to itself), feed-forward."""
+
+    def __init__(
+        self,
+        channels: int,
+        head_dim: int,
+        context_dim: int | None,
+        *,
+        device: Any,
+        dtype: Any,
+        operations: Any,
+    ):
+        super().__init__()
+        where = {"device": device, "dtype": dtype}
+        make = {**where, "operations": operations}
+        self.norm1 = operations.LayerNorm(channels, **where)
+        self.attn1 = Attention(channels, channels, head_dim, None, **make)
+        self.norm2 = operations.LayerNorm(channels, **where)
+        self.attn2 = Attention(channels, channels, head_dim, context_dim, **make)
+        self.norm3 = operations.LayerNorm(channels, **where)
+        self.ff = FeedForward(channels, **make)
+
+    def forward(self, tokens: Tensor, context: Tensor | None = None) -> Tensor:
+        tokens = tokens + self.attn1(self.norm1(tokens))
+        tokens = tokens + self.attn2(self.norm2(tokens), context)
+        return tokens + self.ff(self.norm3(tokens))
+
+
+class Transformer(nn.Module):
+    """Normalise, project in, one transformer block, project out, add.
+
+    `spatial` attends within each frame and crosses to the context; otherwise it attends
+    over the frames at each position, twice (ModelScopeT2V's temporal transformer).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        inner: int,
+        head_dim: int,
+        context_dim: int | None,
+        norm: str,
+        groups: int,
+        *,
+        device: Any,
+        dtype: Any,
+        operations: Any,
+    ):
+        super().__init__()
+        where = {"device": device, "dtype": dtype}
+        make = {**where, "operations": operations}
+        self.spatial = context_dim is not None
+        self.norm = make_norm(norm, channels, groups, 1e-6, **make)
+        self.proj_in = operations.Linear(channels, inner, **where)
+        self.transformer_blocks = nn.ModuleList(
+            [TransformerBlock(inner, head_dim, context_dim, **make)]
+        )
+        self.proj_out = operations.Linear(inner, channels, **where)
+
+    def forward(self, x: Tensor, num_frames: int, context: Tensor | None) -> Tensor:
+        """Apply to `[N, C, H, W]`; `context` is `[N, M, D]` and read when `spatial`."""
+        height, width = x.shape[-2:]
+        if self.spatial:
+            tokens = rearrange(self.norm(x), "n c h w -> n (h w) c")
+            tokens = self.transformer_blocks[0](self.proj_in(tokens), context)
+            out = rearrange(self.proj_out(tokens), "n (h w) c -> n c h w", h=height, w=width)
+            return x + out
+        volume = rearrange(x, "(b t) c h w -> b c t h w", t=num_frames)
+        tokens = rearrange(self.norm(volume), "b c t h w -> (b h w) t c")
+        tokens = self.transformer_blocks[0](self.proj_in(tokens))
+        out = rearrange(self.proj_out(tokens), "(b h w) t c -> (b t) c h w", h=height, w=width)
+        return x + out

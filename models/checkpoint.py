@@ -1,0 +1,359 @@
+"""Read, recognise and write checkpoints.
+
+A checkpoint is one `.safetensors` file. Its metadata holds `video_deblur`: JSON with
+`format`, `architecture`, `config`, `provenance` and `licence`; a reader needs nothing but
+the file. The header is checked in full, names and shapes against the networks the config
+describes, before any tensor is allocated.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import safe_open, save_file
+from torch import Tensor, nn
+
+from .config import ConfigError, DivdConfig, config_from_dict, config_to_dict
+from .divd import Divd
+
+FORMAT = 1
+METADATA_KEY = "video_deblur"
+BUNDLED_NAME = "divd-tiny (bundled)"
+BUNDLED_PATH = Path(__file__).parent / "weights" / "divd-tiny.safetensors"
+CHOOSE = "Choose a file from ComfyUI/models/video_deblur, or the bundled one."
+
+_MAX_HEADER_BYTES = 100_000_000
+"""The limit of the safetensors format itself."""
+_MAX_CONFIG_PARAMETERS = 20_000_000_000
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+
+
+class CheckpointError(ValueError):
+    """A file that is not a usable checkpoint; the message says why and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointInfo:
+    """What the header of a checkpoint says."""
+
+    path: Path
+    """The file."""
+    architecture: str
+    """`divd`."""
+    config: DivdConfig
+    """Everything needed to build the networks."""
+    provenance: dict[str, Any]
+    """Training data, steps, seed and measured scores."""
+    licence: str
+    """SPDX identifier of the weights' licence."""
+    tensors: dict[str, tuple[str, tuple[int, ...]]]
+    """Storage dtype (as safetensors names it) and shape of each tensor."""
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of values in all tensors."""
+        return sum(_count(shape) for _, shape in self.tensors.values())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that most values are stored in."""
+        sizes: dict[str, int] = {}
+        for name, shape in self.tensors.values():
+            sizes[name] = sizes.get(name, 0) + _count(shape)
+        return _DTYPES[max(sizes, key=lambda name: sizes[name])]
+
+
+def find_checkpoint(name: str | Path) -> Path:
+    """Turn a name or path from the user into the path of a file.
+
+    Args:
+        name: The bundled checkpoint's name (`divd-tiny`), or a path.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+    """
+    if str(name) in (BUNDLED_NAME, BUNDLED_PATH.stem):
+        return BUNDLED_PATH
+    path = Path(name)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{name}: no such checkpoint file. Give a path, or {BUNDLED_PATH.stem!r} for the "
+            f"bundled one."
+        )
+    return path
+
+
+def read_info(path: str | Path) -> CheckpointInfo:
+    """Read and check the header of a checkpoint, without its weights.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        CheckpointError: If it is not a checkpoint of a known architecture, or is damaged.
+    """
+    path = find_checkpoint(path)
+    header = _read_header(path)
+    metadata = header.pop("__metadata__", {})
+    tensors = _described_tensors(path, header)
+    if not isinstance(metadata, dict) or METADATA_KEY not in metadata:
+        raise CheckpointError(
+            f"{path}: not a video deblurring checkpoint{_guess(tensors)}. {CHOOSE}"
+        )
+    try:
+        envelope = json.loads(metadata[METADATA_KEY])
+    except (TypeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path}: its metadata is not valid JSON. {CHOOSE}") from error
+    if not isinstance(envelope, dict) or envelope.get("format") != FORMAT:
+        found = envelope.get("format") if isinstance(envelope, dict) else envelope
+        raise CheckpointError(
+            f"{path}: format version {found!r} is not supported (expected {FORMAT}). "
+            f"Update this extension."
+        )
+    if envelope.get("architecture") != "divd":
+        raise CheckpointError(
+            f"{path}: unknown architecture {envelope.get('architecture')!r} (expected 'divd'). "
+            f"Update this extension."
+        )
+    try:
+        config = config_from_dict(DivdConfig, envelope.get("config"))
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}. {CHOOSE}") from error
+    provenance = envelope.get("provenance")
+    info = CheckpointInfo(
+        path=path,
+        architecture="divd",
+        config=config,
+        provenance=provenance if isinstance(provenance, dict) else {},
+        licence=str(envelope.get("licence", "unknown")),
+        tensors=tensors,
+    )
+    _check_against_network(info)
+    return info
+
+
+def load_state_dict(info: CheckpointInfo, device: Any = "cpu") -> dict[str, Tensor]:
+    """Read the weights that `info` describes, in their storage dtype.
+
+    Raises:
+        CheckpointError: If a weight is not finite or the file cannot be read.
+    """
+    try:
+        with safe_open(info.path, framework="pt", device=str(device)) as file:
+            state_dict = {name: file.get_tensor(name) for name in info.tensors}
+    except Exception as error:  # noqa: BLE001  safetensors raises its own and OS errors
+        raise CheckpointError(
+            f"{info.path}: cannot be read ({error}). Download it again."
+        ) from error
+    for name, tensor in state_dict.items():
+        # The sum of finite values in float32 is finite for any sane weight, and unlike
+        # isfinite().all() it exists for float8 after the cast, without a second copy.
+        if not torch.isfinite(tensor.float().sum()):
+            raise CheckpointError(
+                f"{info.path}: weight {name!r} has values that are not finite. The file is "
+                f"damaged or training diverged; use another."
+            )
+    return state_dict
+
+
+def load_model(
+    path: str | Path,
+    *,
+    device: Any = "cpu",
+    dtype: torch.dtype | None = None,
+    operations: Any = nn,
+) -> Divd:
+    """Build the networks of a checkpoint and load its weights.
+
+    Args:
+        path: A file, or the bundled checkpoint's name.
+        device: Where the weights go.
+        dtype: Dtype of the weights in memory; None keeps float32.
+        operations: Namespace of layer classes; see `layers`.
+
+    Returns:
+        The model, in evaluation mode, without gradients.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        CheckpointError: If the file is not a usable checkpoint.
+    """
+    info = read_info(path)
+    state_dict = load_state_dict(info)
+    model = Divd(
+        info.config, device="meta", dtype=dtype or torch.float32, operations=operations
+    )
+    model = model.to_empty(device=device)
+    model.load_state_dict(state_dict, strict=True)
+    return model.eval().requires_grad_(False)
+
+
+def save_checkpoint(
+    path: str | Path,
+    state_dict: dict[str, Tensor],
+    config: DivdConfig,
+    *,
+    provenance: dict[str, Any],
+    licence: str = "Apache-2.0",
+    dtype: torch.dtype = torch.float16,
+) -> None:
+    """Write a checkpoint; the file appears under its name only when it is complete.
+
+    Args:
+        path: Target, replaced if it exists.
+        state_dict: Weights of a `Divd` of this config.
+        config: Stored in the file.
+        provenance: JSON values: data, steps, seed, measured scores.
+        licence: SPDX identifier of the weights' licence.
+        dtype: Storage dtype.
+    """
+    path = Path(path)
+    envelope = {
+        "format": FORMAT,
+        "architecture": "divd",
+        "config": config_to_dict(config),
+        "provenance": provenance,
+        "licence": licence,
+    }
+    tensors = {
+        name: value.detach().to("cpu", dtype).contiguous() for name, value in state_dict.items()
+    }
+    handle, temporary = tempfile.mkstemp(
+        prefix=f".{path.stem}.", suffix=".part", dir=path.parent
+    )
+    os.close(handle)
+    try:
+        save_file(tensors, temporary, metadata={METADATA_KEY: json.dumps(envelope)})
+        os.replace(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    if path.suffix != ".safetensors":
+        raise CheckpointError(
+            f"{path}: not a .safetensors file, and no other kind is opened because it could "
+            f"run code. {CHOOSE}"
+        )
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        if len(start) < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
+            hint = (
+                "a Git LFS pointer, run `git lfs pull`" if start == b"version " else "truncated"
+            )
+            raise CheckpointError(
+                f"{path}: not a valid safetensors file (its header claims {length} bytes, the "
+                f"file has {size}); {hint if start else 'it is empty'}. Download it again."
+            )
+        try:
+            header = json.loads(file.read(length))
+        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+            raise CheckpointError(
+                f"{path}: not a valid safetensors file (its header is not JSON). "
+                f"Download it again."
+            ) from error
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{path}: not a valid safetensors file. Download it again.")
+    end = (
+        8
+        + length
+        + max(
+            (entry["data_offsets"][1] for entry in header.values() if _is_tensor_entry(entry)),
+            default=0,
+        )
+    )
+    if end != size:
+        raise CheckpointError(
+            f"{path}: truncated or damaged: the header describes {end} bytes, the file has "
+            f"{size}. Download it again."
+        )
+    return header
+
+
+def _is_tensor_entry(entry: Any) -> bool:
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        return False
+    numbers = (
+        [*entry["shape"], *entry["data_offsets"]]
+        if isinstance(entry["shape"], list)
+        else [None]
+    )
+    return len(entry["data_offsets"]) == 2 and all(
+        isinstance(number, int) and number >= 0 for number in numbers
+    )
+
+
+def _described_tensors(
+    path: Path, header: dict[str, Any]
+) -> dict[str, tuple[str, tuple[int, ...]]]:
+    tensors = {}
+    for name, entry in header.items():
+        if not _is_tensor_entry(entry):
+            raise CheckpointError(
+                f"{path}: damaged: its header does not describe {name!r} properly. "
+                f"Download it again."
+            )
+        tensors[name] = (str(entry["dtype"]), tuple(entry["shape"]))
+    return tensors
+
+
+def _check_against_network(info: CheckpointInfo) -> None:
+    try:
+        # On the meta device nothing is allocated, however large the config claims to be.
+        expected = Divd(info.config, device="meta").state_dict()
+    except (RuntimeError, OverflowError, MemoryError) as error:
+        raise CheckpointError(f"{info.path}: its config cannot be built ({error})") from error
+    if sum(value.numel() for value in expected.values()) > _MAX_CONFIG_PARAMETERS:
+        raise CheckpointError(f"{info.path}: its config describes an impossibly large network")
+    missing = sorted(set(expected) - set(info.tensors))
+    extra = sorted(set(info.tensors) - set(expected))
+    if missing or extra:
+        what = (
+            f"is missing weight {missing[0]!r}"
+            if missing
+            else f"has unknown weight {extra[0]!r}"
+        )
+        count = len(missing) + len(extra)
+        raise CheckpointError(
+            f"{info.path}: {what} ({count} names differ from its config). Download it again."
+        )
+    for name, (dtype, shape) in info.tensors.items():
+        if shape != tuple(expected[name].shape):
+            raise CheckpointError(
+                f"{info.path}: weight {name!r} has shape {list(shape)}, expected "
+                f"{list(expected[name].shape)}. Download it again."
+            )
+        if dtype not in _DTYPES:
+            raise CheckpointError(
+                f"{info.path}: weight {name!r} is stored as {dtype}, which is not supported"
+            )
+
+
+def _guess(tensors: dict[str, Any]) -> str:
+    names = tuple(tensors)
+    if any(name.startswith("model.diffusion_model.") for name in names):
+        return " (it looks like a Stable Diffusion checkpoint)"
+    if not any(name.startswith("unet.") for name in names):
+        return ' (no "unet." weights)'
+    return " (no video_deblur metadata)"
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    count = 1
+    for extent in shape:
+        count *= extent
+    return count

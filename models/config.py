@@ -1,0 +1,342 @@
+"""Configuration of the networks: frozen, checked when made, stored as JSON in the checkpoint.
+
+The field names are part of the checkpoint format: renaming one breaks saved files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+TEMPORAL_ATTENTION_KINDS = ("frame", "window", "both")
+NORM_KINDS = ("group", "channel")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot describe a network."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNet3DConfig:
+    """The conditioned 3D-UNet.
+
+    Defaults give the layout of ModelScopeT2V (arXiv 2308.06571), which diffusers calls
+    `UNet3DConditionModel`. "Levels" count from the finest resolution.
+    """
+
+    in_channels: int = 4
+    """Channels of the input: noisy latents, then blur latents."""
+    out_channels: int = 4
+    """Channels of the prediction: the latent channels."""
+    block_channels: tuple[int, ...] = (320, 640, 1280, 1280)
+    """Width of each level; every level halves the resolution of the one before."""
+    layers_per_block: int = 2
+    """Residual blocks per level on the way down; one more on the way up."""
+    head_dim: int = 64
+    """Channels per attention head."""
+    context_dim: int = 1024
+    """Channels of the image tokens that cross-attention reads."""
+    attention_levels: tuple[bool, ...] = (True, True, True, False)
+    """Levels with spatial self-attention and cross-attention to the image tokens. The
+    middle block always has both."""
+    temporal_attention: Literal["frame", "window", "both"] = "frame"
+    """`frame`: over time at each position (ModelScopeT2V). `window`: DIVD's window-based
+    temporal self-attention. `both`: `frame`, then `window`."""
+    temporal_levels: tuple[bool, ...] = (True, True, True, False)
+    """Levels with temporal attention. The middle block always has it."""
+    windows: tuple[tuple[int, int, int], ...] = ((8, 8, 8),) * 4
+    """Extent [T, H, W] of an attention window on each level, in positions of that level."""
+    norm: Literal["group", "channel"] = "group"
+    """`group`: GroupNorm, as the public weights need. `channel`: over the channels of each
+    position, so that the result does not depend on the size of the tile or the window."""
+    norm_groups: int = 32
+    """Groups of GroupNorm; unused when `norm` is `channel`."""
+    transformer_in: bool = True
+    """Whether a temporal transformer follows the first convolution (ModelScopeT2V)."""
+    latent_skip: bool = False
+    """Add `-sigma_t * blur_latents` to the prediction: with a zero last convolution an
+    untrained network then returns the blurry clip at the last timestep."""
+
+    def __post_init__(self) -> None:
+        num_levels = len(self.block_channels)
+        if num_levels < 2:
+            raise ConfigError(f"block_channels needs at least 2 levels, got {num_levels}")
+        for name in ("attention_levels", "temporal_levels", "windows"):
+            if len(getattr(self, name)) != num_levels:
+                raise ConfigError(
+                    f"{name} needs one entry per level ({num_levels}), "
+                    f"got {len(getattr(self, name))}"
+                )
+        _check_choice("temporal_attention", self.temporal_attention, TEMPORAL_ATTENTION_KINDS)
+        _check_choice("norm", self.norm, NORM_KINDS)
+        _check_positive(self, "in_channels", "out_channels", "layers_per_block", "head_dim")
+        _check_positive(self, "context_dim", "norm_groups")
+        for channels in self.block_channels:
+            if self.norm == "group" and channels % self.norm_groups:
+                raise ConfigError(
+                    f"block_channels must divide by norm_groups ({self.norm_groups}), "
+                    f"got {channels}"
+                )
+        for level in range(num_levels):
+            attends = self.attention_levels[level] or self.temporal_levels[level]
+            if (attends or level == num_levels - 1) and (
+                self.block_channels[level] % self.head_dim
+            ):
+                raise ConfigError(
+                    f"block_channels of a level with attention must divide by head_dim "
+                    f"({self.head_dim}), got {self.block_channels[level]}"
+                )
+        if any(extent < 1 for window in self.windows for extent in window):
+            raise ConfigError(f"windows must be at least 1 in each extent, got {self.windows}")
+        if self.latent_skip and self.in_channels < 2 * self.out_channels:
+            raise ConfigError("latent_skip needs the blur latents among in_channels")
+
+    @property
+    def size_multiple(self) -> int:
+        """Latent height and width are padded to a multiple of this inside the network."""
+        return 2 ** (len(self.block_channels) - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderConfig:
+    """The small, attention-free autoencoder, and how its latents are normalised."""
+
+    latent_channels: int = 16
+    """Channels of the latents."""
+    channels: tuple[int, ...] = (32, 64)
+    """Width at 1/2, 1/4, ... of the pixels; the last one is the latent resolution."""
+    blocks: tuple[int, ...] = (1, 2)
+    """Residual blocks at each of these resolutions, in the encoder and in the decoder."""
+    detail_skip: bool = False
+    """Whether the decoder takes multi-scale features of the blurry frames."""
+    latent_mean: tuple[float, ...] = ()
+    """Mean of each latent channel over training frames; empty means 0."""
+    latent_std: tuple[float, ...] = ()
+    """Standard deviation of each latent channel over training frames; empty means 1."""
+    latent_rgb_factors: tuple[tuple[float, ...], ...] = ()
+    """Least-squares map from normalised latents to RGB in -1..1, one row per latent
+    channel, for previews; empty means none."""
+    latent_rgb_bias: tuple[float, ...] = ()
+    """Offset of that map, one value per colour."""
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "latent_channels")
+        if not self.channels or len(self.channels) != len(self.blocks):
+            raise ConfigError(
+                f"channels and blocks need one entry per resolution, got "
+                f"{len(self.channels)} and {len(self.blocks)}"
+            )
+        if min(self.channels) < 1 or min(self.blocks) < 0:
+            raise ConfigError("channels must be positive and blocks not negative")
+        for name in ("latent_mean", "latent_std", "latent_rgb_factors"):
+            if len(getattr(self, name)) not in (0, self.latent_channels):
+                raise ConfigError(
+                    f"{name} needs {self.latent_channels} entries, got "
+                    f"{len(getattr(self, name))}"
+                )
+        if any(not std > 0 for std in self.latent_std):
+            raise ConfigError("latent_std must be positive")
+
+    @property
+    def downscale(self) -> int:
+        """Pixels per latent position along height and width."""
+        return 2 ** len(self.channels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageEncoderConfig:
+    """The CLIP image tower and the projection of its embedding to tokens."""
+
+    image_size: int = 224
+    """Side of the square input, in pixels."""
+    patch_size: int = 14
+    """Side of a patch, in pixels."""
+    width: int = 1280
+    """Channels inside the tower."""
+    layers: int = 32
+    """Transformer blocks."""
+    heads: int = 16
+    """Attention heads."""
+    mlp_ratio: float = 4.0
+    """Hidden channels of the feed-forward layer over `width`."""
+    embedding_dim: int = 1024
+    """Channels of the image embedding."""
+    num_tokens: int = 4
+    """Tokens made from one embedding (TF-T2V appends 4 image tokens)."""
+    context_dim: int = 1024
+    """Channels of a token."""
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "image_size", "patch_size", "width", "layers", "heads")
+        _check_positive(self, "embedding_dim", "num_tokens", "context_dim")
+        if self.image_size % self.patch_size:
+            raise ConfigError(
+                f"image_size must divide by patch_size ({self.patch_size}), "
+                f"got {self.image_size}"
+            )
+        if self.width % self.heads:
+            raise ConfigError(f"width must divide by heads ({self.heads}), got {self.width}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """The diffusion schedule (Wang & Long: T = 1000; TF-T2V: scaled-linear, zero SNR)."""
+
+    num_timesteps: int = 1000
+    """Length of the training schedule."""
+    beta_start: float = 0.00085
+    """First beta."""
+    beta_end: float = 0.012
+    """Last beta, before rescaling; betas are linear in their square roots."""
+    zero_terminal_snr: bool = True
+    """Rescale so that the last timestep is pure noise (arXiv 2305.08891)."""
+    timestep_spacing: Literal["trailing", "leading"] = "trailing"
+    """How the sampler picks timesteps: `trailing` starts at the last one; `leading` is
+    what TF-T2V's weights were sampled with (offset 1)."""
+
+    def __post_init__(self) -> None:
+        if self.num_timesteps < 2:
+            raise ConfigError(f"num_timesteps must be at least 2, got {self.num_timesteps}")
+        if not 0 < self.beta_start <= self.beta_end < 1:
+            raise ConfigError("betas must satisfy 0 < beta_start <= beta_end < 1")
+        _check_choice("timestep_spacing", self.timestep_spacing, ("trailing", "leading"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """What a checkpoint is sampled with unless the user says otherwise."""
+
+    steps: int = 1
+    """Denoising steps of the default preset."""
+    guidance_scale: float = 1.0
+    """Classifier-free guidance; 1 means none."""
+    window: int = 16
+    """Frames restored together."""
+    overlap: int = 8
+    """Frames shared by neighbouring windows."""
+    tile: int = 512
+    """Side of a spatial tile, in pixels, for frames too large to restore whole."""
+    tile_overlap: int = 64
+    """Pixels shared by neighbouring tiles."""
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "steps", "window", "tile")
+        if not 0 <= 2 * self.overlap <= self.window:
+            raise ConfigError(
+                f"overlap must be between 0 and {self.window // 2} for a window of "
+                f"{self.window} frames, got {self.overlap}"
+            )
+        if not 0 <= 2 * self.tile_overlap <= self.tile:
+            raise ConfigError(
+                f"tile_overlap must be between 0 and {self.tile // 2} for a tile of "
+                f"{self.tile} pixels, got {self.tile_overlap}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DivdConfig:
+    """The whole model: UNet, autoencoder, blur encoder, image tower, schedule."""
+
+    unet: UNet3DConfig = field(default_factory=UNet3DConfig)
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    image_encoder: ImageEncoderConfig = field(default_factory=ImageEncoderConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    residual_decoding: bool = True
+    """Decode as `blurry + D(z) - D(E_sharp(blurry))`."""
+
+    def __post_init__(self) -> None:
+        latent_channels = self.autoencoder.latent_channels
+        if self.unet.out_channels != latent_channels:
+            raise ConfigError(
+                f"unet.out_channels must be the {latent_channels} latent channels, "
+                f"got {self.unet.out_channels}"
+            )
+        if self.unet.in_channels != 2 * latent_channels:
+            raise ConfigError(
+                f"unet.in_channels must be twice the latent channels "
+                f"({2 * latent_channels}), got {self.unet.in_channels}"
+            )
+        if self.unet.context_dim != self.image_encoder.context_dim:
+            raise ConfigError(
+                f"unet.context_dim ({self.unet.context_dim}) and image_encoder.context_dim "
+                f"({self.image_encoder.context_dim}) must be equal"
+            )
+
+
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """Turn a config dataclass into plain JSON values."""
+    return dataclasses.asdict(config)
+
+
+def config_from_dict(config_type: type, values: Any, where: str = "config") -> Any:
+    """Build a config from JSON values, refusing misspelt fields and wrong types.
+
+    Args:
+        config_type: One of the dataclasses above.
+        values: What `json.loads` gave.
+        where: Name of the value in error messages.
+
+    Raises:
+        ConfigError: If a field is unknown, of the wrong type, or out of range.
+    """
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: expected an object, got {type(values).__name__}")
+    hints = typing.get_type_hints(config_type)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        known = ", ".join(hints)
+        raise ConfigError(f"{where}: unknown field {unknown[0]!r}; known fields: {known}")
+    parsed = {
+        name: _parse(hints[name], value, f"{where}.{name}") for name, value in values.items()
+    }
+    try:
+        return config_type(**parsed)
+    except TypeError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _parse(hint: Any, value: Any, where: str) -> Any:
+    origin = typing.get_origin(hint)
+    if dataclasses.is_dataclass(hint):
+        return config_from_dict(typing.cast(type, hint), value, where)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{where}: expected a list, got {type(value).__name__}")
+        items = typing.get_args(hint)
+        inner = items[:1] * len(value) if items[-1] is Ellipsis else items
+        if len(inner) != len(value):
+            raise ConfigError(f"{where}: expected {len(inner)} entries, got {len(value)}")
+        return tuple(
+            _parse(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(inner, value))
+        )
+    if origin is Literal:
+        _check_choice(where, value, typing.get_args(hint))
+        return value
+    if origin in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        return _parse(
+            next(h for h in typing.get_args(hint) if h is not type(None)), value, where
+        )
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise ConfigError(f"{where}: expected {hint.__name__}, got {value!r}")
+    return value
+
+
+def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def _check_positive(config: Any, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ConfigError(f"{name} must be at least 1, got {getattr(config, name)}")

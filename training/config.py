@@ -1,0 +1,145 @@
+"""What a training run does: the stages and their presets.
+
+Each preset carries the score it reached; `docs/results.md` has the runs behind it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..models.config import (
+    AutoencoderConfig,
+    DivdConfig,
+    ImageEncoderConfig,
+    SamplingConfig,
+    UNet3DConfig,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What a training batch is made of."""
+
+    num_frames: int = 8
+    """Frames per clip (the paper: 16)."""
+    crop: int = 128
+    """Height and width of a clip, in pixels (the paper: 256)."""
+    clips_per_batch: int = 4
+    """Clips per update, over all processes."""
+    photo_share: float = 0.5
+    """Share of clips that are shaken photos."""
+    clip_share: float = 0.25
+    """Share of clips that are shaken real clips."""
+    pair_share: float = 0.1
+    """Share of clips from real blurry/sharp pairs; what is left is already sharp."""
+    compressed_share: float = 0.15
+    """Share of clips that go through H.264 after the blur."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderStage:
+    """Stage 0: the autoencoder alone, on single sharp and blurry frames."""
+
+    steps: int
+    """Updates."""
+    batch_size: int = 16
+    """Crops per update, over all processes."""
+    crop: int = 128
+    """Height and width of a crop, in pixels."""
+    learning_rate: float = 2e-3
+    """Peak; linear warm-up, cosine to zero."""
+    fft_weight: float = 0.1
+    """Weight of the L1 between spectra."""
+    kl_weight: float = 1e-6
+    """Weight of the mean square latent (the KL term of a fixed-variance posterior)."""
+    latent_noise: float = 0.05
+    """Noise on the latents in training, in their standard deviations."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointStage:
+    """Blur encoder, UNet and image tower together, from scratch or a checkpoint."""
+
+    steps: int
+    """Updates."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Batches."""
+    learning_rate: float = 6e-4
+    """Peak; linear warm-up, cosine to zero."""
+    warmup_steps: int = 150
+    """Updates of linear warm-up."""
+    weight_decay: float = 0.01
+    """AdamW."""
+    gradient_clip: float = 1.0
+    """Largest norm of the gradient."""
+    ema_decay: float = 0.999
+    """Decay of the averaged weights that are exported, per update."""
+    coherence_weight: float = 0.1
+    """Weight of the temporal coherence loss (Wang & Long: 0.1)."""
+    pixel_weight: float = 5.0
+    """Weight of the pixel loss at the last timestep, through residual decoding."""
+    fft_weight: float = 0.1
+    """Weight of the L1 between spectra inside the pixel loss."""
+    pixel_frames: int = 4
+    """Frames per clip that the pixel loss decodes."""
+    token_dropout: float = 0.1
+    """Share of clips whose image tokens are zeroed (for guidance)."""
+    last_timestep_share: float = 0.5
+    """Share of clips at the last timestep once the others have started."""
+    high_timestep_share: float = 0.3
+    """Share of clips at 700 to 998 once they have started; the rest is uniform."""
+    mixed_from: float = 0.7
+    """Point of the run, 0 to 1, from which other timesteps than the last are trained."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """A model and the stages that make it."""
+
+    model: DivdConfig
+    """Networks and sampling defaults."""
+    autoencoder: AutoencoderStage
+    """Stage 0."""
+    joint: JointStage
+    """The main stage."""
+    seed: int = 0
+    """Seed of weights, data and noise."""
+
+
+TINY_MODEL = DivdConfig(
+    unet=UNet3DConfig(
+        in_channels=32,
+        out_channels=16,
+        block_channels=(48, 64, 128),
+        layers_per_block=1,
+        head_dim=32,
+        context_dim=128,
+        attention_levels=(False, False, True),
+        temporal_attention="window",
+        temporal_levels=(False, True, True),
+        windows=((8, 4, 4), (8, 4, 4), (8, 8, 8)),
+        norm="channel",
+        transformer_in=False,
+        latent_skip=True,
+    ),
+    autoencoder=AutoencoderConfig(latent_channels=16, channels=(32, 64), blocks=(1, 2)),
+    image_encoder=ImageEncoderConfig(
+        image_size=64,
+        patch_size=8,
+        width=128,
+        layers=3,
+        heads=4,
+        embedding_dim=128,
+        num_tokens=4,
+        context_dim=128,
+    ),
+    sampling=SamplingConfig(),
+)
+
+PRESETS = {
+    "tiny": Preset(
+        model=TINY_MODEL,
+        autoencoder=AutoencoderStage(steps=1200),
+        joint=JointStage(steps=5000),
+    ),
+}

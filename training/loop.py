@@ -1,0 +1,207 @@
+"""The training loop: one stage, resumable, on a CPU or a GPU, in one process or several.
+
+Under `torchrun` each process draws its share of every batch and gradients are averaged.
+State is written to `<folder>/<stage>.pt` every few minutes, atomically; a run started again
+with the same folder goes on from there.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+
+_MAX_NON_FINITE = 10
+LossFn = Callable[[int, torch.Generator], dict[str, Tensor]]
+"""From the update's index and a generator to the loss and its parts."""
+
+
+@dataclass(kw_only=True)
+class Run:
+    """What one stage of training needs besides its loss."""
+
+    name: str
+    """Of the stage; names its files."""
+    folder: Path
+    """Where state and log go."""
+    steps: int
+    """Updates."""
+    learning_rate: float
+    """Peak."""
+    warmup_steps: int = 100
+    weight_decay: float = 0.01
+    gradient_clip: float = 1.0
+    ema_decay: float = 0.999
+    seed: int = 0
+    save_every_s: float = 180.0
+    """Seconds between saved states."""
+    log_every: int = 20
+    """Updates between lines of the log."""
+    progress: Callable[[int, int, dict[str, float]], None] | None = None
+    """Called with (update, updates, averaged parts of the loss) at every log line."""
+    average: dict[str, Tensor] = field(default_factory=dict)
+    """Exponential moving average of the weights, filled by `train`."""
+
+    @property
+    def state_path(self) -> Path:
+        """File of the resumable state."""
+        return self.folder / f"{self.name}.pt"
+
+
+def train(run: Run, module: nn.Module, loss_fn: LossFn) -> int:
+    """Train `module` in place, and its average in `run.average`.
+
+    Args:
+        run: Settings.
+        module: Parameters that require gradients are trained.
+        loss_fn: Draws a batch and returns the loss under "loss", and parts to log.
+
+    Returns:
+        The number of updates done in all, earlier runs included.
+
+    Raises:
+        RuntimeError: If the loss was not finite ten times in a row.
+    """
+    rank, world = _ranks()
+    parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
+    decayed = [p for p in parameters.values() if p.ndim > 1]
+    plain = [p for p in parameters.values() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": decayed, "weight_decay": run.weight_decay},
+            {"params": plain, "weight_decay": 0},
+        ],
+        lr=run.learning_rate,
+        betas=(0.9, 0.999),
+    )
+    run.average = {n: p.detach().clone().float() for n, p in parameters.items()}
+    step, non_finite = _resume(run, parameters, optimizer), 0
+    sums: dict[str, float] = {}
+    started = last_saved = time.monotonic()
+    while step < run.steps:
+        # A generator per update and process: resuming draws what never stopping would.
+        generator = torch.Generator().manual_seed(run.seed * 1_000_003 + step * world + rank)
+        for group in optimizer.param_groups:
+            group["lr"] = run.learning_rate * schedule_factor(step, run.steps, run.warmup_steps)
+        parts = loss_fn(step, generator)
+        optimizer.zero_grad(set_to_none=True)
+        parts["loss"].backward()
+        if world > 1:
+            _average_gradients(list(parameters.values()), world)
+        norm = nn.utils.clip_grad_norm_(parameters.values(), run.gradient_clip)
+        if torch.isfinite(norm):
+            non_finite = 0
+            optimizer.step()
+            _update_average(run, parameters, step)
+        else:
+            non_finite += 1
+            logger.warning("update %d: gradient is not finite, skipped", step)
+            if non_finite >= _MAX_NON_FINITE:
+                raise RuntimeError(
+                    f"the gradient was not finite {_MAX_NON_FINITE} times in a row at update "
+                    f"{step}; lower the learning rate"
+                )
+        for name, value in {**parts, "gradient_norm": norm}.items():
+            sums.setdefault(name, 0.0)
+            sums[name] += float(value.detach())
+        sums["count"] = sums.get("count", 0) + 1
+        step += 1
+        if step % run.log_every == 0 or step == run.steps:
+            _log(run, step, sums, time.monotonic() - started)
+            sums = {}
+        # Rank 0 alone writes: the ranks hold the same weights.
+        if rank == 0 and (
+            time.monotonic() - last_saved > run.save_every_s or step == run.steps
+        ):
+            _save(run, step, parameters, optimizer)
+            last_saved = time.monotonic()
+    return step
+
+
+def schedule_factor(step: int, steps: int, warmup_steps: int) -> float:
+    """Return the learning rate's factor: linear warm-up, then cosine to zero."""
+    warmup = min(1.0, (step + 1) / max(warmup_steps, 1))
+    return warmup * 0.5 * (1 + math.cos(math.pi * step / max(steps, 1)))
+
+
+def _ranks() -> tuple[int, int]:
+    if "WORLD_SIZE" not in os.environ:
+        return 0, 1
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    return dist.get_rank(), dist.get_world_size()
+
+
+def _average_gradients(parameters: list[nn.Parameter], world: int) -> None:
+    """Average over the processes in one message; a missing gradient counts as zero."""
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= world
+    offset = 0
+    for parameter, gradient in zip(parameters, gradients):
+        parameter.grad = flat[offset : offset + gradient.numel()].view_as(gradient)
+        offset += gradient.numel()
+
+
+def _update_average(run: Run, parameters: dict[str, nn.Parameter], step: int) -> None:
+    decay = min(run.ema_decay, (1 + step) / (10 + step))
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            run.average[name].lerp_(parameter.float(), 1 - decay)
+
+
+def _resume(
+    run: Run, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
+) -> int:
+    run.folder.mkdir(parents=True, exist_ok=True)
+    if not run.state_path.exists():
+        return 0
+    state = torch.load(run.state_path, map_location="cpu", weights_only=True)
+    if set(state["weights"]) != set(parameters):
+        raise ValueError(
+            f"{run.state_path}: state of another network; use another folder or delete it"
+        )
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(state["weights"][name])
+    optimizer.load_state_dict(state["optimizer"])
+    run.average = {
+        name: state["average"][name].to(parameters[name].device) for name in parameters
+    }
+    logger.info("%s: resumed at update %d", run.name, state["step"])
+    return state["step"]
+
+
+def _save(
+    run: Run, step: int, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
+) -> None:
+    temporary = run.state_path.with_suffix(".pt.part")
+    weights: dict[str, Any] = {name: p.detach() for name, p in parameters.items()}
+    state = {"step": step, "weights": weights, "average": run.average}
+    torch.save({**state, "optimizer": optimizer.state_dict()}, temporary)
+    os.replace(temporary, run.state_path)
+
+
+def _log(run: Run, step: int, sums: dict[str, float], elapsed_s: float) -> None:
+    count = sums.pop("count")
+    means = {name: value / count for name, value in sums.items()}
+    if _ranks()[0] != 0:
+        return
+    with (run.folder / f"{run.name}.jsonl").open("a") as file:
+        line = {"step": step, "elapsed_s": round(elapsed_s, 1)}
+        file.write(json.dumps({**line, **{k: round(v, 5) for k, v in means.items()}}) + "\n")
+    if run.progress is not None:
+        run.progress(step, run.steps, means)
