@@ -46,7 +46,14 @@ class PacketCopier:
                     "%s: %s subtitles cannot be copied to %s", self._name, name, suffix
                 )
         for stream in streams:
-            copy = output.add_stream_from_template(stream)
+            name = stream.codec_context.name
+            try:
+                copy = output.add_stream_from_template(stream)
+            except ValueError as error:
+                raise ValueError(
+                    f"{self._name}: its {name} {stream.type} cannot be copied to {suffix}, "
+                    "convert it to aac first"
+                ) from error
             copy.metadata.update(
                 {k: v for k, v in stream.metadata.items() if k in ("language", "title")}
             )

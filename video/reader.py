@@ -21,7 +21,7 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from .color import ColorTags, PixelConverter, array_format, bit_depth, decoded_pixels, has_alpha
-from .source import Source, VideoError, open_input, source_name
+from .source import Source, VideoError, ends_inside_a_box, open_input, source_name
 
 _DEFAULT_RATE = Fraction(25)
 
@@ -93,6 +93,8 @@ class VideoReader:
         """
         self.name = source_name(source)
         self._container = open_input(source)
+        is_mp4 = "mp4" in self._container.format.name
+        self._cut_short = is_mp4 and ends_inside_a_box(source)
         try:
             self._open()
         except BaseException:
@@ -164,7 +166,7 @@ class VideoReader:
             height=first.width if turned else first.height,
             average_rate=self._rate,
             time_base=self._time_base,
-            num_frames=self._stream.frames or estimate or None,
+            num_frames=_num_frames(self._stream.frames, estimate),
             duration=duration,
             rotation=_rotation(self._matrix),
             codec=context.name,
@@ -287,6 +289,8 @@ class VideoReader:
     def _ends_early(self) -> bool:
         """Compare what was read with what the container promised."""
         progress, stream, name = self._progress, self._stream, self._container.format.name
+        if self._cut_short:
+            return True
         if "mp4" in name and stream.frames:
             # The index holds what is left after edit lists; `frames` counts all.
             expected = len(getattr(stream, "index_entries", ())) or stream.frames
@@ -297,7 +301,7 @@ class VideoReader:
             if promised is None:
                 promised = _duration(self._container, None)
                 reached = max(progress.end_times.values(), default=reached)
-        elif "mp4" in name or name in ("avi", "flv"):
+        elif "mp4" in name or name in ("avi", "flv", "asf"):
             promised, tolerance = _duration(self._container, stream), Fraction(1, 2)
         else:
             # Transport streams and the like promise nothing.
@@ -333,6 +337,13 @@ def _video_stream(container: InputContainer, name: str) -> VideoStream:
 
 def _average_rate(stream: VideoStream) -> Fraction:
     return stream.average_rate or stream.guessed_rate or _DEFAULT_RATE
+
+
+def _num_frames(counted: int, estimate: int | None) -> int | None:
+    # The count includes what an edit list cuts away; the duration does not.
+    if estimate and counted > 1 + 1.02 * estimate:
+        return estimate
+    return counted or estimate or None
 
 
 def _duration(container: InputContainer, stream: VideoStream | None) -> Fraction | None:

@@ -74,6 +74,30 @@ def open_input(source: Source) -> InputContainer:
     return container
 
 
+def ends_inside_a_box(source: Source) -> bool:
+    """Tell whether an mp4 or mov file stops before its last box does.
+
+    The index may list every picture and still miss the sound that followed.
+    """
+    file: Any = (
+        io.FileIO(str(source)) if isinstance(source, str | Path) else _SharedView(source)
+    )
+    with file:
+        end = file.seek(0, os.SEEK_END)
+        start = 0
+        while start + 8 <= end:
+            file.seek(start)
+            header = file.read(16)
+            size = int.from_bytes(header[:4], "big")
+            if size == 1 and len(header) == 16:
+                size = int.from_bytes(header[8:], "big")
+            if size < 8 or not header[4:8].isalnum():
+                # Up to the end of the file (0), or padding after the last box.
+                return False
+            start += size
+        return start > end
+
+
 class _SharedView(io.RawIOBase):
     """A read position of its own over a file object that others read as well."""
 

@@ -157,6 +157,15 @@ def test_a_cut_file_gives_its_frames_and_then_an_error(make_clip, suffix, part):
         np.testing.assert_array_equal(frame.pixels, expected.pixels)
 
 
+def test_an_mp4_cut_inside_the_sound_of_its_index_is_not_complete(make_clip):
+    path = make_clip(audio="aac")
+    path.write_bytes(path.read_bytes()[:-60])
+    frames: list = []
+    with VideoReader(path) as reader, pytest.raises(VideoError, match="truncated"):
+        frames.extend(reader)
+    assert len(frames) == 12
+
+
 def test_an_mp4_without_index_is_refused(make_clip):
     path = make_clip()
     path.write_bytes(path.read_bytes()[:600])
