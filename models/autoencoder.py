@@ -50,7 +50,7 @@ class Encoder(nn.Module):
         self.down = nn.ModuleList()
         self.blocks = nn.ModuleList()
         channels = 3
-        for width, count in zip(config.channels, config.blocks):
+        for width, count in zip(config.channels, config.blocks, strict=True):
             self.down.append(operations.Conv2d(4 * channels, width, 3, padding=1, **where))
             self.blocks.append(nn.Sequential(*(ConvBlock(width, **make) for _ in range(count))))
             channels = width
@@ -60,7 +60,7 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         h = images.contiguous(memory_format=torch.channels_last)
-        for down, blocks in zip(self.down, self.blocks):
+        for down, blocks in zip(self.down, self.blocks, strict=True):
             h = blocks(down(F.pixel_unshuffle(h, 2)))
         return self.conv_out(h)
 
@@ -68,7 +68,7 @@ class Encoder(nn.Module):
         """Return the features at each resolution, finest first, for the detail skip."""
         features = []
         h = images.contiguous(memory_format=torch.channels_last)
-        for down, blocks in zip(self.down, self.blocks):
+        for down, blocks in zip(self.down, self.blocks, strict=True):
             h = blocks(down(F.pixel_unshuffle(h, 2)))
             features.append(h)
         return features
@@ -94,7 +94,7 @@ class Decoder(nn.Module):
         )
         self.blocks = nn.ModuleList()
         self.up = nn.ModuleList()
-        for index, (width, count) in enumerate(zip(widths, config.blocks[::-1])):
+        for index, (width, count) in enumerate(zip(widths, config.blocks[::-1], strict=True)):
             self.blocks.append(nn.Sequential(*(ConvBlock(width, **make) for _ in range(count))))
             following = widths[index + 1] if index + 1 < len(widths) else 3
             self.up.append(operations.Conv2d(width, 4 * following, 3, padding=1, **where))
@@ -113,7 +113,7 @@ class Decoder(nn.Module):
         decoder works plainly.
         """
         h = self.conv_in(latents.contiguous(memory_format=torch.channels_last))
-        for index, (blocks, up) in enumerate(zip(self.blocks, self.up)):
+        for index, (blocks, up) in enumerate(zip(self.blocks, self.up, strict=True)):
             if self.detail is not None and detail is not None:
                 h = h + self.detail[index](detail[-1 - index])
             h = F.pixel_shuffle(up(blocks(h)), 2)

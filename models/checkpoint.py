@@ -152,7 +152,7 @@ def load_state_dict(info: CheckpointInfo, device: Any = "cpu") -> dict[str, Tens
     try:
         with safe_open(info.path, framework="pt", device=str(device)) as file:
             state_dict = {name: file.get_tensor(name) for name in info.tensors}
-    except Exception as error:  # noqa: BLE001  safetensors raises its own and OS errors
+    except Exception as error:
         raise CheckpointError(
             f"{info.path}: cannot be read ({error}). Download it again."
         ) from error

@@ -313,7 +313,8 @@ def _parse(hint: Any, value: Any, where: str) -> Any:
         if len(inner) != len(value):
             raise ConfigError(f"{where}: expected {len(inner)} entries, got {len(value)}")
         return tuple(
-            _parse(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(inner, value))
+            _parse(h, v, f"{where}[{i}]")
+            for i, (h, v) in enumerate(zip(inner, value, strict=True))
         )
     if origin is Literal:
         _check_choice(where, value, typing.get_args(hint))

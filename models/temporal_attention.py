@@ -97,8 +97,10 @@ class WindowAttention(nn.Module):
 
 def window_and_shift(size: Extent, window: Extent, shifted: bool) -> tuple[Extent, Extent]:
     """Shrink a window to the volume, and shift only along axes it does not span."""
-    extent = _extent([min(w, s) for w, s in zip(window, size)])
-    shift = _extent([w // 2 if shifted and s > w else 0 for w, s in zip(extent, size)])
+    extent = _extent([min(w, s) for w, s in zip(window, size, strict=True)])
+    shift = _extent(
+        [w // 2 if shifted and s > w else 0 for w, s in zip(extent, size, strict=True)]
+    )
     return extent, shift
 
 
@@ -179,7 +181,7 @@ def window_mask(
     if padded == size and not any(shift):
         return None
     regions = []
-    for length, full, extent, offset in zip(size, padded, window, shift):
+    for length, full, extent, offset in zip(size, padded, window, shift, strict=True):
         region = torch.zeros(full, dtype=torch.long)
         if offset:
             region[full - extent :] = 1
@@ -197,7 +199,7 @@ def window_mask(
 
 
 def _padded(size: Extent, window: Extent) -> Extent:
-    return _extent([-(-s // w) * w for s, w in zip(size, window)])
+    return _extent([-(-s // w) * w for s, w in zip(size, window, strict=True)])
 
 
 def _extent(values: Any) -> Extent:

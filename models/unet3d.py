@@ -106,7 +106,9 @@ class Level(nn.Module):
     ) -> tuple[Tensor, list[Tensor]]:
         """Apply to `[N, C, H, W]`; returns the result and what the way up will need."""
         outputs = []
-        for index, (resnet, temp_conv) in enumerate(zip(self.resnets, self.temp_convs)):
+        for index, (resnet, temp_conv) in enumerate(
+            zip(self.resnets, self.temp_convs, strict=True)
+        ):
             if skips is not None:
                 x = torch.cat([x, skips.pop()], dim=1)
             x = temp_conv(resnet(x, embedding), num_frames)

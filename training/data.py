@@ -21,9 +21,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from ..video.camera_shake import ShakeConfig
 from ..video.degradation import compress_h264, degrade
 from ..video.motion_blur import shake_clips
-from ..video.camera_shake import ShakeConfig
 from .config import DataConfig
 
 logger = logging.getLogger(__name__)
@@ -198,7 +198,7 @@ def _region(
     """
     height, width = frames.shape[1:3]
     scale = max_scale ** float(torch.rand((), generator=generator))
-    side = min(int(round(size * scale)), height, width)
+    side = min(round(size * scale), height, width)
     top = _integer(height - side + 1, generator)
     left = _integer(width - side + 1, generator)
     cut = frames[:, top : top + side, left : left + side]

@@ -151,7 +151,7 @@ def _average_gradients(parameters: list[nn.Parameter], world: int) -> None:
     dist.all_reduce(flat)
     flat /= world
     offset = 0
-    for parameter, gradient in zip(parameters, gradients):
+    for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = flat[offset : offset + gradient.numel()].view_as(gradient)
         offset += gradient.numel()
 

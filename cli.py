@@ -1,0 +1,357 @@
+"""The `video-deblur` command: parses, calls, prints.
+
+Exit code 0 only on success; 2 for wrong usage or input, with one line on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import math
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    parser = build_parser()
+    args = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    # A polite kill unwinds like Ctrl-C, so that nothing half-written stays behind.
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        args.run(args)
+    except KeyboardInterrupt:
+        print("video-deblur: interrupted, nothing was written", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        _end_progress_line()
+        print(f"video-deblur: {_one_line(error)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all sub-commands."""
+    parser = argparse.ArgumentParser(
+        prog="video-deblur", description="Remove motion blur from video."
+    )
+    parser.add_argument("--version", action="version", version=f"video-deblur {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_demo(commands)
+    _add_run(commands)
+    _add_evaluate(commands)
+    _add_synthesize(commands)
+    _add_train(commands)
+    _add_info(commands)
+    return parser
+
+
+def _add_demo(commands: Any) -> None:
+    parser = commands.add_parser("demo", help="restore the bundled clip and show the result")
+    parser.add_argument("--out", default="video_deblur_demo", help="folder for the results")
+    _add_engine_options(parser)
+    parser.set_defaults(run=_demo)
+
+
+def _add_run(commands: Any) -> None:
+    parser = commands.add_parser("run", help="restore a video file or a folder of frames")
+    parser.add_argument("input", help="video file, or folder of images")
+    parser.add_argument("-o", "--output", required=True, help="video file, or folder for PNGs")
+    _add_engine_options(parser)
+    parser.add_argument("--codec", default="h264", help="h264, h265, ffv1 or prores")
+    parser.add_argument("--crf", type=int, help="quality of h264 and h265, 0 to 51")
+    parser.add_argument("--json", dest="json_path", help="write what was done to this file")
+    parser.set_defaults(run=_run)
+
+
+def _add_evaluate(commands: Any) -> None:
+    parser = commands.add_parser("evaluate", help="measure against sharp frames")
+    parser.add_argument("--dataset", required=True, help="pairs:PATH")
+    parser.add_argument("--pred", help="folder of results <sequence>/<frame> to measure")
+    _add_engine_options(parser)
+    parser.add_argument("--json", dest="json_path", help="write all figures to this file")
+    parser.set_defaults(run=_evaluate)
+
+
+def _add_synthesize(commands: Any) -> None:
+    parser = commands.add_parser("synthesize", help="make blurry/sharp pairs from sharp media")
+    parser.add_argument("inputs", nargs="+", metavar="SHARP", help="photos, folders or videos")
+    parser.add_argument("-o", "--output", required=True, help="folder for the pairs")
+    parser.add_argument("--frames", type=int, default=24, help="frames per sequence")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--average", type=int, default=0, help="average this many frames instead of shaking"
+    )
+    parser.set_defaults(run=_synthesize)
+
+
+def _add_train(commands: Any) -> None:
+    parser = commands.add_parser("train", help="train a checkpoint")
+    parser.add_argument("preset", help="tiny")
+    parser.add_argument("--data", required=True, help="folder with photos/, clips/, pairs/")
+    parser.add_argument("--out", required=True, help="folder of the run; resumed if it exists")
+    parser.add_argument("--init", help="checkpoint to start from instead of stage 0")
+    parser.add_argument("--autoencoder-steps", type=int, help="updates of stage 0")
+    parser.add_argument("--steps", type=int, help="updates of the joint stage")
+    parser.add_argument("--seed", type=int, help="seed of weights, data and noise")
+    parser.add_argument("--device", default="auto")
+    parser.set_defaults(run=_train)
+
+
+def _add_info(commands: Any) -> None:
+    parser = commands.add_parser("info", help="show what is in a checkpoint")
+    parser.add_argument("file", help="checkpoint file, or divd-tiny for the bundled one")
+    parser.set_defaults(run=_info)
+
+
+def _add_engine_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", default="divd-tiny", help="name or path")
+    parser.add_argument("--preset", default="fast", help="fast or paper (DDIM, 50 steps)")
+    parser.add_argument("--steps", type=int, help="denoising steps")
+    parser.add_argument("--solver", help="ddim or dpmpp_2m")
+    parser.add_argument("--guidance-scale", type=float, help="1 means no guidance")
+    parser.add_argument("--strength", type=float, help="0 (input) to 1 (restored)")
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--window", type=int, help="frames restored together")
+    parser.add_argument("--overlap", type=int, help="frames shared by neighbouring windows")
+    parser.add_argument("--tile", type=int, help="tile side in pixels, 0 = automatic")
+    parser.add_argument("--color-match", action="store_true", default=None)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16")
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from .evaluation.demo import run_demo
+
+    deblurrer, settings = _engine(args)
+    started = time.monotonic()
+    results = run_demo(args.out, deblurrer, settings, _progress_bar("restoring"))
+    _end_progress_line()
+    before, after = results.input_scores, results.scores
+    print(f"          PSNR      SSIM   ({results.num_frames} frames, mean)")
+    print(f"blurry    {before['psnr']:.2f} dB  {before['ssim']:.4f}")
+    print(f"restored  {after['psnr']:.2f} dB  {after['ssim']:.4f}")
+    print(f"{settings.steps} step(s), {time.monotonic() - started:.1f} s. Written:")
+    for path in results.files:
+        print(f"  {path}")
+
+
+def _run(args: argparse.Namespace) -> None:
+    from .restoration.stream import restore_file, restore_folder
+
+    source, output = Path(args.input), Path(args.output)
+    if not source.exists():
+        raise FileNotFoundError(f"{source}: no such file or folder")
+    if output.exists() and output.samefile(source):
+        raise ValueError(f"{output}: is the input itself, choose another output")
+    deblurrer, settings = _engine(args)
+    started = time.monotonic()
+    progress = _progress_bar(source.name)
+    if source.is_dir():
+        count = restore_folder(source, output, deblurrer, settings, progress)
+    else:
+        count = restore_file(
+            source,
+            output,
+            deblurrer,
+            settings,
+            codec=args.codec,
+            crf=args.crf,
+            callback=progress,
+        )
+    elapsed = time.monotonic() - started
+    _end_progress_line()
+    print(f"{output}: {count} frames in {elapsed:.1f} s ({elapsed / count:.2f} s per frame)")
+    result = {"input": str(source), "output": str(output), "frames": count}
+    _write_json(args.json_path, {**result, "seconds": elapsed, **_described(args, settings)})
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    import numpy as np
+    import torch
+
+    from .evaluation.datasets import PairedSequence, load_dataset
+    from .evaluation.report import evaluate_sequences, read_predictions
+    from .video.color import to_float, to_uint8
+
+    sequences = load_dataset(args.dataset)
+    described: dict[str, Any] = {"dataset": args.dataset}
+    print(
+        f"{'sequence':24} {'input':>8} {'result':>8} {'gain':>6}   {'input':>6} {'result':>6}"
+    )
+
+    def show(name: str, mean: dict[str, float]) -> None:
+        gain = mean["psnr"] - mean["input_psnr"]
+        print(
+            f"{name:24} {mean['input_psnr']:8.2f} {mean['psnr']:8.2f} {gain:+6.2f}   "
+            f"{mean['input_ssim']:6.4f} {mean['ssim']:6.4f}",
+            flush=True,
+        )
+
+    if args.pred:
+        described["pred"] = args.pred
+
+        def restore(sequence: PairedSequence, blurry: np.ndarray) -> np.ndarray:
+            return read_predictions(args.pred, sequence)
+    else:
+        deblurrer, settings = _engine(args)
+        described.update(_described(args, settings))
+
+        def restore(sequence: PairedSequence, blurry: np.ndarray) -> np.ndarray:
+            frames = torch.from_numpy(to_float(blurry))
+            return to_uint8(deblurrer.restore(frames, settings).numpy())
+
+    results = evaluate_sequences(sequences, restore, show)
+    show("mean over frames", results["mean"])
+    show("mean over sequences", results["mean_of_sequences"])
+    _write_json(args.json_path, {**described, **results})
+
+
+def _synthesize(args: argparse.Namespace) -> None:
+    from .video.synthesize import synthesize_pairs
+
+    written = synthesize_pairs(
+        [Path(path) for path in args.inputs],
+        Path(args.output),
+        num_frames=args.frames,
+        seed=args.seed,
+        average=args.average,
+        callback=_progress_bar("synthesizing"),
+    )
+    _end_progress_line()
+    print(f"{args.output}: {len(written)} sequences")
+
+
+def _train(args: argparse.Namespace) -> None:
+    from .restoration.load import choose_device
+    from .training.config import PRESETS
+    from .training.recipe import train_preset
+
+    if args.preset not in PRESETS:
+        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {args.preset!r}")
+    preset = PRESETS[args.preset]
+    changes: dict[str, Any] = {}
+    if args.autoencoder_steps is not None:
+        changes["autoencoder"] = dataclasses.replace(
+            preset.autoencoder, steps=args.autoencoder_steps
+        )
+    if args.steps is not None:
+        changes["joint"] = dataclasses.replace(preset.joint, steps=args.steps)
+    if args.seed is not None:
+        changes["seed"] = args.seed
+    logging.getLogger("video_deblur").setLevel(logging.INFO)
+    path = train_preset(
+        dataclasses.replace(preset, **changes),
+        args.data,
+        args.out,
+        device=str(choose_device(args.device)),
+        init=args.init,
+        progress=_training_line,
+    )
+    print(f"\n{path}")
+
+
+def _training_line(step: int, steps: int, means: dict[str, float]) -> None:
+    shown = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
+    print(f"update {step}/{steps}  {shown}", flush=True)
+
+
+def _info(args: argparse.Namespace) -> None:
+    from .models.checkpoint import read_info
+    from .models.config import config_to_dict
+
+    info = read_info(args.file)
+    print(f"file          {info.path} ({info.path.stat().st_size / 1e6:.1f} MB)")
+    print(f"architecture  {info.architecture}")
+    print(f"parameters    {info.num_parameters / 1e6:.2f} M, stored as {info.dtype}")
+    for part in ("unet", "blur_encoder", "autoencoder", "image_encoder"):
+        count = sum(
+            math.prod(shape)
+            for name, (_, shape) in info.tensors.items()
+            if name.startswith(f"{part}.")
+        )
+        print(f"  {part:14}{count / 1e6:.2f} M")
+    print(f"licence       {info.licence}")
+    print("provenance    " + json.dumps(info.provenance, indent=2).replace("\n", "\n  "))
+    config = json.dumps(config_to_dict(info.config), indent=2)
+    print("config        " + config.replace("\n", "\n  "))
+
+
+def _engine(args: argparse.Namespace) -> tuple[Any, Any]:
+    from .restoration.load import load_deblurrer
+    from .restoration.settings import preset_settings
+
+    deblurrer = load_deblurrer(args.checkpoint, args.device, args.dtype)
+    settings = preset_settings(
+        deblurrer.model.config,
+        args.preset,
+        steps=args.steps,
+        solver=args.solver,
+        guidance_scale=args.guidance_scale,
+        strength=args.strength,
+        seed=args.seed,
+        window=args.window,
+        overlap=args.overlap,
+        tile=args.tile,
+        color_match=args.color_match,
+    )
+    return deblurrer, settings
+
+
+def _described(args: argparse.Namespace, settings: Any) -> dict[str, Any]:
+    return {"checkpoint": str(args.checkpoint), "settings": dataclasses.asdict(settings)}
+
+
+def _progress_bar(label: str) -> Any:
+    """Return a callback (done, total) that draws a bar when the output is a terminal."""
+    started = time.monotonic()
+    width = 30
+
+    def draw(done: float, total: float | None) -> None:
+        elapsed = time.monotonic() - started
+        if not sys.stderr.isatty() or elapsed < 1:
+            return
+        if total:
+            share = min(done / total, 1.0)
+            left = elapsed * (1 - share) / share if share > 0 else 0
+            bar = "#" * round(width * share)
+            text = f"{label} [{bar:{width}}] {100 * share:3.0f} %  {left:5.0f} s left"
+        else:
+            text = f"{label} {done:.0f} frames, {elapsed:.0f} s"
+        print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
+
+    return draw
+
+
+def _end_progress_line() -> None:
+    if sys.stderr.isatty():
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _write_json(path: str | None, values: dict[str, Any]) -> None:
+    if path is not None:
+        Path(path).write_text(json.dumps(values, indent=2) + "\n")
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        text = f"{error.filename}: {error.strerror}"
+    return " ".join(text.split())
+
+
+def _interrupt(signum: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

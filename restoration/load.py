@@ -1,0 +1,75 @@
+"""From names that users give to an engine ready to run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ..models.checkpoint import load_model
+from .pipeline import Deblurrer
+
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+"""Dtypes by the name users give; `auto` is chosen by device."""
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """Return the device `name` stands for; `auto` takes a GPU where there is one.
+
+    Raises:
+        ValueError: If the device does not exist here.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except Exception as error:
+        # torch raises RuntimeError, AssertionError or NotImplementedError by backend.
+        raise ValueError(
+            f"device {name!r} cannot be used here; try 'cpu', 'cuda' or 'auto'"
+        ) from error
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Return the dtype the UNet computes in; `auto` takes what is fast and safe.
+
+    That is bfloat16 where the device multiplies it natively, else float32.
+
+    Raises:
+        ValueError: If the name is unknown.
+    """
+    if name == "auto":
+        if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+            return torch.bfloat16
+        if device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False):
+            return torch.bfloat16
+        return torch.float32
+    if name not in DTYPES:
+        raise ValueError(f"dtype must be auto or one of {', '.join(DTYPES)}, got {name!r}")
+    return DTYPES[name]
+
+
+def load_deblurrer(
+    checkpoint: str | Path, device: str = "auto", dtype: str = "auto"
+) -> Deblurrer:
+    """Load a checkpoint into an engine.
+
+    Args:
+        checkpoint: Path, or the bundled checkpoint's name.
+        device: `auto` or a torch device.
+        dtype: `auto` or a name of `DTYPES`.
+
+    Raises:
+        FileNotFoundError, CheckpointError, ValueError: If a name cannot be resolved.
+    """
+    chosen = choose_device(device)
+    model = load_model(checkpoint, device=chosen)
+    return Deblurrer(model, chosen, choose_dtype(dtype, chosen))

@@ -1,0 +1,31 @@
+"""Start noise that belongs to frames, not to windows or tiles.
+
+The noise of frame i is the i-th draw from one CPU generator at the untiled, padded size, so
+that windows, tiles and segments of a clip all see the same noise at the same place. It
+equals ComfyUI's noise for the same seed when `C * h * w` is a multiple of 16 (torch draws
+in blocks of that size).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class FrameNoise:
+    """Draw noise frame by frame.
+
+    Args:
+        seed: Any integer from 0 to 2**64 - 1.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._generator = torch.Generator(device="cpu").manual_seed(seed)
+
+    def draw(self, num_frames: int, channels: int, height: int, width: int) -> Tensor:
+        """Return noise of the next frames, float32 `[1, C, T, h, w]`."""
+        frames = [
+            torch.randn(1, channels, height, width, generator=self._generator)
+            for _ in range(num_frames)
+        ]
+        return torch.stack(frames, dim=2)

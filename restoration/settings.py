@@ -1,0 +1,91 @@
+"""What a user chooses, checked once for every door."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..models.config import DivdConfig
+from .sampler import SOLVERS
+
+PRESET_NAMES = ("fast", "paper")
+"""`fast`: the checkpoint's own steps. `paper`: DDIM with 50 steps (Wang & Long)."""
+
+MAX_SEED = 2**64 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestorationSettings:
+    """How a clip is restored. Units are frames and pixels."""
+
+    steps: int = 1
+    """Denoising steps, 1 to 1000."""
+    solver: str = "ddim"
+    """`ddim` or `dpmpp_2m`."""
+    guidance_scale: float = 1.0
+    """Classifier-free guidance; 1 means none and halves the work."""
+    strength: float = 1.0
+    """0 returns the input, 1 the restored clip; between, a mix in pixels."""
+    seed: int = 0
+    """Seed of the start noise."""
+    window: int = 16
+    """Frames restored together, at least 2."""
+    overlap: int = 8
+    """Frames shared by neighbouring windows, at most half a window."""
+    tile: int = 0
+    """Side of a spatial tile in pixels; 0 chooses by the size of the frames."""
+    color_match: bool = False
+    """Take the low frequencies from the input."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.steps <= 1000:
+            raise ValueError(f"steps must be between 1 and 1000, got {self.steps}")
+        if self.solver not in SOLVERS:
+            raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {self.solver!r}")
+        if not 0 <= self.strength <= 1:
+            raise ValueError(f"strength must be between 0 and 1, got {self.strength}")
+        if not 0 <= self.guidance_scale <= 100:
+            raise ValueError(
+                f"guidance scale must be between 0 and 100, got {self.guidance_scale}"
+            )
+        if not 0 <= self.seed <= MAX_SEED:
+            raise ValueError(f"seed must be between 0 and 2**64 - 1, got {self.seed}")
+        if self.window < 2:
+            raise ValueError(f"window must be at least 2 frames, got {self.window}")
+        if not 0 <= 2 * self.overlap <= self.window:
+            raise ValueError(
+                f"overlap must be between 0 and {self.window // 2} for a window of "
+                f"{self.window} frames, got {self.overlap}"
+            )
+        if self.tile and self.tile < 64:
+            raise ValueError(
+                f"tile must be 0 (automatic) or at least 64 pixels, got {self.tile}"
+            )
+
+
+def preset_settings(
+    config: DivdConfig, preset: str, **overrides: float | str | bool | None
+) -> RestorationSettings:
+    """Return the settings of a preset for a checkpoint.
+
+    Args:
+        config: Of the checkpoint.
+        preset: One of `PRESET_NAMES`.
+        **overrides: Fields of `RestorationSettings`; None keeps the preset's value.
+
+    Raises:
+        ValueError: If the preset is unknown or a value is out of range.
+    """
+    if preset not in PRESET_NAMES:
+        raise ValueError(f"preset must be one of {', '.join(PRESET_NAMES)}, got {preset!r}")
+    sampling = config.sampling
+    values: dict = {
+        "steps": 50 if preset == "paper" else sampling.steps,
+        "guidance_scale": sampling.guidance_scale,
+        "window": sampling.window,
+        "overlap": sampling.overlap,
+    }
+    values.update({name: value for name, value in overrides.items() if value is not None})
+    # A smaller window given alone takes a fitting overlap with it.
+    if overrides.get("overlap") is None:
+        values["overlap"] = min(values["overlap"], values["window"] // 2)
+    return RestorationSettings(**values)
