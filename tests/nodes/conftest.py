@@ -138,3 +138,11 @@ def comfy_page(
 def graphs() -> Path:
     """Folder of the graphs that only tests use."""
     return GRAPHS
+
+
+@pytest.fixture(scope="session")
+def random_checkpoint(comfy: SimpleNamespace, extension_nodes: dict[str, type]) -> Path:
+    """A random checkpoint that the nodes of this process list as `random.safetensors`."""
+    from .checkpoints import write_random_checkpoint
+
+    return write_random_checkpoint(comfy.base / "models" / "video_deblur")

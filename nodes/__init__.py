@@ -1,0 +1,19 @@
+"""The nodes of the extension."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .checkpoint import LoadCheckpoint
+from .clip import Deblur, DeblurVideo
+from .decode import DecodeLatents
+from .encode import EncodeFrames
+from .sample import Sample
+
+
+class VideoDeblurExtension(ComfyExtension):
+    """What `comfy_entrypoint` hands to ComfyUI."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """Return the node classes."""
+        return [LoadCheckpoint, EncodeFrames, Sample, DecodeLatents, Deblur, DeblurVideo]

@@ -1,0 +1,140 @@
+"""Load a checkpoint: the list of files, the cache of loaded ones, and the node."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+from comfy_api.latest import io
+
+from ..models.checkpoint import BUNDLED_NAME, BUNDLED_PATH, CheckpointError, read_info
+from .backend import (
+    CATEGORY,
+    DTYPE_NAMES,
+    DeblurEncoderType,
+    LoadedCheckpoint,
+    build_checkpoint,
+    make_schema,
+)
+
+FOLDER = "video_deblur"
+"""Folder of checkpoints under ComfyUI's models folder, and its name in extra_model_paths."""
+
+_MAX_LOADED = 2
+_loaded: OrderedDict[tuple[Any, ...], LoadedCheckpoint] = OrderedDict()
+"""The checkpoints used last, so that a node that loads its own does so once."""
+
+
+def register_folder() -> None:
+    """Make `models/video_deblur` known, beside what extra_model_paths.yaml names."""
+    folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))
+    # The folder starts without file types, which would list every file in it.
+    folder_paths.folder_names_and_paths[FOLDER][1].update(folder_paths.supported_pt_extensions)
+
+
+def checkpoint_input() -> io.Combo.Input:
+    """Return the input that chooses a checkpoint."""
+    register_folder()
+    return io.Combo.Input(
+        "checkpoint",
+        options=[BUNDLED_NAME, *folder_paths.get_filename_list(FOLDER)],
+        default=BUNDLED_NAME,
+        tooltip="Weights to restore with: the bundled ones, or a .safetensors file from "
+        "ComfyUI/models/video_deblur.",
+    )
+
+
+def checkpoint_path(name: str) -> Path:
+    """Return the file a choice of `checkpoint_input` stands for.
+
+    Raises:
+        FileNotFoundError: If it is gone.
+    """
+    if name == BUNDLED_NAME:
+        if not BUNDLED_PATH.is_file():
+            raise FileNotFoundError(
+                f"{BUNDLED_PATH}: the bundled checkpoint is missing. Install the extension "
+                f"again, or choose a file from ComfyUI/models/{FOLDER}."
+            )
+        return BUNDLED_PATH
+    return Path(folder_paths.get_full_path_or_raise(FOLDER, name))
+
+
+def fingerprint(name: str) -> str:
+    """Return a text that changes when the file of a choice does."""
+    try:
+        state = checkpoint_path(name).stat()
+    except FileNotFoundError:
+        return "missing"
+    return f"{state.st_mtime_ns} {state.st_size}"
+
+
+def load_checkpoint(name: str, dtype: str = "auto") -> LoadedCheckpoint:
+    """Load a choice of `checkpoint_input`, or return it where it still is loaded.
+
+    Raises:
+        FileNotFoundError: If the file is gone.
+        CheckpointError: If it is not a usable checkpoint.
+    """
+    path = checkpoint_path(name)
+    key = (str(path), fingerprint(name), dtype)
+    if key not in _loaded:
+        info = read_info(path)
+        if info.config.schedule.timestep_spacing != "trailing":
+            raise CheckpointError(
+                f"{path}: its timestep spacing {info.config.schedule.timestep_spacing!r} is "
+                f"not supported in ComfyUI yet. Use the command line."
+            )
+        _loaded[key] = build_checkpoint(info, dtype)
+        while len(_loaded) > _MAX_LOADED:
+            _loaded.popitem(last=False)
+    _loaded.move_to_end(key)
+    return _loaded[key]
+
+
+class LoadCheckpoint(io.ComfyNode):
+    """Read a checkpoint into MODEL, VAE and DEBLUR_ENCODER."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return make_schema(
+            node_id="VideoDeblur_LoadCheckpoint",
+            display_name="Load Deblur Checkpoint",
+            category=CATEGORY,
+            description="Load the networks that remove motion blur.",
+            search_aliases=["deblur model", "motion blur", "divd", "loader"],
+            inputs=[
+                checkpoint_input(),
+                io.Combo.Input(
+                    "dtype",
+                    options=list(DTYPE_NAMES),
+                    default="auto",
+                    tooltip="Number format of the denoising network. auto: half precision "
+                    "where the checkpoint is stored so and the device is fast at it, else "
+                    "float32. Encoders and decoder always use float32.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(
+                    display_name="model",
+                    tooltip="The denoising network; takes any sampler and LoRA.",
+                ),
+                io.Vae.Output(display_name="vae", tooltip="The autoencoder, a native VAE."),
+                DeblurEncoderType.Output(
+                    display_name="encoder",
+                    tooltip="The image encoders, for Encode Blurry Frames.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, checkpoint: str, dtype: str) -> str:
+        return fingerprint(checkpoint)
+
+    @classmethod
+    def execute(cls, checkpoint: str, dtype: str) -> io.NodeOutput:
+        loaded = load_checkpoint(checkpoint, dtype)
+        return io.NodeOutput(loaded.model, loaded.vae, loaded.encoder)

@@ -1,0 +1,276 @@
+"""The two nodes that do everything: for frames in memory, and for videos of any length."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+import numpy as np
+from comfy_api.latest import InputImpl, Types, io
+from torch import Tensor
+
+from ..restoration.settings import PRESET_NAMES, RestorationSettings, preset_settings
+from .backend import CATEGORY, LoadedCheckpoint, load_to_device, make_schema
+from .checkpoint import checkpoint_input, fingerprint, load_checkpoint
+from .decode import decode_latents, strength_input
+from .encode import encode_frames
+from .progress import Progress, ProgressFn
+from .sample import sample_preset, seed_input
+
+CODEC_NAMES = ("h264", "h265")
+"""Codecs of `video.codecs` that Save Video can put into its mp4 files."""
+
+
+def preset_input() -> io.Combo.Input:
+    """Return the input that chooses how many steps are taken."""
+    return io.Combo.Input(
+        "preset",
+        options=list(PRESET_NAMES),
+        default=PRESET_NAMES[0],
+        tooltip="fast: the checkpoint's own number of steps. paper: 50 steps, many times "
+        "slower, with more invented detail.",
+    )
+
+
+class Deblur(io.ComfyNode):
+    """Restore frames."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return make_schema(
+            node_id="VideoDeblur_Deblur",
+            display_name="Deblur Frames",
+            category=CATEGORY,
+            description="Remove motion blur from the frames of a clip, or from one image.",
+            search_aliases=["deblur", "motion blur", "sharpen", "restore", "unblur"],
+            inputs=[
+                io.Image.Input(
+                    "frames",
+                    tooltip="Blurry frames in order, of one clip, or one image. Size, number "
+                    "and transparency are kept.",
+                ),
+                checkpoint_input(),
+                preset_input(),
+                strength_input(),
+                seed_input(),
+            ],
+            outputs=[io.Image.Output(display_name="frames", tooltip="Restored frames.")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, checkpoint: str, **others: Any) -> str:
+        return fingerprint(checkpoint)
+
+    @classmethod
+    def execute(
+        cls, frames: Tensor, checkpoint: str, preset: str, strength: float, seed: int
+    ) -> io.NodeOutput:
+        loaded = load_checkpoint(checkpoint)
+        settings = preset_settings(loaded.config, preset, strength=strength, seed=seed)
+        if strength == 0:
+            return io.NodeOutput(frames)
+        passes = settings.steps * (1 if settings.guidance_scale == 1 else 2)
+        progress = Progress(1, 4 * passes, 1)
+        conditions = encode_frames(loaded.encoder, frames, progress.stage(0))
+        latent = sample_preset(loaded.model, *conditions, settings, progress.stage(1))
+        restored = decode_latents(
+            loaded.vae, latent, None, strength, settings.color_match, progress.stage(2)
+        )
+        return io.NodeOutput(restored)
+
+
+class DeblurVideo(io.ComfyNode):
+    """Restore a video of any length in bounded memory."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return make_schema(
+            node_id="VideoDeblur_DeblurVideo",
+            display_name="Deblur Video",
+            category=CATEGORY,
+            description="Remove motion blur from a video of any length. Sound and time stamps "
+            "stay as they are.",
+            search_aliases=[
+                "deblur",
+                "motion blur",
+                "sharpen video",
+                "restore video",
+                "unblur",
+            ],
+            inputs=[
+                io.Video.Input(
+                    "video", tooltip="Blurry video, from Load Video or Create Video."
+                ),
+                checkpoint_input(),
+                preset_input(),
+                strength_input(),
+                seed_input(),
+                io.Combo.Input(
+                    "codec",
+                    options=list(CODEC_NAMES),
+                    default=CODEC_NAMES[0],
+                    tooltip="How the pictures are stored. h264 plays everywhere; h265 makes "
+                    "smaller files and keeps 10 bits.",
+                ),
+                io.Int.Input(
+                    "crf",
+                    default=14,
+                    min=0,
+                    max=51,
+                    tooltip="Quality of the stored pictures, a number from 0 (lossless, large) "
+                    "to 51 (poor, small). 14 looks lossless.",
+                ),
+            ],
+            outputs=[
+                io.Video.Output(
+                    display_name="video", tooltip="Restored video, a file for Save Video."
+                )
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, checkpoint: str, **others: Any) -> str:
+        return fingerprint(checkpoint)
+
+    @classmethod
+    def execute(
+        cls,
+        video: Any,
+        checkpoint: str,
+        preset: str,
+        strength: float,
+        seed: int,
+        codec: str,
+        crf: int,
+    ) -> io.NodeOutput:
+        loaded = load_checkpoint(checkpoint)
+        settings = preset_settings(loaded.config, preset, strength=strength, seed=seed)
+        restore = (
+            _restore_components
+            if isinstance(video, InputImpl.VideoFromComponents)
+            else _restore_file
+        )
+        path = restore(video, loaded, settings, codec, crf, Progress(1).stage(0))
+        return io.NodeOutput(InputImpl.VideoFromFile(str(path)))
+
+
+def _restore_file(
+    video: Any,
+    loaded: LoadedCheckpoint,
+    settings: RestorationSettings,
+    codec: str,
+    crf: int,
+    callback: ProgressFn,
+) -> Path:
+    # Here and below: what reads and writes files is imported when it is needed, so that
+    # ComfyUI starts without it.
+    from ..restoration.stream import restore_file
+    from ..video.codecs import container_for
+    from ..video.reader import VideoReader
+
+    source = video.get_stream_source()
+    with VideoReader(source) as reader:
+        info = reader.info
+    with _temporary_file(container_for(info.audio_codecs, codec)) as path:
+        restore_file(
+            source,
+            path,
+            loaded.deblurrer(),
+            settings,
+            codec=codec,
+            crf=crf,
+            callback=lambda done, total: callback(done, total or done + 1),
+            before_segment=lambda: _load(loaded, settings, info.height, info.width),
+        )
+    return path
+
+
+def _restore_components(
+    video: Any,
+    loaded: LoadedCheckpoint,
+    settings: RestorationSettings,
+    codec: str,
+    crf: int,
+    callback: ProgressFn,
+) -> Path:
+    """Restore a video that exists only as frames, without encoding them first."""
+    from ..restoration.stream import restore_stream
+    from ..video.color import to_uint8
+    from ..video.writer import VideoWriter
+
+    parts = video.get_components()
+    num_frames, height, width = parts.images.shape[:3]
+    rate = parts.frame_rate
+    frames = (to_uint8(np.asarray(image[..., :3])) for image in parts.images)
+    with _temporary_file(".mp4") as path, _sound_of(parts) as sound:
+        writer = VideoWriter(
+            path,
+            width=width,
+            height=height,
+            time_base=1 / (rate * rate.denominator),
+            average_rate=rate,
+            codec=codec,
+            crf=crf,
+            audio_from=sound,
+        )
+        with writer:
+            restored = restore_stream(
+                frames,
+                loaded.deblurrer(),
+                settings,
+                lambda done, total: callback(done, num_frames),
+                num_frames,
+                lambda: _load(loaded, settings, height, width),
+            )
+            for index, frame in enumerate(restored):
+                writer.write(frame, index * rate.denominator, rate.denominator)
+    return path
+
+
+def _load(
+    loaded: LoadedCheckpoint, settings: RestorationSettings, height: int, width: int
+) -> None:
+    downscale = loaded.config.autoencoder.downscale
+    size = (-(-height // downscale), -(-width // downscale))
+    channels = loaded.config.autoencoder.latent_channels
+    memory = loaded.model.model.memory_required([settings.window, channels, *size])
+    load_to_device(loaded.patchers(), memory)
+
+
+@contextmanager
+def _temporary_file(suffix: str) -> Iterator[Path]:
+    """Give a free path in ComfyUI's temporary folder; nothing is left there on failure."""
+    folder = folder_paths.get_temp_directory()
+    os.makedirs(folder, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix="video_deblur_", suffix=suffix, dir=folder)
+    os.close(handle)
+    path = Path(name)
+    try:
+        yield path
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _sound_of(parts: Any) -> Iterator[str | None]:
+    """Give a file with the sound of video components, or None where there is none."""
+    if parts.audio is None:
+        yield None
+        return
+    with _temporary_file(".mp4") as path:
+        # ComfyUI cuts the sound to the number of frames, so that many small ones it is.
+        images = parts.images[:1, :1, :1, :3].expand(len(parts.images), 16, 16, 3)
+        small = Types.VideoComponents(
+            images=images, audio=parts.audio, frame_rate=parts.frame_rate
+        )
+        InputImpl.VideoFromComponents(small).save_to(str(path))
+        try:
+            yield str(path)
+        finally:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,184 @@
+"""Decode restored latents onto the frames they were encoded from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+from einops import rearrange
+from torch import Tensor
+
+from ..models.autoencoder import normalise_latents
+from ..restoration.color import match_color
+from ..restoration.pipeline import (
+    check_frames,
+    frames_to_video,
+    is_out_of_memory,
+    video_to_frames,
+)
+from .backend import (
+    CATEGORY,
+    DECODE_BYTES,
+    OPTIONS_KEY,
+    AssembledDivd,
+    decoding_divd,
+    load_to_device,
+    make_schema,
+)
+from .encode import CHUNK_FRAMES
+from .progress import Progress, ProgressFn
+
+
+def strength_input() -> io.Float.Input:
+    """Return the input that mixes restored and blurry frames."""
+    return io.Float.Input(
+        "strength",
+        default=1.0,
+        min=0.0,
+        max=1.0,
+        step=0.01,
+        tooltip="Mix with the blurry frames, in pixels: 0 returns them, 1 the restored ones.",
+    )
+
+
+def decode_latents(
+    vae: Any,
+    latent: dict[str, Any],
+    original: Tensor | None,
+    strength: float,
+    color_match: bool,
+    callback: ProgressFn,
+) -> Tensor:
+    """Decode LATENT to frames `[T, H, W, C]` of the size and channels of the blurry ones.
+
+    Raises:
+        ValueError: If the blurry frames are missing or do not fit the latents.
+    """
+    divd = decoding_divd(vae)
+    samples = _frames_as_batch(latent["samples"])
+    frames = _blurry_frames(latent, original)
+    color = frames[..., :3].float()
+    video = frames_to_video(color, divd.downscale)
+    _check_fit(samples, video, frames, divd)
+    if strength == 0:
+        return frames.clone()
+    latents = normalise_latents(divd.config.autoencoder, samples.float())
+    restored = _decode_chunks(divd, vae.patcher, latents, video, callback)
+    restored = video_to_frames(restored, *frames.shape[1:3])
+    if color_match:
+        restored = match_color(restored, color)
+    restored = (color + strength * (restored - color)).clamp_(0, 1)
+    return torch.cat([restored, frames[..., 3:].to(restored)], dim=-1)
+
+
+def _frames_as_batch(samples: Tensor) -> Tensor:
+    if samples.ndim == 5:
+        return rearrange(samples, "b c t h w -> (b t) c h w")
+    return samples
+
+
+def _blurry_frames(latent: dict[str, Any], original: Tensor | None) -> Tensor:
+    source = latent.get(OPTIONS_KEY)
+    # What is connected counts: the user may have resized or re-ordered both.
+    frames = original if original is not None else source and source["frames"]
+    if frames is None:
+        raise ValueError(
+            "latent has lost its blurry frames (Save Latent drops them). Connect them to the "
+            "input `original`."
+        )
+    check_frames(frames)
+    return frames
+
+
+def _check_fit(samples: Tensor, video: Tensor, frames: Tensor, divd: AssembledDivd) -> None:
+    downscale, channels = divd.downscale, divd.config.autoencoder.latent_channels
+    height, width = (extent // downscale for extent in video.shape[3:])
+    if samples.shape[1] != channels:
+        raise ValueError(
+            f"latent has {samples.shape[1]} channels, this vae decodes {channels}. Take both "
+            f"from the same checkpoint."
+        )
+    if samples.shape[0] != frames.shape[0] or samples.shape[2:] != (height, width):
+        raise ValueError(
+            f"latent is {samples.shape[0]} frames of {samples.shape[3] * downscale}x"
+            f"{samples.shape[2] * downscale} pixels but the blurry frames are "
+            f"{frames.shape[0]} of {frames.shape[2]}x{frames.shape[1]}. Connect the frames it "
+            f"was made from to `original`."
+        )
+
+
+def _decode_chunks(
+    divd: AssembledDivd, patcher: Any, latents: Tensor, video: Tensor, callback: ProgressFn
+) -> Tensor:
+    num_frames, height, width = video.shape[2:]
+    chunk_frames = min(CHUNK_FRAMES, num_frames)
+    load_to_device([patcher], DECODE_BYTES * chunk_frames * height * width)
+    parts: list[Tensor] = []
+    start = 0
+    while start < num_frames:
+        callback(start, num_frames)
+        stop = min(start + chunk_frames, num_frames)
+        try:
+            parts.append(_decode(divd, patcher.load_device, latents, video, start, stop))
+            start = stop
+        except Exception as error:
+            if chunk_frames == 1 or not is_out_of_memory(error):
+                raise
+            chunk_frames //= 2
+    callback(num_frames, num_frames)
+    return torch.cat(parts, dim=2)
+
+
+def _decode(
+    divd: AssembledDivd, device: Any, latents: Tensor, video: Tensor, start: int, stop: int
+) -> Tensor:
+    part = rearrange(latents[start:stop], "t c h w -> 1 c t h w").to(device)
+    return divd.decode_restored(part, video[:, :, start:stop].to(device)).cpu()
+
+
+class DecodeLatents(io.ComfyNode):
+    """Restored latents to frames."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return make_schema(
+            node_id="VideoDeblur_DecodeLatents",
+            display_name="Decode Deblurred Latents",
+            category=CATEGORY,
+            description="Decode restored latents, keeping every detail that the blurry frames "
+            "still have, at their exact size.",
+            search_aliases=["deblur decode", "vae decode"],
+            inputs=[
+                io.Vae.Input("vae", tooltip="From Load Deblur Checkpoint."),
+                io.Latent.Input("latent", tooltip="Restored latents, from a sampler."),
+                io.Image.Input(
+                    "original",
+                    optional=True,
+                    tooltip="The blurry frames. Only needed when the latents have lost them, "
+                    "for example after Save Latent.",
+                ),
+                strength_input(),
+                io.Boolean.Input(
+                    "color_match",
+                    default=False,
+                    tooltip="Whether to take colour and brightness (low frequencies) from the "
+                    "blurry frames.",
+                ),
+            ],
+            outputs=[io.Image.Output(display_name="frames", tooltip="Restored frames.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        vae: Any,
+        latent: dict[str, Any],
+        strength: float,
+        color_match: bool,
+        original: Tensor | None = None,
+    ) -> io.NodeOutput:
+        advance = Progress(1).stage(0)
+        return io.NodeOutput(
+            decode_latents(vae, latent, original, strength, color_match, advance)
+        )

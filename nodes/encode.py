@@ -1,0 +1,117 @@
+"""Encode blurry frames: the condition of the sampler, and the latents to start from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_management
+import torch
+from comfy_api.latest import io
+from einops import rearrange
+from torch import Tensor
+
+from ..models.autoencoder import normalise_latents
+from ..restoration.pipeline import check_frames, frames_to_video
+from .backend import (
+    CATEGORY,
+    ENCODE_BYTES,
+    OPTIONS_KEY,
+    DeblurEncoder,
+    DeblurEncoderType,
+    load_to_device,
+    make_schema,
+)
+from .progress import Progress, ProgressFn
+
+CHUNK_FRAMES = 8
+"""Frames encoded or decoded at once."""
+
+
+def encode_frames(
+    encoder: Any, frames: Tensor, callback: ProgressFn
+) -> tuple[list[Any], list[Any], dict[str, Any]]:
+    """Encode frames `[T, H, W, C]` into positive, negative and LATENT.
+
+    H and W are padded to the grid of the latents, never cropped.
+
+    Raises:
+        ValueError: If the frames or the encoder cannot be used.
+    """
+    network = getattr(encoder, "model", None)
+    if not isinstance(network, DeblurEncoder):
+        raise ValueError("encoder must come from Load Deblur Checkpoint")
+    check_frames(frames)
+    num_frames, height, width = frames.shape[:3]
+    video = frames_to_video(frames[..., :3], network.config.autoencoder.downscale)
+    chunks = video.split(CHUNK_FRAMES, dim=2)
+    pixels = min(num_frames, CHUNK_FRAMES) * video.shape[3] * video.shape[4]
+    load_to_device([encoder], ENCODE_BYTES * pixels)
+    sharp, blur, tokens = [], [], []
+    for index, chunk in enumerate(chunks):
+        callback(index, len(chunks))
+        images = rearrange(chunk, "1 c t h w -> t c h w").to(encoder.load_device)
+        sharp.append(_to_host(network.sharp_encoder(images)))
+        blur.append(
+            _to_host(
+                normalise_latents(network.config.autoencoder, network.blur_encoder(images))
+            )
+        )
+        tokens.append(_to_host(network.image_encoder(images)))
+    callback(len(chunks), len(chunks))
+    condition, context = torch.cat(blur), torch.cat(tokens)
+    latent = {
+        "samples": torch.cat(sharp),
+        OPTIONS_KEY: {"frames": frames, "height": height, "width": width},
+    }
+    return (
+        [[context, {"concat_latent_image": condition}]],
+        [[torch.zeros_like(context), {"concat_latent_image": condition}]],
+        latent,
+    )
+
+
+def _to_host(tensor: Tensor) -> Tensor:
+    return tensor.float().to(comfy.model_management.intermediate_device())
+
+
+class EncodeFrames(io.ComfyNode):
+    """Frames to conditioning and latents."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return make_schema(
+            node_id="VideoDeblur_EncodeFrames",
+            display_name="Encode Blurry Frames",
+            category=CATEGORY,
+            description="Encode blurry frames for the sampler. Any size and number of frames.",
+            search_aliases=["deblur conditioning", "motion blur encode"],
+            inputs=[
+                DeblurEncoderType.Input(
+                    "encoder", tooltip="The image encoders, from Load Deblur Checkpoint."
+                ),
+                io.Image.Input(
+                    "frames",
+                    tooltip="Blurry frames in order, of one clip. One image works too. "
+                    "Transparency is kept.",
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(
+                    display_name="positive",
+                    tooltip="Blur latents and image tokens of each frame.",
+                ),
+                io.Conditioning.Output(
+                    display_name="negative",
+                    tooltip="The same blur latents with empty tokens, for cfg above 1.",
+                ),
+                io.Latent.Output(
+                    display_name="latent",
+                    tooltip="Latents of the blurry frames. They keep a reference to the frames "
+                    "for Decode Deblurred Latents.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, encoder: Any, frames: Tensor) -> io.NodeOutput:
+        return io.NodeOutput(*encode_frames(encoder, frames, Progress(1).stage(0)))

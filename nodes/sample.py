@@ -1,0 +1,257 @@
+"""Sample: what KSampler does, with this model's window, overlap and tile as inputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import latent_preview
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..models.config import SamplingConfig
+from ..restoration.noise import FrameNoise
+from ..restoration.sampler import sampling_timesteps
+from ..restoration.settings import MAX_SEED, RestorationSettings
+from .backend import CATEGORY, OPTIONS_KEY, DeblurModel, make_schema
+from .progress import Progress, ProgressFn
+
+_DEFAULTS = SamplingConfig()
+
+
+def seed_input() -> io.Int.Input:
+    """Return the input for the seed of the start noise."""
+    return io.Int.Input(
+        "seed",
+        default=0,
+        min=0,
+        max=MAX_SEED,
+        control_after_generate=True,
+        tooltip="Seed of the noise that sampling starts from, a whole number. The same seed "
+        "gives the same frames.",
+    )
+
+
+def deblur_model(model: Any) -> DeblurModel:
+    """Return the network of a MODEL.
+
+    Raises:
+        ValueError: If it is not one of ours.
+    """
+    network = getattr(model, "model", None)
+    if not isinstance(network, DeblurModel):
+        raise ValueError(
+            "model must come from Load Deblur Checkpoint: this one makes other latents"
+        )
+    return network
+
+
+def with_layout(
+    model: Any, window: int, overlap: int, tile: int, callback: ProgressFn | None = None
+) -> Any:
+    """Return a clone of MODEL that cuts clips as told and reports each piece.
+
+    Raises:
+        ValueError: If window and overlap do not fit together.
+    """
+    RestorationSettings(window=window, overlap=overlap, tile=tile)
+    clone = model.clone()
+    settings: dict[str, Any] = {"window": window, "overlap": overlap, "tile": tile}
+    if callback is not None:
+        settings["on_piece"] = callback
+    clone.model_options["transformer_options"][OPTIONS_KEY] = settings
+    return clone
+
+
+class _StepReport:
+    """Turn pieces and steps of a sampling run into progress with previews."""
+
+    def __init__(self, model: Any, steps: int, callback: ProgressFn) -> None:
+        self._previewer = latent_preview.get_previewer(
+            model.load_device, model.get_model_object("latent_format")
+        )
+        self._steps = steps
+        self._callback = callback
+        self._step = 0
+
+    def on_piece(self, done: int, total: int) -> None:
+        """Report a piece of the current step."""
+        self._callback(self._step + done / total, self._steps)
+
+    def on_step(self, step: int, denoised: Tensor, x: Tensor, num_steps: int) -> None:
+        """Report a step, with a picture of its clean estimate."""
+        self._step, self._steps = step + 1, num_steps
+        preview = None
+        if self._previewer is not None:
+            preview = self._previewer.decode_latent_to_preview_image("JPEG", denoised)
+        self._callback(self._step, num_steps, preview)
+
+
+def sample_preset(
+    model: Any,
+    positive: list[Any],
+    negative: list[Any],
+    latent: dict[str, Any],
+    settings: RestorationSettings,
+    callback: ProgressFn,
+) -> dict[str, Any]:
+    """Sample from pure noise exactly as the library's `Deblurrer` with `ddim` does."""
+    samples = latent["samples"]
+    network = deblur_model(model)
+    report = _StepReport(model, settings.steps, callback)
+    model = with_layout(
+        model, settings.window, settings.overlap, settings.tile, report.on_piece
+    )
+    noise = FrameNoise(settings.seed).draw(samples.shape[0], *samples.shape[1:])
+    timesteps = sampling_timesteps(network.deblur_config.schedule, settings.steps)
+    sigmas = model.get_model_object("model_sampling").sigmas[torch.tensor(timesteps)]
+    restored = comfy.sample.sample(
+        model,
+        noise[0].movedim(1, 0),
+        settings.steps,
+        settings.guidance_scale,
+        "euler",
+        "simple",
+        positive,
+        negative,
+        # ComfyUI's last sigma is finite, so it would leave a trace of these in the noise.
+        torch.zeros_like(samples),
+        sigmas=torch.cat([sigmas, sigmas.new_zeros(1)]),
+        callback=report.on_step,
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+        seed=settings.seed,
+    )
+    return {**latent, "samples": restored}
+
+
+class Sample(io.ComfyNode):
+    """Denoise the latents of a clip."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return make_schema(
+            node_id="VideoDeblur_Sample",
+            display_name="Sample Deblurred Latents",
+            category=CATEGORY,
+            description="Denoise a clip of any length in overlapping windows. The stock "
+            "KSampler gives the same latents.",
+            search_aliases=["deblur sampler", "ksampler"],
+            inputs=[
+                io.Model.Input("model", tooltip="From Load Deblur Checkpoint."),
+                io.Conditioning.Input("positive", tooltip="From Encode Blurry Frames."),
+                io.Conditioning.Input("negative", tooltip="From Encode Blurry Frames."),
+                io.Latent.Input(
+                    "latent", tooltip="From Encode Blurry Frames. A noise mask limits the work."
+                ),
+                seed_input(),
+                io.Int.Input(
+                    "steps",
+                    default=_DEFAULTS.steps,
+                    min=1,
+                    max=1000,
+                    tooltip="Denoising steps, a whole number. Few steps are faster and closer "
+                    "to the original; more add detail.",
+                ),
+                io.Float.Input(
+                    "cfg",
+                    default=_DEFAULTS.guidance_scale,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="Classifier-free guidance, a factor. 1 means none and is twice as "
+                    "fast.",
+                ),
+                io.Combo.Input(
+                    "sampler_name",
+                    options=list(comfy.samplers.KSampler.SAMPLERS),
+                    default="euler",
+                    tooltip="Name of the sampler. euler is DDIM for this model.",
+                ),
+                io.Combo.Input(
+                    "scheduler",
+                    options=list(comfy.samplers.KSampler.SCHEDULERS),
+                    default="simple",
+                    tooltip="Name of the noise schedule. simple starts at pure noise, as the "
+                    "model was trained; ddim_uniform never does.",
+                ),
+                io.Float.Input(
+                    "denoise",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Share of the noise to start with, 0 to 1. Less stays closer to "
+                    "the blurry frames.",
+                ),
+                io.Int.Input(
+                    "window",
+                    default=_DEFAULTS.window,
+                    min=2,
+                    max=1024,
+                    tooltip="Frames restored together. More need more memory.",
+                ),
+                io.Int.Input(
+                    "overlap",
+                    default=_DEFAULTS.overlap,
+                    min=0,
+                    max=512,
+                    tooltip="Frames shared by neighbouring windows, at most half the window.",
+                ),
+                io.Int.Input(
+                    "tile",
+                    default=0,
+                    min=0,
+                    max=16384,
+                    step=64,
+                    tooltip="Side of a spatial tile, in pixels; at least 64. 0 chooses by the "
+                    "size of the frames. Smaller tiles need less memory.",
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="latent", tooltip="Latents of the restored clip.")
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        positive: list[Any],
+        negative: list[Any],
+        latent: dict[str, Any],
+        seed: int,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        scheduler: str,
+        denoise: float,
+        window: int,
+        overlap: int,
+        tile: int,
+    ) -> io.NodeOutput:
+        deblur_model(model)
+        report = _StepReport(model, steps, Progress(1).stage(0))
+        model = with_layout(model, window, overlap, tile, report.on_piece)
+        samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
+        noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
+        restored = comfy.sample.sample(
+            model,
+            noise,
+            steps,
+            cfg,
+            sampler_name,
+            scheduler,
+            positive,
+            negative,
+            samples,
+            denoise=denoise,
+            noise_mask=latent.get("noise_mask"),
+            callback=report.on_step,
+            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+            seed=seed,
+        )
+        return io.NodeOutput({**latent, "samples": restored})

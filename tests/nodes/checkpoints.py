@@ -1,0 +1,88 @@
+"""A small checkpoint with random weights that do something, made on the fly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from video_deblur.models.checkpoint import save_checkpoint
+from video_deblur.models.config import (
+    AutoencoderConfig,
+    DivdConfig,
+    ImageEncoderConfig,
+    SamplingConfig,
+    UNet3DConfig,
+)
+from video_deblur.models.divd import Divd
+
+NAME = "random.safetensors"
+
+
+def random_config(detail_skip: bool = False) -> DivdConfig:
+    """Return the tiny layout at a fraction of its width."""
+    channels = 16
+    return DivdConfig(
+        unet=UNet3DConfig(
+            in_channels=2 * channels,
+            out_channels=channels,
+            block_channels=(16, 32, 32),
+            layers_per_block=1,
+            head_dim=16,
+            context_dim=16,
+            attention_levels=(False, False, True),
+            temporal_attention="window",
+            temporal_levels=(False, True, True),
+            windows=((4, 4, 4),) * 3,
+            norm="channel",
+            transformer_in=False,
+            latent_skip=True,
+        ),
+        autoencoder=AutoencoderConfig(
+            latent_channels=channels,
+            channels=(16, 32),
+            blocks=(1, 1),
+            detail_skip=detail_skip,
+            latent_mean=tuple(0.01 * index for index in range(channels)),
+            latent_std=tuple(0.5 + 0.02 * index for index in range(channels)),
+            latent_rgb_factors=tuple((0.1, 0.08, -0.05) for _ in range(channels)),
+            latent_rgb_bias=(0.1, 0.0, -0.1),
+        ),
+        image_encoder=ImageEncoderConfig(
+            image_size=32,
+            patch_size=8,
+            width=32,
+            layers=1,
+            heads=2,
+            embedding_dim=16,
+            num_tokens=2,
+            context_dim=16,
+        ),
+        sampling=SamplingConfig(steps=2, guidance_scale=1.5),
+    )
+
+
+def write_random_checkpoint(folder: Path, detail_skip: bool = False) -> Path:
+    """Write a checkpoint whose zero-initialised layers are random too."""
+    config = random_config(detail_skip)
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        model = Divd(config)
+        for parameter in model.parameters():
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.02)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / NAME
+    save_checkpoint(
+        path, model.state_dict(), config, provenance={"steps": 0}, dtype=torch.float32
+    )
+    return path
+
+
+def blurry_clip(num_frames: int, height: int, width: int) -> torch.Tensor:
+    """Return smooth moving frames `[T, H, W, 3]` in 0..1."""
+    rows = torch.linspace(0, 6, height)[None, :, None, None]
+    columns = torch.linspace(0, 9, width)[None, None, :, None]
+    times = torch.arange(num_frames)[:, None, None, None] * 0.3
+    colors = torch.tensor([0.0, 1.0, 2.0])
+    waves = torch.sin(rows + times + colors) * torch.cos(columns - times)
+    return (0.5 + 0.4 * waves).clamp(0, 1)

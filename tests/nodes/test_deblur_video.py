@@ -1,0 +1,124 @@
+"""Deblur Video: files, streams in memory and Create Video in; a file out, sound untouched."""
+
+from __future__ import annotations
+
+import io
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from .checkpoints import NAME, blurry_clip
+
+
+@pytest.fixture
+def deblur_video(call_node, random_checkpoint):
+    def call(video, **inputs):
+        inputs = {"checkpoint": NAME, "crf": 0, **inputs}
+        return call_node("VideoDeblur_DeblurVideo", video=video, **inputs)[0]
+
+    return call
+
+
+@pytest.fixture
+def clip_file(tmp_path):
+    return write_clip(tmp_path / "clip.mp4", blurry_clip(5, 48, 64), Fraction(30000, 1001))
+
+
+def write_clip(path, frames, rate, sound=True):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "5"})
+        stream.width, stream.height, stream.pix_fmt = (
+            frames.shape[2],
+            frames.shape[1],
+            "yuv420p",
+        )
+        audio = container.add_stream("aac", rate=8000) if sound else None
+        for frame in frames:
+            pixels = (frame * 255).round().byte().numpy()
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+        if audio is not None:
+            tone = np.sin(np.arange(1024 * 2) * 0.2).astype(np.float32)[None]
+            chunk = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
+            chunk.sample_rate = 8000
+            container.mux(audio.encode(chunk))
+            container.mux(audio.encode())
+    return path
+
+
+def packets(source, kind):
+    with av.open(source) as container:
+        stream = next(stream for stream in container.streams if stream.type == kind)
+        return [(p.pts * p.time_base, bytes(p)) for p in container.demux(stream) if p.size]
+
+
+def test_file_keeps_its_times_and_sound(comfy, deblur_video, clip_file):
+    result = deblur_video(comfy.api.InputImpl.VideoFromFile(str(clip_file)))
+    path = result.get_stream_source()
+    assert path.startswith(comfy.folder_paths.get_temp_directory())
+    times = [time for time, _ in packets(path, "video")]
+    assert times == [time for time, _ in packets(str(clip_file), "video")]
+    assert packets(path, "audio") == packets(str(clip_file), "audio")
+
+
+def test_file_restores_like_the_library(comfy, deblur_video, clip_file, random_checkpoint):
+    from video_deblur.models.checkpoint import load_model
+    from video_deblur.restoration.pipeline import Deblurrer
+    from video_deblur.restoration.settings import preset_settings
+
+    video = comfy.api.InputImpl.VideoFromFile(str(clip_file))
+    model = load_model(random_checkpoint)
+    settings = preset_settings(model.config, "fast", seed=3)
+    from video_deblur.video.reader import VideoReader
+
+    with VideoReader(clip_file) as reader:
+        frames = torch.from_numpy(np.stack([frame.pixels for frame in reader])) / 255
+    expected = Deblurrer(model).restore(frames, settings)
+    with VideoReader(deblur_video(video, seed=3).get_stream_source()) as reader:
+        restored = torch.from_numpy(np.stack([frame.pixels for frame in reader])) / 255
+    # 4:2:0 loses colour detail whatever the quality.
+    assert ((restored - expected) ** 2).mean() < ((frames - expected) ** 2).mean() / 4
+
+
+def test_video_in_memory_works(comfy, deblur_video, clip_file):
+    video = comfy.api.InputImpl.VideoFromFile(io.BytesIO(clip_file.read_bytes()))
+    result = deblur_video(video)
+    assert result.get_dimensions() == (64, 48)
+    assert len(packets(result.get_stream_source(), "video")) == 5
+
+
+def test_created_video_keeps_its_sound_and_rate(call_node, deblur_video):
+    audio = {"waveform": torch.rand(1, 1, 1600), "sample_rate": 8000}
+    frames = blurry_clip(4, 40, 50)
+    (video,) = call_node("CreateVideo", images=frames, fps=20.0, audio=audio)
+    path = deblur_video(video).get_stream_source()
+    times = [time for time, _ in packets(path, "video")]
+    assert times == [Fraction(index, 20) for index in range(4)]
+    assert packets(path, "audio")
+
+
+def test_created_video_is_not_encoded_before_it_is_restored(call_node, deblur_video):
+    frames = blurry_clip(3, 40, 50)
+    (video,) = call_node("CreateVideo", images=frames, fps=20.0)
+    restored = deblur_video(video, strength=0.0).get_components().images
+    assert ((restored - frames) ** 2).mean() < 1e-4
+    assert restored.shape == frames.shape
+
+
+def test_failure_and_cancelling_leave_nothing_behind(comfy, deblur_video, clip_file, tmp_path):
+    from pathlib import Path
+
+    folder = Path(comfy.folder_paths.get_temp_directory())
+    before = set(folder.glob("*")) | set(folder.glob(".*"))
+    video = comfy.api.InputImpl.VideoFromFile(str(clip_file))
+    comfy.model_management.interrupt_current_processing(True)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        deblur_video(video)
+    text = tmp_path / "text.mp4"
+    text.write_text("no video")
+    with pytest.raises(ValueError, match=r"text\.mp4: cannot be opened as a video"):
+        deblur_video(comfy.api.InputImpl.VideoFromFile(str(text)))
+    assert set(folder.glob("*")) | set(folder.glob(".*")) == before

@@ -1,0 +1,276 @@
+"""What each node promises: native types, sizes, the mask, the memory, and clear errors."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+
+from .checkpoints import NAME, blurry_clip
+
+
+@pytest.fixture(scope="module")
+def loaded(call_node, random_checkpoint):
+    return call_node("VideoDeblur_LoadCheckpoint", checkpoint=NAME, dtype="float32")
+
+
+def encode(call_node, loaded, frames):
+    return call_node("VideoDeblur_EncodeFrames", encoder=loaded[2], frames=frames)
+
+
+def test_checkpoints_are_listed_with_the_bundled_one_first(extension_nodes, random_checkpoint):
+    for node_id in ("LoadCheckpoint", "Deblur", "DeblurVideo"):
+        node_class = extension_nodes[f"VideoDeblur_{node_id}"]
+        options = node_class.INPUT_TYPES()["required"]["checkpoint"][1]["options"]
+        assert options[0] == "divd-tiny (bundled)"
+        assert NAME in options
+
+
+def test_registering_the_folder_keeps_the_paths_of_the_user(comfy, extension_nodes, tmp_path):
+    comfy.folder_paths.add_model_folder_path("video_deblur", str(tmp_path))
+    extension_nodes["VideoDeblur_Deblur"].INPUT_TYPES()
+    paths = comfy.folder_paths.get_folder_paths("video_deblur")
+    assert str(tmp_path) in paths
+    assert str(comfy.base / "models" / "video_deblur") in paths
+
+
+def test_a_second_run_loads_nothing_and_a_changed_file_does(
+    comfy, call_node, extension_nodes, random_checkpoint
+):
+    copy = random_checkpoint.with_name("copy.safetensors")
+    shutil.copyfile(random_checkpoint, copy)
+    inputs = {"checkpoint": copy.name, "dtype": "float32"}
+    first = call_node("VideoDeblur_LoadCheckpoint", **inputs)
+    assert call_node("VideoDeblur_LoadCheckpoint", **inputs)[0] is first[0]
+    node_class = extension_nodes["VideoDeblur_LoadCheckpoint"]
+    before = node_class.fingerprint_inputs(**inputs)
+    with copy.open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x01")
+    import os
+
+    os.utime(copy, ns=(1, 1))
+    assert node_class.fingerprint_inputs(**inputs) != before
+    assert call_node("VideoDeblur_LoadCheckpoint", **inputs)[0] is not first[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "it is empty"),
+        (b"hello" * 10, "not a valid safetensors file"),
+        (None, "truncated or damaged"),
+    ],
+)
+def test_damaged_file_gives_one_line(comfy, call_node, random_checkpoint, content, message):
+    bad = comfy.base / "models" / "video_deblur" / "bad.safetensors"
+    data = random_checkpoint.read_bytes()[:-100] if content is None else content
+    bad.write_bytes(data)
+    with pytest.raises(ValueError, match=message) as caught:
+        call_node("VideoDeblur_LoadCheckpoint", checkpoint=bad.name)
+    assert "\n" not in str(caught.value)
+    bad.unlink()
+
+
+def test_pickle_is_refused_unread(comfy, call_node, random_checkpoint):
+    bad = comfy.base / "models" / "video_deblur" / "bad.pth"
+    bad.write_bytes(b"\x80\x04.")
+    with pytest.raises(ValueError, match=r"not a \.safetensors file"):
+        call_node("VideoDeblur_Deblur", frames=blurry_clip(1, 8, 8), checkpoint=bad.name)
+    bad.unlink()
+
+
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16", "float16"])
+def test_every_dtype_restores_nearly_the_same(call_node, random_checkpoint, loaded, dtype):
+    frames = blurry_clip(4, 32, 48)
+    half = call_node("VideoDeblur_LoadCheckpoint", checkpoint=NAME, dtype=dtype)
+    results = []
+    for parts in (loaded, half):
+        positive, negative, latent = encode(call_node, parts, frames)
+        (latent,) = call_node(
+            "VideoDeblur_Sample",
+            model=parts[0],
+            positive=positive,
+            negative=negative,
+            latent=latent,
+            steps=2,
+        )
+        results.append(call_node("VideoDeblur_DecodeLatents", vae=parts[1], latent=latent)[0])
+    assert ((results[0] - results[1]) ** 2).mean() < 1e-4
+
+
+def test_vae_encodes_and_decodes_with_the_stock_nodes(call_node, loaded):
+    frames = blurry_clip(2, 50, 62)
+    latent = encode(call_node, loaded, frames)[2]
+    (stock,) = call_node("VAEEncode", pixels=frames, vae=loaded[1])
+    assert torch.allclose(stock["samples"], latent["samples"], atol=1e-5)
+    assert stock["samples"].shape == (2, 16, 13, 16)
+    (decoded,) = call_node("VAEDecode", samples=stock, vae=loaded[1])
+    assert decoded.shape == (2, 52, 64, 3)
+    (tiled,) = call_node("VAEDecodeTiled", samples=stock, vae=loaded[1], tile_size=64)
+    assert ((tiled - decoded) ** 2).mean() < 1e-4
+    (encoded,) = call_node("VAEEncodeTiled", pixels=frames, vae=loaded[1], tile_size=64)
+    assert encoded["samples"].shape == stock["samples"].shape
+
+
+def test_decoding_unchanged_latents_returns_the_frames(call_node, loaded):
+    frames = torch.cat([blurry_clip(11, 37, 45), torch.rand(11, 37, 45, 1)], dim=-1)
+    latent = encode(call_node, loaded, frames)[2]
+    (restored,) = call_node("VideoDeblur_DecodeLatents", vae=loaded[1], latent=latent)
+    assert torch.allclose(restored, frames, atol=1e-5)
+
+
+def test_original_serves_when_the_latent_lost_its_frames(call_node, loaded):
+    frames = blurry_clip(3, 32, 32)
+    latent = {"samples": encode(call_node, loaded, frames)[2]["samples"]}
+    with pytest.raises(ValueError, match="Connect them to the input `original`"):
+        call_node("VideoDeblur_DecodeLatents", vae=loaded[1], latent=latent)
+    inputs = {"vae": loaded[1], "latent": latent, "original": frames}
+    assert torch.allclose(
+        call_node("VideoDeblur_DecodeLatents", **inputs)[0], frames, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        (
+            (2, 32, 32),
+            "latent is 3 frames of 32x32 pixels but the blurry frames are 2 of 32x32",
+        ),
+        ((3, 40, 32), "blurry frames are 3 of 32x40"),
+    ],
+)
+def test_frames_that_do_not_fit_the_latent_are_named(call_node, loaded, shape, message):
+    latent = encode(call_node, loaded, blurry_clip(3, 32, 32))[2]
+    inputs = {"vae": loaded[1], "latent": latent, "original": blurry_clip(*shape)}
+    with pytest.raises(ValueError, match=message):
+        call_node("VideoDeblur_DecodeLatents", **inputs)
+
+
+@pytest.mark.parametrize("node_id", ["VideoDeblur_Sample", "KSampler"])
+def test_latent_and_conditioning_of_different_clips_are_refused(call_node, loaded, node_id):
+    positive, negative, _ = encode(call_node, loaded, blurry_clip(3, 32, 32))
+    other = encode(call_node, loaded, blurry_clip(4, 32, 32))[2]
+    name = "latent" if "Deblur" in node_id else "latent_image"
+    with pytest.raises(ValueError, match=r"latent is 4 frames .* conditioning is 3 frames"):
+        call_node(
+            node_id,
+            model=loaded[0],
+            positive=positive,
+            negative=negative,
+            seed=0,
+            **{name: other},
+        )
+
+
+def test_parts_of_other_models_are_refused(call_node, loaded):
+    frames = blurry_clip(2, 32, 32)
+    positive, negative, latent = encode(call_node, loaded, frames)
+    with pytest.raises(ValueError, match="encoder must come from"):
+        call_node("VideoDeblur_EncodeFrames", encoder=object(), frames=frames)
+    with pytest.raises(ValueError, match="vae must come from"):
+        call_node("VideoDeblur_DecodeLatents", vae=object(), latent=latent)
+    inputs = {"positive": positive, "negative": negative, "latent": latent}
+    with pytest.raises(ValueError, match="model must come from"):
+        call_node("VideoDeblur_Sample", model=object(), **inputs)
+    foreign = [[torch.zeros(1, 77, 768), {}]]
+    with pytest.raises(ValueError, match="must come from Encode Blurry Frames"):
+        call_node("VideoDeblur_Sample", model=loaded[0], **{**inputs, "positive": foreign})
+
+
+def test_overlap_over_half_the_window_is_refused(call_node, loaded):
+    positive, negative, latent = encode(call_node, loaded, blurry_clip(2, 32, 32))
+    with pytest.raises(ValueError, match="overlap must be between 0 and 5"):
+        call_node(
+            "VideoDeblur_Sample",
+            model=loaded[0],
+            positive=positive,
+            negative=negative,
+            latent=latent,
+            window=10,
+        )
+
+
+def test_memory_counts_a_window_and_not_the_clip(loaded):
+    model = loaded[0].model
+    short, long = (model.memory_required([n, 16, 64, 64]) for n in (32, 4000))
+    assert short == long
+    wide = model.memory_required([16, 16, 512, 512])
+    wider = model.memory_required([16, 16, 2048, 2048])
+    assert wide == wider > 0
+
+
+def test_out_of_memory_goes_on_with_smaller_pieces(call_node, loaded, monkeypatch, caplog):
+    frames = blurry_clip(8, 64, 64)
+    positive, negative, latent = encode(call_node, loaded, frames)
+    network = loaded[0].model.diffusion_model
+    forward, sizes = network.forward, []
+
+    def limited(x, *args, **kwargs):
+        sizes.append(x.shape[2])
+        if x.shape[2] > 4:
+            raise torch.OutOfMemoryError("out of memory")
+        return forward(x, *args, **kwargs)
+
+    monkeypatch.setattr(network, "forward", limited)
+    inputs = {"positive": positive, "negative": negative, "latent": latent, "steps": 2}
+    (result,) = call_node("VideoDeblur_Sample", model=loaded[0], **inputs)
+    loaded[0].model._fitting.clear()
+    assert result["samples"].shape == latent["samples"].shape
+    assert [size for size in sizes if size > 4] == [8]
+    assert caplog.text.count("out of memory: going on with windows of 4 frames") == 1
+
+
+def test_cancelling_stops_between_pieces(comfy, call_node, loaded, monkeypatch):
+    positive, negative, latent = encode(call_node, loaded, blurry_clip(40, 32, 32))
+    network = loaded[0].model.diffusion_model
+    forward, calls = network.forward, []
+
+    def interrupt_in_the_second(x, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            comfy.model_management.interrupt_current_processing(True)
+        return forward(x, *args, **kwargs)
+
+    monkeypatch.setattr(network, "forward", interrupt_in_the_second)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        call_node(
+            "KSampler",
+            model=loaded[0],
+            positive=positive,
+            negative=negative,
+            latent_image=latent,
+            cfg=1.0,
+            sampler_name="euler",
+            scheduler="simple",
+        )
+    assert len(calls) == 2
+
+
+def test_lora_changes_the_result(comfy, call_node, loaded):
+    frames = blurry_clip(2, 32, 32)
+    positive, negative, latent = encode(call_node, loaded, frames)
+    name = "down_blocks.0.resnets.0.conv1.weight"
+    weight = dict(loaded[0].model.diffusion_model.named_parameters())[name]
+    patched = loaded[0].clone()
+    key = f"diffusion_model.{name}"
+    assert patched.add_patches({key: (torch.ones_like(weight) * 0.1,)}, 1.0) == [key]
+    inputs = {"positive": positive, "negative": negative, "latent": latent}
+    plain, changed, again = (
+        call_node("VideoDeblur_Sample", model=model, **inputs)[0]["samples"]
+        for model in (loaded[0], patched, loaded[0])
+    )
+    assert (plain - changed).abs().max() > 1e-3
+    assert torch.equal(plain, again)
+
+
+def test_weights_that_do_not_fit_the_device_give_the_same_latents(comfy, call_node, loaded):
+    positive, negative, latent = encode(call_node, loaded, blurry_clip(2, 32, 32))
+    inputs = {"positive": positive, "negative": negative, "latent": latent}
+    (plain,) = call_node("VideoDeblur_Sample", model=loaded[0], **inputs)
+    comfy.model_management.unload_all_models()
+    loaded[0].load(loaded[0].load_device, lowvram_model_memory=20_000)
+    (streamed,) = call_node("VideoDeblur_Sample", model=loaded[0], **inputs)
+    assert torch.allclose(plain["samples"], streamed["samples"], atol=1e-5)
