@@ -113,7 +113,7 @@ def read_info(path: str | Path) -> CheckpointInfo:
         )
     try:
         envelope = json.loads(metadata[METADATA_KEY])
-    except (TypeError, json.JSONDecodeError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: its metadata is not valid JSON. {CHOOSE}") from error
     if not isinstance(envelope, dict) or envelope.get("format") != FORMAT:
         found = envelope.get("format") if isinstance(envelope, dict) else envelope
@@ -235,6 +235,10 @@ def save_checkpoint(
     os.close(handle)
     try:
         save_file(tensors, temporary, metadata={METADATA_KEY: json.dumps(envelope)})
+        # Temporary files are private; this one gets the permissions of any new file.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
         os.replace(temporary, path)
     finally:
         if os.path.exists(temporary):
@@ -261,7 +265,7 @@ def _read_header(path: Path) -> dict[str, Any]:
             )
         try:
             header = json.loads(file.read(length))
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # not JSON, or a number too long
             raise CheckpointError(
                 f"{path}: not a valid safetensors file (its header is not JSON). "
                 f"Download it again."
@@ -287,14 +291,10 @@ def _read_header(path: Path) -> dict[str, Any]:
 def _is_tensor_entry(entry: Any) -> bool:
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         return False
-    numbers = (
-        [*entry["shape"], *entry["data_offsets"]]
-        if isinstance(entry["shape"], list)
-        else [None]
-    )
-    return len(entry["data_offsets"]) == 2 and all(
-        isinstance(number, int) and number >= 0 for number in numbers
-    )
+    shape, offsets = entry["shape"], entry["data_offsets"]
+    if not isinstance(shape, list) or not isinstance(offsets, list) or len(offsets) != 2:
+        return False
+    return all(isinstance(number, int) and number >= 0 for number in [*shape, *offsets])
 
 
 def _described_tensors(
@@ -312,11 +312,21 @@ def _described_tensors(
 
 
 def _check_against_network(info: CheckpointInfo) -> None:
+    unet, images = info.config.unet, info.config.image_encoder
+    num_blocks = images.layers + sum(info.config.autoencoder.blocks)
+    num_blocks += unet.layers_per_block * len(unet.block_channels)
+    if num_blocks > len(info.tensors):
+        # Building millions of modules takes hours and gigabytes even without weights.
+        raise CheckpointError(
+            f"{info.path}: its config describes an impossibly large network for the "
+            f"{len(info.tensors)} weights in the file. Download it again."
+        )
     try:
         # On the meta device nothing is allocated, however large the config claims to be.
         expected = Divd(info.config, device="meta").state_dict()
-    except (RuntimeError, OverflowError, MemoryError) as error:
-        raise CheckpointError(f"{info.path}: its config cannot be built ({error})") from error
+    except (RuntimeError, TypeError, OverflowError, MemoryError) as error:
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(f"{info.path}: its config cannot be built ({reason})") from error
     if sum(value.numel() for value in expected.values()) > _MAX_CONFIG_PARAMETERS:
         raise CheckpointError(f"{info.path}: its config describes an impossibly large network")
     missing = sorted(set(expected) - set(info.tensors))

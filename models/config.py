@@ -6,6 +6,7 @@ The field names are part of the checkpoint format: renaming one breaks saved fil
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -137,8 +138,13 @@ class AutoencoderConfig:
                     f"{name} needs {self.latent_channels} entries, got "
                     f"{len(getattr(self, name))}"
                 )
+        rows = self.latent_rgb_factors
+        if any(len(row) != 3 for row in rows) or len(self.latent_rgb_bias) not in (0, 3):
+            raise ConfigError("latent_rgb_factors and latent_rgb_bias need 3 colours")
         if any(not std > 0 for std in self.latent_std):
             raise ConfigError("latent_std must be positive")
+        _check_finite("latent_mean", self.latent_mean)
+        _check_finite("latent_std", self.latent_std)
 
     @property
     def downscale(self) -> int:
@@ -172,6 +178,9 @@ class ImageEncoderConfig:
     def __post_init__(self) -> None:
         _check_positive(self, "image_size", "patch_size", "width", "layers", "heads")
         _check_positive(self, "embedding_dim", "num_tokens", "context_dim")
+        _check_finite("mlp_ratio", (self.mlp_ratio,))
+        if self.mlp_ratio <= 0:
+            raise ConfigError(f"mlp_ratio must be positive, got {self.mlp_ratio}")
         if self.image_size % self.patch_size:
             raise ConfigError(
                 f"image_size must divide by patch_size ({self.patch_size}), "
@@ -198,8 +207,10 @@ class ScheduleConfig:
     what TF-T2V's weights were sampled with (offset 1)."""
 
     def __post_init__(self) -> None:
-        if self.num_timesteps < 2:
-            raise ConfigError(f"num_timesteps must be at least 2, got {self.num_timesteps}")
+        if not 2 <= self.num_timesteps <= 100_000:
+            raise ConfigError(
+                f"num_timesteps must be between 2 and 100000, got {self.num_timesteps}"
+            )
         if not 0 < self.beta_start <= self.beta_end < 1:
             raise ConfigError("betas must satisfy 0 < beta_start <= beta_end < 1")
         _check_choice("timestep_spacing", self.timestep_spacing, ("trailing", "leading"))
@@ -223,7 +234,9 @@ class SamplingConfig:
     """Pixels shared by neighbouring tiles."""
 
     def __post_init__(self) -> None:
-        _check_positive(self, "steps", "window", "tile")
+        _check_positive(self, "steps", "tile")
+        if self.window < 2:
+            raise ConfigError(f"window must be at least 2 frames, got {self.window}")
         if not 0 <= 2 * self.overlap <= self.window:
             raise ConfigError(
                 f"overlap must be between 0 and {self.window // 2} for a window of "
@@ -326,7 +339,10 @@ def _parse(hint: Any, value: Any, where: str) -> Any:
             next(h for h in typing.get_args(hint) if h is not type(None)), value, where
         )
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise ConfigError(f"{where}: a number too large for a float") from error
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise ConfigError(f"{where}: expected {hint.__name__}, got {value!r}")
     return value
@@ -341,3 +357,8 @@ def _check_positive(config: Any, *names: str) -> None:
     for name in names:
         if getattr(config, name) < 1:
             raise ConfigError(f"{name} must be at least 1, got {getattr(config, name)}")
+
+
+def _check_finite(name: str, values: tuple[float, ...]) -> None:
+    if not all(math.isfinite(value) for value in values):
+        raise ConfigError(f"{name} must be finite, got {values}")

@@ -155,13 +155,14 @@ class ImageEncoder(nn.Module):
         """Resize the shorter side, crop the centre and normalise, as CLIP does."""
         side = self.config.image_size
         height, width = images.shape[-2:]
-        scale = side / min(height, width)
-        size = (max(side, round(height * scale)), max(side, round(width * scale)))
+        # Rounded as torchvision does, which prepared CLIP's training images.
+        shorter = min(height, width)
+        size = (side * height // shorter, side * width // shorter)
         # Antialiasing exists in float32 only on some devices.
         resized = F.interpolate(
             images.float(), size=size, mode="bicubic", antialias=True, align_corners=False
         )
-        top, left = (size[0] - side) // 2, (size[1] - side) // 2
+        top, left = round((size[0] - side) / 2), round((size[1] - side) / 2)
         resized = resized[..., top : top + side, left : left + side] * 0.5 + 0.5
         mean = torch.tensor(CLIP_MEAN).to(resized).reshape(1, 3, 1, 1)
         std = torch.tensor(CLIP_STD).to(resized).reshape(1, 3, 1, 1)

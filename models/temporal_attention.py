@@ -147,6 +147,7 @@ def merge(
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(mode=False)  # what restoring puts in the cache must serve training too
 def relative_position_index(window: Extent, table_window: Extent) -> Tensor:
     """Index of each (query, key) offset in the bias table.
 
@@ -168,6 +169,7 @@ def relative_position_index(window: Extent, table_window: Extent) -> Tensor:
 
 
 @lru_cache(maxsize=16)
+@torch.inference_mode(mode=False)
 def window_mask(
     size: Extent, window: Extent, shift: Extent, device: torch.device
 ) -> Tensor | None:
