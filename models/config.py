@@ -15,6 +15,13 @@ from typing import Any, Literal
 TEMPORAL_ATTENTION_KINDS = ("frame", "window", "both")
 NORM_KINDS = ("group", "channel")
 
+# A config comes out of a file that may be hostile: networks are built from it (without
+# weights) to check the file, so whatever multiplies modules or tables is bounded.
+_LARGEST = 65536
+_MOST_LEVELS = 8
+_MOST_BLOCKS = 128
+_MOST_WINDOW_POSITIONS = 4096
+
 
 class ConfigError(ValueError):
     """A configuration that cannot describe a network."""
@@ -63,8 +70,10 @@ class UNet3DConfig:
 
     def __post_init__(self) -> None:
         num_levels = len(self.block_channels)
-        if num_levels < 2:
-            raise ConfigError(f"block_channels needs at least 2 levels, got {num_levels}")
+        if not 2 <= num_levels <= _MOST_LEVELS:
+            raise ConfigError(
+                f"block_channels needs 2 to {_MOST_LEVELS} levels, got {num_levels}"
+            )
         for name in ("attention_levels", "temporal_levels", "windows"):
             if len(getattr(self, name)) != num_levels:
                 raise ConfigError(
@@ -73,8 +82,9 @@ class UNet3DConfig:
                 )
         _check_choice("temporal_attention", self.temporal_attention, TEMPORAL_ATTENTION_KINDS)
         _check_choice("norm", self.norm, NORM_KINDS)
-        _check_positive(self, "in_channels", "out_channels", "layers_per_block", "head_dim")
+        _check_positive(self, "in_channels", "out_channels", "block_channels", "head_dim")
         _check_positive(self, "context_dim", "norm_groups")
+        _check_range(self, "layers_per_block", 1, _MOST_BLOCKS)
         for channels in self.block_channels:
             if self.norm == "group" and channels % self.norm_groups:
                 raise ConfigError(
@@ -90,8 +100,12 @@ class UNet3DConfig:
                     f"block_channels of a level with attention must divide by head_dim "
                     f"({self.head_dim}), got {self.block_channels[level]}"
                 )
-        if any(extent < 1 for window in self.windows for extent in window):
-            raise ConfigError(f"windows must be at least 1 in each extent, got {self.windows}")
+        for window in self.windows:
+            if min(window) < 1 or math.prod(window) > _MOST_WINDOW_POSITIONS:
+                raise ConfigError(
+                    f"windows must be at least 1 along each axis and hold at most "
+                    f"{_MOST_WINDOW_POSITIONS} positions, got {list(window)}"
+                )
         if self.latent_skip and self.in_channels < 2 * self.out_channels:
             raise ConfigError("latent_skip needs the blur latents among in_channels")
 
@@ -130,8 +144,10 @@ class AutoencoderConfig:
                 f"channels and blocks need one entry per resolution, got "
                 f"{len(self.channels)} and {len(self.blocks)}"
             )
-        if min(self.channels) < 1 or min(self.blocks) < 0:
-            raise ConfigError("channels must be positive and blocks not negative")
+        if len(self.channels) > _MOST_LEVELS:
+            raise ConfigError(f"channels must hold at most {_MOST_LEVELS} resolutions")
+        _check_positive(self, "channels")
+        _check_range(self, "blocks", 0, _MOST_BLOCKS)
         for name in ("latent_mean", "latent_std", "latent_rgb_factors"):
             if len(getattr(self, name)) not in (0, self.latent_channels):
                 raise ConfigError(
@@ -176,7 +192,8 @@ class ImageEncoderConfig:
     """Channels of a token."""
 
     def __post_init__(self) -> None:
-        _check_positive(self, "image_size", "patch_size", "width", "layers", "heads")
+        _check_positive(self, "image_size", "patch_size", "width", "heads")
+        _check_range(self, "layers", 1, _MOST_BLOCKS)
         _check_positive(self, "embedding_dim", "num_tokens", "context_dim")
         _check_finite("mlp_ratio", (self.mlp_ratio,))
         if self.mlp_ratio <= 0:
@@ -355,10 +372,12 @@ def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
 
 def _check_positive(config: Any, *names: str) -> None:
     for name in names:
-        if getattr(config, name) < 1:
-            raise ConfigError(f"{name} must be at least 1, got {getattr(config, name)}")
+        _check_range(config, name, 1)
 
 
-def _check_finite(name: str, values: tuple[float, ...]) -> None:
-    if not all(math.isfinite(value) for value in values):
-        raise ConfigError(f"{name} must be finite, got {values}")
+def _check_range(config: Any, name: str, lowest: int, highest: int = _LARGEST) -> None:
+    """Check a number or each of a tuple of numbers."""
+    value = getattr(config, name)
+    for number in value if isinstance(value, tuple) else (value,):
+        if not lowest <= number <= highest:
+            raise ConfigError(f"{name} must be between {lowest} and {highest}, got {number}")

@@ -97,10 +97,15 @@ class VisionTransformer(nn.Module):
             scale * torch.randn(num_patches + 1, width, **where)
         )
         self.ln_pre = operations.LayerNorm(width, **where)
-        self.transformer = nn.Module()
-        self.transformer.resblocks = nn.ModuleList(
-            ResidualAttentionBlock(width, config.heads, config.mlp_ratio, **make)
-            for _ in range(config.layers)
+        self.transformer = nn.ModuleDict(
+            {
+                "resblocks": nn.Sequential(
+                    *(
+                        ResidualAttentionBlock(width, config.heads, config.mlp_ratio, **make)
+                        for _ in range(config.layers)
+                    )
+                )
+            }
         )
         self.ln_post = operations.LayerNorm(width, **where)
         self.proj = nn.Parameter(scale * torch.randn(width, config.embedding_dim, **where))
@@ -109,8 +114,7 @@ class VisionTransformer(nn.Module):
         x = rearrange(self.conv1(images), "n c h w -> n (h w) c")
         x = torch.cat([self.class_embedding.to(x).expand(x.shape[0], 1, -1), x], dim=1)
         x = self.ln_pre(x + self.positional_embedding.to(x))
-        for block in self.transformer.resblocks:
-            x = block(x)
+        x = self.transformer["resblocks"](x)
         pooled = self.ln_post(x[:, 0])
         return pooled @ self.proj.to(pooled)
 

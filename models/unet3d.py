@@ -217,6 +217,10 @@ class UNet3D(nn.Module):
         self.conv_out = operations.Conv2d(base, config.out_channels, 3, padding=1, **where)
         if config.latent_skip:
             zero_init(self.conv_out)
+            # At the last timestep the noisy latents are noise and nothing else; the network
+            # would spend its first hundreds of updates on learning to ignore them.
+            with torch.no_grad():
+                self.conv_in.weight[:, : config.out_channels] = 0
 
     def forward(self, x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
         """Predict v.

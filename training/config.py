@@ -64,9 +64,13 @@ class JointStage:
     """Updates."""
     data: DataConfig = field(default_factory=DataConfig)
     """Batches."""
-    learning_rate: float = 6e-4
+    learning_rate: float = 1e-3
     """Peak; linear warm-up, cosine to zero."""
-    warmup_steps: int = 150
+    blur_encoder_rate: float = 0.1
+    """Factor of the learning rate for the blur encoder, which starts out trained."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Of AdamW (the paper: 0.9, 0.999, over many more updates)."""
+    warmup_steps: int = 60
     """Updates of linear warm-up."""
     weight_decay: float = 0.01
     """AdamW."""
@@ -80,7 +84,7 @@ class JointStage:
     """Weight of the pixel loss at the last timestep, through residual decoding."""
     fft_weight: float = 0.1
     """Weight of the L1 between spectra inside the pixel loss."""
-    pixel_frames: int = 4
+    pixel_frames: int = 3
     """Frames per clip that the pixel loss decodes."""
     token_dropout: float = 0.1
     """Share of clips whose image tokens are zeroed (for guidance)."""
@@ -139,7 +143,7 @@ TINY_MODEL = DivdConfig(
 PRESETS = {
     "tiny": Preset(
         model=TINY_MODEL,
-        autoencoder=AutoencoderStage(steps=1200),
-        joint=JointStage(steps=5000),
+        autoencoder=AutoencoderStage(steps=1500),
+        joint=JointStage(steps=3000, data=DataConfig(crop=96)),
     ),
 }

@@ -42,6 +42,9 @@ class Run:
     """Peak."""
     warmup_steps: int = 100
     weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    rate_factors: dict[str, float] = field(default_factory=dict)
+    """Factor of the learning rate by prefix of the parameters' names."""
     gradient_clip: float = 1.0
     ema_decay: float = 0.999
     seed: int = 0
@@ -76,16 +79,7 @@ def train(run: Run, module: nn.Module, loss_fn: LossFn) -> int:
     """
     rank, world = _ranks()
     parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
-    decayed = [p for p in parameters.values() if p.ndim > 1]
-    plain = [p for p in parameters.values() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": decayed, "weight_decay": run.weight_decay},
-            {"params": plain, "weight_decay": 0},
-        ],
-        lr=run.learning_rate,
-        betas=(0.9, 0.999),
-    )
+    optimizer = torch.optim.AdamW(_groups(run, parameters), betas=run.betas)
     run.average = {n: p.detach().clone().float() for n, p in parameters.items()}
     step, non_finite = _resume(run, parameters, optimizer), 0
     sums: dict[str, float] = {}
@@ -94,7 +88,8 @@ def train(run: Run, module: nn.Module, loss_fn: LossFn) -> int:
         # A generator per update and process: resuming draws what never stopping would.
         generator = torch.Generator().manual_seed(run.seed * 1_000_003 + step * world + rank)
         for group in optimizer.param_groups:
-            group["lr"] = run.learning_rate * schedule_factor(step, run.steps, run.warmup_steps)
+            factor = schedule_factor(step, run.steps, run.warmup_steps)
+            group["lr"] = run.learning_rate * group["rate_factor"] * factor
         parts = loss_fn(step, generator)
         optimizer.zero_grad(set_to_none=True)
         parts["loss"].backward()
@@ -134,6 +129,22 @@ def schedule_factor(step: int, steps: int, warmup_steps: int) -> float:
     """Return the learning rate's factor: linear warm-up, then cosine to zero."""
     warmup = min(1.0, (step + 1) / max(warmup_steps, 1))
     return warmup * 0.5 * (1 + math.cos(math.pi * step / max(steps, 1)))
+
+
+def _groups(run: Run, parameters: dict[str, nn.Parameter]) -> list[dict[str, Any]]:
+    """Group parameters by learning rate and weight decay (none on biases and norms)."""
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        factor = next((f for p, f in run.rate_factors.items() if name.startswith(p)), 1.0)
+        groups.setdefault((factor, parameter.ndim > 1), []).append(parameter)
+    return [
+        {
+            "params": members,
+            "rate_factor": factor,
+            "weight_decay": run.weight_decay if decays else 0.0,
+        }
+        for (factor, decays), members in groups.items()
+    ]
 
 
 def _ranks() -> tuple[int, int]:

@@ -138,6 +138,8 @@ def _train_joint(
         learning_rate=stage.learning_rate,
         warmup_steps=stage.warmup_steps,
         weight_decay=stage.weight_decay,
+        betas=stage.betas,
+        rate_factors={"blur_encoder.": stage.blur_encoder_rate},
         gradient_clip=stage.gradient_clip,
         ema_decay=stage.ema_decay,
         seed=preset.seed + 1,

@@ -8,7 +8,6 @@ autoencoder stays as it is, since its sharp encoder defines what is predicted.
 from __future__ import annotations
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from ..models.autoencoder import Autoencoder
@@ -83,7 +82,10 @@ def joint_loss(
     timesteps = draw_timesteps(count, stage, progress, last, generator).to(blurry.device)
     with torch.no_grad():
         clean = model.encode_sharp(sharp).float()
-    condition = model.encode_blur(blurry)
+    # Float32 here and in the decoder: the residual that is to be learned, a difference of
+    # two nearly equal latents and pictures, would drown in bfloat16's rounding.
+    with torch.autocast(blurry.device.type, enabled=False):
+        condition = model.encode_blur(blurry)
     tokens = model.encode_tokens(blurry[:, :, num_frames // 2])
     kept = torch.rand(count, 1, 1, generator=generator) >= stage.token_dropout
     tokens = tokens * kept.to(tokens)
@@ -91,11 +93,18 @@ def joint_loss(
     noise = torch.randn(clean.shape, generator=generator).to(clean)
     noisy = add_noise(schedule, clean, noise, timesteps)
     target = velocity(schedule, clean, noise, timesteps)
-    pred = model.unet(torch.cat([noisy.to(condition), condition], dim=1), timesteps, tokens)
+    pred = model.unet(torch.cat([noisy, condition], dim=1), timesteps, tokens)
     pred = pred.float()
     base = velocity_loss(pred, target).mean()
     coherence = coherence_loss(pred, target).mean()
-    parts = {"v": base, "coherence": coherence}
+    # What copying the condition would give: the figure to get below.
+    with torch.no_grad():
+        copied = velocity(schedule, condition, noise, timesteps)
+        parts = {
+            "v": base,
+            "v_copy": velocity_loss(copied, target).mean(),
+            "coherence": coherence,
+        }
     total = base + stage.coherence_weight * coherence
 
     at_last = timesteps == last
@@ -105,15 +114,15 @@ def joint_loss(
             torch.randperm(num_frames, generator=generator)[: stage.pixel_frames].sort().values
         )
         frames = frames.to(blurry.device)
-        decoded = model.decode_restored(
-            restored[:, :, frames].to(condition), blurry[at_last][:, :, frames]
-        ).float()
+        with torch.autocast(blurry.device.type, enabled=False):
+            decoded = model.decode_restored(
+                restored[:, :, frames], blurry[at_last][:, :, frames]
+            )
         truth = sharp[at_last][:, :, frames]
-        flat = [rearrange(x, "b c t h w -> (b t) c h w") for x in (decoded, truth)]
-        pixels = charbonnier(*flat) + stage.fft_weight * spectrum_l1(*flat)
+        pixels = charbonnier(decoded, truth) + stage.fft_weight * spectrum_l1(decoded, truth)
         total = total + stage.pixel_weight * pixels * at_last.float().mean()
         parts["pixels"] = pixels
-        before = (blurry[at_last][:, :, frames] - truth).square().flatten(1).mean(1)
-        after = (decoded - truth).square().flatten(1).mean(1)
-        parts["gain_db"] = 10 * ((before + 1e-5) / (after + 1e-5)).log10().mean()
+        with torch.no_grad():
+            parts["l1_input"] = charbonnier(blurry[at_last][:, :, frames], truth)
+            parts["l1_result"] = charbonnier(decoded, truth)
     return {"loss": total, **parts}
