@@ -381,3 +381,9 @@ def _check_range(config: Any, name: str, lowest: int, highest: int = _LARGEST) -
     for number in value if isinstance(value, tuple) else (value,):
         if not lowest <= number <= highest:
             raise ConfigError(f"{name} must be between {lowest} and {highest}, got {number}")
+
+
+def _check_finite(name: str, values: tuple[float, ...]) -> None:
+    for value in values:
+        if not math.isfinite(value):
+            raise ConfigError(f"{name} must be finite, got {value}")
