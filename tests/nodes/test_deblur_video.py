@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import io
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 import torch
+from video_deblur.models.checkpoint import load_model
+from video_deblur.restoration.pipeline import Deblurrer
+from video_deblur.restoration.settings import preset_settings
+from video_deblur.video.reader import VideoReader
 
 from .checkpoints import NAME, blurry_clip
 
@@ -49,10 +54,22 @@ def write_clip(path, frames, rate, sound=True):
     return path
 
 
+def read(path):
+    with VideoReader(path) as reader:
+        return torch.from_numpy(np.stack([frame.pixels for frame in reader])) / 255
+
+
+def brightness_psnr(a, b):
+    """Compare what 4:2:0 keeps: it halves the resolution of the colours."""
+    weights = torch.tensor([0.2126, 0.7152, 0.0722])
+    return float(-10 * torch.log10((((a - b) @ weights) ** 2).mean()))
+
+
 def packets(source, kind):
     with av.open(source) as container:
         stream = next(stream for stream in container.streams if stream.type == kind)
-        return [(p.pts * p.time_base, bytes(p)) for p in container.demux(stream) if p.size]
+        found = [(p.pts * p.time_base, bytes(p)) for p in container.demux(stream) if p.size]
+        return sorted(found, key=lambda packet: packet[0])
 
 
 def test_file_keeps_its_times_and_sound(comfy, deblur_video, clip_file):
@@ -65,22 +82,13 @@ def test_file_keeps_its_times_and_sound(comfy, deblur_video, clip_file):
 
 
 def test_file_restores_like_the_library(comfy, deblur_video, clip_file, random_checkpoint):
-    from video_deblur.models.checkpoint import load_model
-    from video_deblur.restoration.pipeline import Deblurrer
-    from video_deblur.restoration.settings import preset_settings
-
     video = comfy.api.InputImpl.VideoFromFile(str(clip_file))
     model = load_model(random_checkpoint)
-    settings = preset_settings(model.config, "fast", seed=3)
-    from video_deblur.video.reader import VideoReader
-
-    with VideoReader(clip_file) as reader:
-        frames = torch.from_numpy(np.stack([frame.pixels for frame in reader])) / 255
-    expected = Deblurrer(model).restore(frames, settings)
-    with VideoReader(deblur_video(video, seed=3).get_stream_source()) as reader:
-        restored = torch.from_numpy(np.stack([frame.pixels for frame in reader])) / 255
-    # 4:2:0 loses colour detail whatever the quality.
-    assert ((restored - expected) ** 2).mean() < ((frames - expected) ** 2).mean() / 4
+    frames = read(clip_file)
+    expected = Deblurrer(model).restore(frames, preset_settings(model.config, "fast", seed=3))
+    restored = read(deblur_video(video, seed=3).get_stream_source())
+    assert brightness_psnr(restored, expected) > 45
+    assert brightness_psnr(restored, frames) < 40
 
 
 def test_video_in_memory_works(comfy, deblur_video, clip_file):
@@ -103,14 +111,12 @@ def test_created_video_keeps_its_sound_and_rate(call_node, deblur_video):
 def test_created_video_is_not_encoded_before_it_is_restored(call_node, deblur_video):
     frames = blurry_clip(3, 40, 50)
     (video,) = call_node("CreateVideo", images=frames, fps=20.0)
-    restored = deblur_video(video, strength=0.0).get_components().images
-    assert ((restored - frames) ** 2).mean() < 1e-4
+    restored = read(deblur_video(video, strength=0.0).get_stream_source())
     assert restored.shape == frames.shape
+    assert brightness_psnr(restored, frames) > 50
 
 
 def test_failure_and_cancelling_leave_nothing_behind(comfy, deblur_video, clip_file, tmp_path):
-    from pathlib import Path
-
     folder = Path(comfy.folder_paths.get_temp_directory())
     before = set(folder.glob("*")) | set(folder.glob(".*"))
     video = comfy.api.InputImpl.VideoFromFile(str(clip_file))

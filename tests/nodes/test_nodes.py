@@ -256,7 +256,7 @@ def test_lora_changes_the_result(comfy, call_node, loaded):
     weight = dict(loaded[0].model.diffusion_model.named_parameters())[name]
     patched = loaded[0].clone()
     key = f"diffusion_model.{name}"
-    assert patched.add_patches({key: (torch.ones_like(weight) * 0.1,)}, 1.0) == [key]
+    assert patched.add_patches({key: (torch.randn_like(weight),)}, 1.0) == [key]
     inputs = {"positive": positive, "negative": negative, "latent": latent}
     plain, changed, again = (
         call_node("VideoDeblur_Sample", model=model, **inputs)[0]["samples"]

@@ -1,0 +1,221 @@
+"""Every example workflow: fits the schemas, and runs through the API and in the page."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from video_deblur.models.checkpoint import BUNDLED_PATH
+
+from .browser import ComfyPage
+from .checkpoints import blurry_clip
+from .comfy_server import ComfyServer, ExecutionInterruptedError
+from .test_deblur_video import write_clip
+from .workflow_files import WORKFLOWS, input_specs, read_nodes, to_api, widget_values
+
+NUM_FRAMES, HEIGHT, WIDTH = 5, 48, 64
+
+EXPECTED = {
+    "deblur_video": (NUM_FRAMES, HEIGHT, WIDTH),
+    "step_by_step": (NUM_FRAMES, HEIGHT, WIDTH),
+    "stock_sampler": (NUM_FRAMES, HEIGHT, WIDTH),
+    "photo": (1, HEIGHT, WIDTH),
+    "before_after": (NUM_FRAMES, HEIGHT, 2 * WIDTH),
+    "deblur_then_upscale": (NUM_FRAMES, 2 * HEIGHT, 2 * WIDTH),
+    "deblur_then_frame_batch": (2 * NUM_FRAMES, HEIGHT, WIDTH),
+}
+"""Frames, height and width that each workflow saves."""
+
+by_name = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+
+
+@pytest.fixture(scope="module")
+def server(comfy_server: ComfyServer, tmp_path_factory):
+    if not BUNDLED_PATH.is_file():
+        pytest.skip("the bundled checkpoint is missing: workflows not run")
+    folder = tmp_path_factory.mktemp("inputs")
+    frames = blurry_clip(NUM_FRAMES, HEIGHT, WIDTH)
+    comfy_server.upload(write_clip(folder / "blurry.mp4", frames, Fraction(25)))
+    Image.fromarray((frames[0] * 255).byte().numpy()).save(folder / "example.png")
+    comfy_server.upload(folder / "example.png")
+    return comfy_server
+
+
+@pytest.fixture(scope="module")
+def object_info(server):
+    return server.object_info()
+
+
+@pytest.fixture(scope="module")
+def page(chromium, server):
+    context = chromium.new_context(viewport={"width": 1600, "height": 900})
+    try:
+        page = ComfyPage(context.new_page(), server.url)
+        page.open("VideoDeblur_Deblur")
+        yield page
+    finally:
+        context.close()
+
+
+def saved_shape(path: Path):
+    if path.suffix == ".png":
+        with Image.open(path) as image:
+            return (1, image.height, image.width)
+    with av.open(str(path)) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    return (len(frames), *frames[0].shape[:2])
+
+
+def with_preset(graph: dict, **inputs) -> dict:
+    for node in graph.values():
+        if "preset" in node["inputs"]:
+            node["inputs"].update(inputs)
+    return graph
+
+
+def workflow(name: str) -> Path:
+    return next(path for path in WORKFLOWS if path.stem == name)
+
+
+def test_every_promised_workflow_exists():
+    assert {path.stem for path in WORKFLOWS} == set(EXPECTED)
+
+
+@by_name
+def test_thumbnail_is_small_and_readable(path):
+    with Image.open(path.with_suffix(".jpg")) as image:
+        assert 500 <= image.width <= 800
+    assert path.with_suffix(".jpg").stat().st_size < 100_000
+
+
+@by_name
+def test_widgets_fit_the_schemas(path, comfy, extension_nodes):
+    for node in read_nodes(path):
+        node_class = comfy.nodes.NODE_CLASS_MAPPINGS[node["type"]]
+        info = {"input": node_class.INPUT_TYPES()}
+        specs = input_specs(info)
+        assert {slot["name"] for slot in node["inputs"]} <= set(specs)
+        for name, value in widget_values(node, info).items():
+            kind, choices, options = specs[name]
+            if kind == "COMBO" and not any(
+                options.get(f"{k}_upload") for k in ("image", "video")
+            ):
+                assert value in choices, (node["type"], name)
+            if kind in ("INT", "FLOAT"):
+                assert options["min"] <= value <= options["max"], (node["type"], name)
+            if node["type"].startswith("VideoDeblur_"):
+                assert value == options["default"], (node["type"], name)
+
+
+@by_name
+def test_nodes_do_not_overlap(path):
+    boxes = [
+        (
+            node["pos"][0],
+            node["pos"][1] - 30,
+            node["pos"][0] + node["size"][0],
+            node["pos"][1] + node["size"][1],
+        )
+        for node in json.loads(path.read_text())["nodes"]
+    ]
+    for index, a in enumerate(boxes):
+        for b in boxes[index + 1 :]:
+            assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
+
+
+def test_sampling_widgets_of_both_step_by_step_workflows_agree(comfy, extension_nodes):
+    found = []
+    for name, node_id in (
+        ("step_by_step", "VideoDeblur_Sample"),
+        ("stock_sampler", "KSampler"),
+    ):
+        node = next(node for node in read_nodes(workflow(name)) if node["type"] == node_id)
+        info = {"input": comfy.nodes.NODE_CLASS_MAPPINGS[node_id].INPUT_TYPES()}
+        values = widget_values(node, info)
+        found.append([values[key] for key in ("steps", "cfg", "sampler_name", "scheduler")])
+    assert found[0] == found[1]
+
+
+@by_name
+def test_workflow_runs_through_the_api(path, server, object_info):
+    files = server.run(to_api(path, object_info), timeout=120)
+    assert saved_shape(files[-1]) == EXPECTED[path.stem]
+
+
+@by_name
+def test_dropped_workflow_runs_from_the_button(path, page, server, object_info):
+    page.drop_workflow(path)
+    assert page.dialogs() == []
+    assert page.graph_to_prompt().keys() == to_api(path, object_info).keys()
+    end = page.run(timeout=120)
+    assert end["kind"] == "execution_success", end
+
+
+def test_progress_moves_and_the_preview_shows_a_picture(server, object_info):
+    graph = to_api(workflow("step_by_step"), object_info)
+    sampler = next(key for key, node in graph.items() if "denoise" in node["inputs"])
+    graph[sampler]["inputs"].update(seed=11, steps=3, window=4, overlap=2)
+    seen = len(server.events())
+    server.run(graph, timeout=120)
+    events = server.events()[seen:]
+    values = [
+        event.data["value"]
+        for event in events
+        if event.kind == "progress" and event.data["node"] == sampler
+    ]
+    # Three windows in each of three steps.
+    assert len(set(values)) >= 9
+    assert values == sorted(values)
+    previews = [event.data for event in events if event.kind == "preview"]
+    picture = np.asarray(Image.open(io.BytesIO(previews[-1])).convert("L"), dtype=float)
+    assert picture.std() > 4
+
+
+def test_second_run_with_another_seed_loads_nothing(server, object_info):
+    graph = to_api(workflow("deblur_video"), object_info)
+    server.run(with_preset(graph, seed=21), timeout=120)
+    before = server.log_text()
+    server.run(with_preset(graph, seed=22), timeout=120)
+    news = server.log_text()[len(before) :]
+    assert "Prompt executed" in news
+    assert "Requested to load" not in news
+    assert "model weight dtype" not in news
+
+
+def test_a_long_run_stops_soon_after_cancelling_and_leaves_nothing(server, object_info):
+    temporary = server.base / "temp"
+    before = {path.name for path in temporary.rglob("*")}
+    graph = with_preset(to_api(workflow("deblur_video"), object_info), seed=31, preset="paper")
+    seen = len(server.events())
+    prompt_id = server.queue(graph)
+    server.wait_for_event("progress", since=seen, timeout=60)
+    cancelled = time.monotonic()
+    server.interrupt()
+    with pytest.raises(ExecutionInterruptedError):
+        server.wait(prompt_id, timeout=30)
+    assert time.monotonic() - cancelled < 5
+    assert {path.name for path in temporary.rglob("*")} == before
+
+
+def test_cancel_button_stops_a_run_in_the_page(page):
+    page.drop_workflow(workflow("photo"))
+    node = next(n for n in read_nodes(workflow("photo")) if "Deblur" in n["type"])
+    page.set_widget(node["id"], "preset", "paper")
+    page.set_widget(node["id"], "seed", 41)
+    page.click_run()
+    page.wait_for_event("progress")
+    page.click_cancel()
+    assert page.wait_for_end(timeout=30)["kind"] == "execution_interrupted"
+
+
+def test_the_server_logs_no_warning_of_ours(server):
+    lines = [line for line in server.log_text().splitlines() if "video" in line.lower()]
+    assert not [line for line in lines if "warn" in line.lower() or "error" in line.lower()]
