@@ -52,7 +52,8 @@ class Deblurrer:
         self.device = torch.device(device)
         self.dtype = dtype
 
-    @torch.inference_mode()
+    # Not inference mode: callers may change the result in place.
+    @torch.no_grad()
     def restore(
         self,
         frames: Tensor,

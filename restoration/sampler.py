@@ -35,7 +35,9 @@ def sampling_timesteps(schedule: ScheduleConfig, num_steps: int) -> list[int]:
     if schedule.timestep_spacing == "trailing":
         return [round(total - k * total / num_steps) - 1 for k in range(num_steps)]
     stride = total // num_steps
-    return [min(1 + k * stride, total - 1) for k in reversed(range(num_steps))]
+    # The offset of 1 would lead past the end when every timestep is visited.
+    offset = min(1, total - 1 - (num_steps - 1) * stride)
+    return [offset + k * stride for k in reversed(range(num_steps))]
 
 
 def sample_ddim(
