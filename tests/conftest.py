@@ -1,0 +1,164 @@
+"""Seeds, tolerances and very small models for every test."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from video_deblur.models.checkpoint import save_checkpoint
+from video_deblur.models.config import (
+    AutoencoderConfig,
+    DivdConfig,
+    ImageEncoderConfig,
+    UNet3DConfig,
+)
+from video_deblur.models.divd import Divd
+
+TOLERANCES = {
+    torch.float64: 1e-11,
+    torch.float32: 1e-5,
+    torch.float16: 1e-2,
+    torch.bfloat16: 8e-2,
+}
+"""Largest difference between two ways to compute the same, in the standard deviation of
+the reference. The one table: tests take it through `assert_same`."""
+
+SMALL_CONFIG = DivdConfig(
+    unet=UNet3DConfig(
+        in_channels=8,
+        out_channels=4,
+        block_channels=(16, 32),
+        layers_per_block=1,
+        head_dim=8,
+        context_dim=16,
+        attention_levels=(False, True),
+        temporal_attention="window",
+        temporal_levels=(False, True),
+        windows=((4, 4, 4), (4, 4, 4)),
+        norm="channel",
+        transformer_in=False,
+        latent_skip=True,
+    ),
+    autoencoder=AutoencoderConfig(latent_channels=4, channels=(8, 16), blocks=(1, 1)),
+    image_encoder=ImageEncoderConfig(
+        image_size=16,
+        patch_size=8,
+        width=16,
+        layers=1,
+        heads=2,
+        embedding_dim=16,
+        num_tokens=2,
+        context_dim=16,
+    ),
+)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _few_threads():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def assert_same() -> Callable[..., None]:
+    """Compare to a reference within the tolerance of a dtype (the reference's, if none)."""
+
+    def check(value: Tensor, reference: Tensor, dtype: torch.dtype | None = None) -> None:
+        assert value.shape == reference.shape
+        tolerance = TOLERANCES[dtype or reference.dtype]
+        spread = float(reference.double().std()) if reference.numel() > 1 else 1.0
+        assert spread > 0, "a constant reference shows nothing"
+        error = float((value.double() - reference.double()).abs().max())
+        assert error <= tolerance * spread, f"{error / spread:.2e} of the standard deviation"
+
+    return check
+
+
+@pytest.fixture
+def randomise() -> Callable[..., nn.Module]:
+    """Fill every parameter with N(0, std): zero-initialised ones would hide mistakes."""
+
+    def fill(module: nn.Module, std: float = 0.02, *, add: bool = False) -> nn.Module:
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for parameter in module.parameters():
+                noise = torch.randn(parameter.shape, generator=generator) * std
+                parameter.copy_(noise.to(parameter) + (parameter if add else 0))
+        return module
+
+    return fill
+
+
+@pytest.fixture
+def small_config() -> DivdConfig:
+    return SMALL_CONFIG
+
+
+@pytest.fixture
+def small_unet_config() -> UNet3DConfig:
+    return SMALL_CONFIG.unet
+
+
+@pytest.fixture
+def untrained_model() -> Divd:
+    """A model as training starts with it."""
+    return Divd(SMALL_CONFIG).eval().requires_grad_(False)
+
+
+@pytest.fixture
+def small_model(randomise) -> Divd:
+    """A model in which every branch does something."""
+    return randomise(Divd(SMALL_CONFIG), 0.05, add=True).eval().requires_grad_(False)
+
+
+@pytest.fixture
+def make_checkpoint(tmp_path: Path, small_model: Divd) -> Callable[..., Path]:
+    """Write a small checkpoint to the test's folder and return its path."""
+
+    def make(
+        name: str = "small.safetensors",
+        *,
+        model: Divd | None = None,
+        dtype: torch.dtype = torch.float32,
+        state_dict: dict[str, Tensor] | None = None,
+        **config_changes: object,
+    ) -> Path:
+        model = model or small_model
+        path = tmp_path / name
+        save_checkpoint(
+            path,
+            model.state_dict() if state_dict is None else state_dict,
+            dataclasses.replace(model.config, **config_changes),
+            provenance={"steps": 3, "data": "none"},
+            dtype=dtype,
+        )
+        return path
+
+    return make
+
+
+@pytest.fixture
+def make_frames() -> Callable[..., Tensor]:
+    """Smooth moving frames `[T, H, W, C]` in 0..1 with a little texture."""
+
+    def make(
+        num_frames: int = 4, height: int = 32, width: int = 32, channels: int = 3
+    ) -> Tensor:
+        y = torch.linspace(0, 1, height)[None, :, None, None]
+        x = torch.linspace(0, 1, width)[None, None, :, None]
+        step = torch.arange(num_frames)[:, None, None, None] / 8
+        phase = torch.arange(channels) * 0.7
+        wave = 0.5 + 0.3 * torch.sin(9 * (x + step) + phase) * torch.cos(7 * y - phase)
+        generator = torch.Generator().manual_seed(5)
+        texture = torch.rand(num_frames, height, width, channels, generator=generator)
+        return (wave + 0.1 * (texture - 0.5)).clamp(0, 1)
+
+    return make

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from video_deblur.models.config import UNet3DConfig
+from video_deblur.models.unet3d import UNet3D
+
+PUBLIC_LAYOUT = UNet3DConfig(
+    block_channels=(32, 64, 64, 64), context_dim=32, head_dim=16, norm_groups=8
+)
+
+
+@pytest.fixture(scope="module")
+def diffusers_unet():
+    from diffusers import UNet3DConditionModel
+
+    unet = UNet3DConditionModel(
+        block_out_channels=(32, 64, 64, 64),
+        cross_attention_dim=32,
+        attention_head_dim=16,
+        norm_num_groups=8,
+    )
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in unet.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.02)
+    return unet.eval().requires_grad_(False)
+
+
+def inputs(config, batch=1, num_frames=3, height=8, width=8):
+    x = torch.randn(batch, config.in_channels, num_frames, height, width)
+    return x, torch.full((batch,), 500), torch.randn(batch, 2, config.context_dim)
+
+
+@pytest.mark.parametrize(
+    ("batch", "num_frames", "timesteps"),
+    [(1, 1, [999]), (1, 5, [0]), (2, 3, [17, 801])],
+)
+def test_frame_attention_equals_diffusers(
+    diffusers_unet, assert_same, batch, num_frames, timesteps
+):
+    ours = UNet3D(PUBLIC_LAYOUT).eval().requires_grad_(False)
+    ours.load_state_dict(diffusers_unet.state_dict(), strict=True)
+    x, _, context = inputs(PUBLIC_LAYOUT, batch, num_frames, 16, 8)
+    timesteps = torch.tensor(timesteps)
+    reference = diffusers_unet(x, timesteps, context).sample
+    assert_same(ours(x, timesteps, context), reference)
+
+
+@pytest.mark.parametrize("kind", ["frame", "window", "both"])
+@pytest.mark.parametrize("size", [(17, 11), (1, 1), (2, 3), (16, 8)])
+def test_any_latent_size_comes_back(small_unet_config, randomise, kind, size):
+    config = dataclasses.replace(
+        small_unet_config, temporal_attention=kind, transformer_in=True
+    )
+    unet = randomise(UNet3D(config)).eval()
+    x, timesteps, context = inputs(config, 2, 3, *size)
+    with torch.no_grad():
+        out = unet(x, timesteps, context)
+    assert out.shape == (2, 4, 3, *size)
+    assert out.isfinite().all()
+
+
+@pytest.mark.parametrize("multiple_levels", [(16, 32), (16, 16, 32)])
+def test_odd_sizes_are_padded_by_repeating_the_border(
+    small_unet_config, randomise, multiple_levels, assert_same
+):
+    count = len(multiple_levels)
+    config = dataclasses.replace(
+        small_unet_config,
+        block_channels=multiple_levels,
+        attention_levels=(False,) * count,
+        temporal_levels=(False,) * count,
+        windows=((4, 4, 4),) * count,
+    )
+    unet = randomise(UNet3D(config), 0.05, add=True).eval()
+    x, timesteps, context = inputs(config, 1, 2, 7, 9)
+    multiple = config.size_multiple
+    pad = (0, -9 % multiple, 0, -7 % multiple, 0, 0)
+    padded = torch.nn.functional.pad(x, pad, mode="replicate")
+    with torch.no_grad():
+        assert_same(unet(x, timesteps, context), unet(padded, timesteps, context)[..., :7, :9])
+
+
+def test_an_untrained_network_returns_the_blurry_clip_at_the_last_timestep(small_unet_config):
+    unet = UNet3D(small_unet_config).eval()
+    x, _, context = inputs(small_unet_config, 2)
+    out = unet(x, torch.tensor([999, 999]), context)
+    torch.testing.assert_close(out, -x[:, 4:], atol=0, rtol=0)
+    # With alpha 0 the clean estimate is -v.
+    weaker = unet(x, torch.tensor([999, 0]), context)
+    torch.testing.assert_close(weaker[0], -x[0, 4:], atol=0, rtol=0)
+    assert weaker[1].abs().max() < 0.1
+
+
+def test_the_skip_is_off_unless_the_config_says_so(small_unet_config):
+    config = dataclasses.replace(small_unet_config, latent_skip=False)
+    with torch.no_grad():
+        unet = UNet3D(config).eval()
+        x, timesteps, context = inputs(config)
+        assert unet(x, timesteps, context).std() > 1e-4
+        unet.conv_out.weight.zero_()
+        unet.conv_out.bias.zero_()
+        assert unet(x, timesteps, context).abs().max() == 0
+
+
+def test_clips_of_a_batch_do_not_see_each_other(small_unet_config, randomise, assert_same):
+    unet = randomise(UNet3D(small_unet_config), 0.05, add=True).eval().requires_grad_(False)
+    x, _, context = inputs(small_unet_config, 3)
+    timesteps = torch.tensor([10, 500, 999])
+    whole = unet(x, timesteps, context)
+    for index in range(3):
+        one = slice(index, index + 1)
+        assert_same(unet(x[one], timesteps[one], context[one]), whole[one])
+
+
+def test_every_input_matters(small_unet_config, randomise):
+    unet = randomise(UNet3D(small_unet_config), 0.05, add=True).eval().requires_grad_(False)
+    x, timesteps, context = inputs(small_unet_config)
+    out = unet(x, timesteps, context)
+    assert (unet(x, timesteps, context * 0) - out).abs().max() > 1e-4
+    assert (unet(x, timesteps - 100, context) - out).abs().max() > 1e-4
+    # A far frame and a far place reach the first position.
+    changed = x.clone()
+    changed[..., -1, -1, -1] += torch.randn(8)
+    assert (unet(changed, timesteps, context) - out)[..., 0, 0, 0].abs().max() > 1e-6
+
+
+def without_spatial_attention(unet):
+    for name, parameter in unet.named_parameters():
+        if ".attentions." in name and ".proj_out." in name:
+            parameter.zero_()
+    return unet
+
+
+@torch.no_grad()
+def test_far_places_do_not_matter_without_spatial_attention(
+    small_unet_config, randomise, assert_same
+):
+    # 2 positions per convolution, 7 per window of level 1: less than 64 in all.
+    unet = without_spatial_attention(
+        randomise(UNet3D(small_unet_config), 0.05, add=True).eval()
+    )
+    x, timesteps, context = inputs(small_unet_config, 1, 2, 4, 96)
+    out = unet(x, timesteps, context)
+    changed = x.clone()
+    changed[..., 80:] = 3 * torch.randn(changed[..., 80:].shape)
+    difference = (unet(changed, timesteps, context) - out).abs()
+    assert difference[..., 80:].max() > 0.1
+    assert difference[..., :16].max() == 0
+    assert_same(unet(x[..., :80], timesteps, context)[..., :16], out[..., :16])
+
+
+def test_the_same_weights_give_the_same_result_in_low_precision(
+    small_unet_config, randomise, assert_same
+):
+    unet = randomise(UNet3D(small_unet_config), 0.05, add=True).eval().requires_grad_(False)
+    x, timesteps, context = inputs(small_unet_config)
+    reference = unet(x, timesteps, context)
+    low = UNet3D(small_unet_config, dtype=torch.bfloat16).eval().requires_grad_(False)
+    low.load_state_dict(unet.state_dict())
+    out = low(x.bfloat16(), timesteps, context.bfloat16())
+    assert out.dtype == torch.bfloat16
+    assert_same(out.float(), reference, torch.bfloat16)
