@@ -297,9 +297,13 @@ def _read_pairs(folder: Path) -> list[np.ndarray]:
         if unpaired or not blurry:
             name = unpaired[0] if unpaired else "no frames"
             raise ValueError(f"{sequence}: blur/ and sharp/ do not match ({name})")
-        frames = [
-            np.stack([_read_image(blurry[name]), _read_image(sharp[name])])
-            for name in sorted(blurry)
-        ]
+        frames = []
+        for name in sorted(blurry):
+            pair = _read_image(blurry[name]), _read_image(sharp[name])
+            if pair[0].shape != pair[1].shape:
+                raise ValueError(f"{sequence}: {name} differs in size between blur/ and sharp/")
+            frames.append(np.stack(pair))
+        if len({pair.shape for pair in frames}) > 1:
+            raise ValueError(f"{sequence}: its frames are not all of the same size")
         pairs.append(np.stack(frames))
     return pairs

@@ -82,7 +82,7 @@ def train(run: Run, module: nn.Module, loss_fn: LossFn) -> int:
     optimizer = torch.optim.AdamW(_groups(run, parameters), betas=run.betas)
     run.average = {n: p.detach().clone().float() for n, p in parameters.items()}
     step, non_finite = _resume(run, parameters, optimizer), 0
-    sums: dict[str, float] = {}
+    values: dict[str, list[float]] = {}
     started = last_saved = time.monotonic()
     while step < run.steps:
         # A generator per update and process: resuming draws what never stopping would.
@@ -109,13 +109,11 @@ def train(run: Run, module: nn.Module, loss_fn: LossFn) -> int:
                     f"{step}; lower the learning rate"
                 )
         for name, value in {**parts, "gradient_norm": norm}.items():
-            sums.setdefault(name, 0.0)
-            sums[name] += float(value.detach())
-        sums["count"] = sums.get("count", 0) + 1
+            values.setdefault(name, []).append(float(value.detach()))
         step += 1
         if step % run.log_every == 0 or step == run.steps:
-            _log(run, step, sums, time.monotonic() - started)
-            sums = {}
+            _log(run, step, values, time.monotonic() - started)
+            values = {}
         # Rank 0 alone writes: the ranks hold the same weights.
         if rank == 0 and (
             time.monotonic() - last_saved > run.save_every_s or step == run.steps
@@ -181,7 +179,8 @@ def _resume(
     if not run.state_path.exists():
         return 0
     state = torch.load(run.state_path, map_location="cpu", weights_only=True)
-    if set(state["weights"]) != set(parameters):
+    shapes = {name: value.shape for name, value in state["weights"].items()}
+    if shapes != {name: parameter.shape for name, parameter in parameters.items()}:
         raise ValueError(
             f"{run.state_path}: state of another network; use another folder or delete it"
         )
@@ -206,9 +205,9 @@ def _save(
     os.replace(temporary, run.state_path)
 
 
-def _log(run: Run, step: int, sums: dict[str, float], elapsed_s: float) -> None:
-    count = sums.pop("count")
-    means = {name: value / count for name, value in sums.items()}
+def _log(run: Run, step: int, values: dict[str, list[float]], elapsed_s: float) -> None:
+    # Some parts exist in some updates only: each has its own count.
+    means = {name: sum(parts) / len(parts) for name, parts in values.items()}
     if _ranks()[0] != 0:
         return
     with (run.folder / f"{run.name}.jsonl").open("a") as file:

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from video_deblur.training.losses import (
+    charbonnier,
+    coherence_loss,
+    spectrum_l1,
+    velocity_loss,
+)
+
+
+def test_charbonnier_is_a_smooth_l1():
+    pred, target = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 0.0])
+    expected = (math.sqrt(9 + 0.16) + 0.4) / 2
+    assert float(charbonnier(pred, target, epsilon=0.4)) == pytest.approx(expected)
+    assert float(charbonnier(pred, pred)) == pytest.approx(1e-3)
+
+
+def test_the_spectrum_of_a_constant_difference_is_one_value():
+    # Orthonormal: a difference of 0.5 on 4 x 6 is 0.5 * sqrt(24) at zero frequency; the half
+    # spectrum has 4 x 4 complex values.
+    target = torch.randn(2, 3, 4, 6)
+    expected = 0.5 * math.sqrt(24) / (4 * 4 * 2)
+    assert float(spectrum_l1(target + 0.5, target)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_velocity_loss_is_a_mean_per_clip():
+    target = torch.zeros(2, 1, 2, 1, 2)
+    pred = torch.tensor([[1.0, 1, 1, 1], [2, 0, 0, 0]]).reshape(2, 1, 2, 1, 2)
+    assert velocity_loss(pred, target).tolist() == [1.0, 1.0]
+
+
+def test_coherence_sees_differences_of_neighbouring_frames_only():
+    target = torch.randn(2, 3, 4, 5, 6)
+    same_for_all_frames = torch.randn(2, 3, 1, 5, 6)
+    loss = coherence_loss(target + same_for_all_frames, target)
+    torch.testing.assert_close(loss, torch.zeros(2), atol=1e-10, rtol=0)
+    flicker = torch.tensor([0.0, 1, 0, 1])[:, None, None]
+    torch.testing.assert_close(coherence_loss(target + flicker, target), torch.ones(2))
+    assert coherence_loss(target[:, :, :1], target[:, :, :1] + 1).tolist() == [0, 0]
