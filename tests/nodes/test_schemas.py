@@ -95,7 +95,7 @@ def test_numbers_name_their_unit(extension_nodes):
     for name, node_class in extension_nodes.items():
         for key, (kind, *rest) in all_inputs(node_class).items():
             if kind in ("INT", "FLOAT"):
-                assert any(unit in rest[0]["tooltip"] for unit in units), (name, key)
+                assert any(unit in rest[0]["tooltip"].lower() for unit in units), (name, key)
 
 
 @pytest.mark.parametrize("node_id", list(INPUTS))
