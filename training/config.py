@@ -64,7 +64,7 @@ class JointStage:
     """Updates."""
     data: DataConfig = field(default_factory=DataConfig)
     """Batches."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 4e-4
     """Peak; linear warm-up, cosine to zero."""
     blur_encoder_rate: float = 0.1
     """Factor of the learning rate for the blur encoder, which starts out trained."""
@@ -80,8 +80,12 @@ class JointStage:
     """Decay of the averaged weights that are exported, per update."""
     coherence_weight: float = 0.1
     """Weight of the temporal coherence loss (Wang & Long: 0.1)."""
-    pixel_weight: float = 5.0
-    """Weight of the pixel loss at the last timestep, through residual decoding."""
+    easy_clip_error: float = 0.02
+    """A clip's latent losses are divided by the error of copying the blurry latents plus
+    this: clips blurred past repair would drown those that can be mended."""
+    pixel_weight: float = 2.0
+    """Weight of the pixel loss (log10 of the mean square error, and spectra) at the last
+    timestep, through residual decoding."""
     fft_weight: float = 0.1
     """Weight of the L1 between spectra inside the pixel loss."""
     pixel_frames: int = 3

@@ -14,7 +14,7 @@ from ..models.autoencoder import Autoencoder
 from ..models.divd import Divd
 from ..models.schedule import add_noise, clean_from_velocity, velocity
 from .config import AutoencoderStage, JointStage
-from .losses import charbonnier, coherence_loss, spectrum_l1, velocity_loss
+from .losses import coherence_loss, log_error, spectrum_l1, velocity_loss
 
 
 def autoencoder_loss(
@@ -82,10 +82,8 @@ def joint_loss(
     timesteps = draw_timesteps(count, stage, progress, last, generator).to(blurry.device)
     with torch.no_grad():
         clean = model.encode_sharp(sharp).float()
-    # Float32 here and in the decoder: the residual that is to be learned, a difference of
-    # two nearly equal latents and pictures, would drown in bfloat16's rounding.
-    with torch.autocast(blurry.device.type, enabled=False):
-        condition = model.encode_blur(blurry)
+    # Float32 from here, so that the latents are rounded once and not at every sum.
+    condition = model.encode_blur(blurry).float()
     tokens = model.encode_tokens(blurry[:, :, num_frames // 2])
     kept = torch.rand(count, 1, 1, generator=generator) >= stage.token_dropout
     tokens = tokens * kept.to(tokens)
@@ -95,17 +93,15 @@ def joint_loss(
     target = velocity(schedule, clean, noise, timesteps)
     pred = model.unet(torch.cat([noisy, condition], dim=1), timesteps, tokens)
     pred = pred.float()
-    base = velocity_loss(pred, target).mean()
-    coherence = coherence_loss(pred, target).mean()
-    # What copying the condition would give: the figure to get below.
     with torch.no_grad():
+        # What copying the condition would give: the figure to get below.
         copied = velocity(schedule, condition, noise, timesteps)
-        parts = {
-            "v": base,
-            "v_copy": velocity_loss(copied, target).mean(),
-            "coherence": coherence,
-        }
-    total = base + stage.coherence_weight * coherence
+        copy_loss = velocity_loss(copied, target)
+        weights = 1 / (copy_loss + stage.easy_clip_error)
+    base_loss = velocity_loss(pred, target)
+    coherence = (weights * coherence_loss(pred, target)).mean()
+    total = (weights * base_loss).mean() + stage.coherence_weight * coherence
+    parts = {"v": base_loss.mean(), "v_copy": copy_loss.mean(), "coherence": coherence}
 
     at_last = timesteps == last
     if stage.pixel_weight and bool(at_last.any()):
@@ -114,15 +110,14 @@ def joint_loss(
             torch.randperm(num_frames, generator=generator)[: stage.pixel_frames].sort().values
         )
         frames = frames.to(blurry.device)
-        with torch.autocast(blurry.device.type, enabled=False):
-            decoded = model.decode_restored(
-                restored[:, :, frames], blurry[at_last][:, :, frames]
-            )
+        decoded = model.decode_restored(
+            restored[:, :, frames], blurry[at_last][:, :, frames]
+        ).float()
         truth = sharp[at_last][:, :, frames]
-        pixels = charbonnier(decoded, truth) + stage.fft_weight * spectrum_l1(decoded, truth)
+        pixels = log_error(decoded, truth) + stage.fft_weight * spectrum_l1(decoded, truth)
         total = total + stage.pixel_weight * pixels * at_last.float().mean()
-        parts["pixels"] = pixels
         with torch.no_grad():
-            parts["l1_input"] = charbonnier(blurry[at_last][:, :, frames], truth)
-            parts["l1_result"] = charbonnier(decoded, truth)
+            parts["gain_db"] = 10 * (
+                log_error(blurry[at_last][:, :, frames], truth) - log_error(decoded, truth)
+            )
     return {"loss": total, **parts}

@@ -1,0 +1,342 @@
+"""The command line as a user meets it: real files in, real files out, one line on error."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+import torch
+from video_deblur.cli import main
+from video_deblur.video.frames import FrameFolder
+from video_deblur.video.reader import VideoReader
+from video_deblur.video.writer import VideoWriter
+
+
+@pytest.fixture
+def clip(tmp_path) -> Path:
+    """Ten frames of 64x48 at 30000/1001."""
+    return write_clip(tmp_path / "clip.mp4", 10, 64, 48)
+
+
+def write_clip(path: Path, num_frames: int, width: int, height: int) -> Path:
+    rows, columns = np.mgrid[:height, :width]
+    with VideoWriter(
+        path,
+        width=width,
+        height=height,
+        time_base=Fraction(1, 30000),
+        average_rate=Fraction(30000, 1001),
+        crf=4,
+    ) as writer:
+        for index in range(num_frames):
+            waves = np.sin((columns + 3 * index) / 4) * np.cos(rows / 5)
+            grey = (127 + 100 * waves).astype(np.uint8)
+            writer.write(np.stack([grey] * 3, axis=-1), index * 1001, 1001)
+    return path
+
+
+@pytest.fixture
+def checkpoint(make_checkpoint) -> str:
+    return str(make_checkpoint())
+
+
+def run(capsys, *arguments: object) -> tuple[int, str]:
+    """Run the command in this process; returns the exit code and what it said on stderr."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        code = main([str(argument) for argument in arguments])
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    return code, capsys.readouterr().err
+
+
+def refused(capsys, *arguments: object) -> str:
+    """Run a command that must be refused with one line and exit code 2."""
+    code, said = run(capsys, *arguments)
+    lines = [line for line in said.splitlines() if not line.startswith("WARNING")]
+    assert code == 2
+    assert len(lines) == 1, said
+    assert lines[0].startswith("video-deblur: ")
+    return lines[0]
+
+
+def test_run_keeps_frame_count_size_and_times(clip, checkpoint, tmp_path, capsys):
+    output = tmp_path / "out.mp4"
+    report = tmp_path / "report.json"
+    code, _ = run(
+        capsys, "run", clip, "-o", output, "--checkpoint", checkpoint, "--json", report
+    )
+    assert code == 0
+    with VideoReader(clip) as before, VideoReader(output) as after:
+        assert (after.info.width, after.info.height) == (64, 48)
+        assert after.info.average_rate == before.info.average_rate
+        times = [
+            [frame.pts * reader.info.time_base for frame in reader]
+            for reader in (before, after)
+        ]
+    assert times[0] == times[1]
+    assert json.loads(report.read_text())["frames"] == 10
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 15, 17])
+def test_clips_of_any_length_come_out_whole(num_frames, checkpoint, tmp_path, capsys):
+    clip = write_clip(tmp_path / "clip.mp4", num_frames, 26, 18)
+    output = tmp_path / "out.mkv"
+    assert run(capsys, "run", clip, "-o", output, "--checkpoint", checkpoint)[0] == 0
+    with VideoReader(output) as reader:
+        assert len(list(reader)) == num_frames
+
+
+def test_odd_sizes_are_kept(checkpoint, tmp_path, capsys):
+    clip = write_clip(tmp_path / "clip.mkv", 3, 51, 37)
+    output = tmp_path / "out.mp4"
+    assert run(capsys, "run", clip, "-o", output, "--checkpoint", checkpoint)[0] == 0
+    with VideoReader(output) as reader:
+        assert (reader.info.width, reader.info.height) == (51, 37)
+
+
+def test_a_folder_of_frames_becomes_png_files_of_the_same_names(checkpoint, tmp_path, capsys):
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for name in ("shot_9.jpg", "shot_10.jpg", "shot_11.png"):
+        picture = np.random.default_rng(len(name)).integers(0, 255, (33, 41, 3), np.uint8)
+        cv2.imwrite(str(folder / name), picture)
+    output = tmp_path / "out"
+    assert run(capsys, "run", folder, "-o", output, "--checkpoint", checkpoint)[0] == 0
+    result = FrameFolder(output)
+    assert result.names == ["shot_9.png", "shot_10.png", "shot_11.png"]
+    assert (result.width, result.height) == (41, 33)
+
+
+def test_the_same_seed_gives_identical_frames(clip, checkpoint, tmp_path, capsys):
+    outputs = [tmp_path / f"{index}.mkv" for index in range(3)]
+    for output, seed in zip(outputs, (5, 5, 6), strict=True):
+        arguments = ["--checkpoint", checkpoint, "--seed", seed, "--steps", 2]
+        run(capsys, "run", clip, "-o", output, "--codec", "ffv1", *arguments)
+    frames = [np.stack([f.pixels for f in VideoReader(output)]) for output in outputs]
+    assert np.array_equal(frames[0], frames[1])
+    assert not np.array_equal(frames[0], frames[2])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--steps", "0"], "steps must be between 1 and 1000, got 0"),
+        (["--window", "1"], "window must be at least 2 frames, got 1"),
+        (["--window", "8", "--overlap", "5"], "overlap must be between 0 and 4"),
+        (["--strength", "1.5"], "strength must be between 0 and 1"),
+        (["--solver", "magic"], "solver must be one of ddim, dpmpp_2m"),
+        (["--preset", "best"], "preset must be one of fast, paper"),
+        (["--codec", "mpeg9"], "mpeg9"),
+        (["--crf", "99"], "crf"),
+        (["--device", "tpu9"], "device 'tpu9' cannot be used here"),
+        (["--dtype", "int8"], "dtype must be auto or one of"),
+        (["--seed", "-1"], "seed must be between 0"),
+        (["--tile", "5"], "tile must be 0"),
+    ],
+)
+def test_options_out_of_range_are_named(arguments, said, clip, checkpoint, tmp_path, capsys):
+    output = tmp_path / "out.mp4"
+    options = ["--checkpoint", checkpoint, *arguments]
+    assert said in refused(capsys, "run", clip, "-o", output, *options)
+    assert not output.exists()
+
+
+def test_unusable_inputs_are_named_and_leave_nothing(clip, checkpoint, tmp_path, capsys):
+    empty = tmp_path / "empty.mp4"
+    empty.write_bytes(b"")
+    text = tmp_path / "text.mp4"
+    text.write_text("hello, this is not a video\n" * 50)
+    headless = tmp_path / "headless.mp4"
+    headless.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
+    nothing = tmp_path / "nothing"
+    nothing.mkdir()
+    before = sorted(tmp_path.iterdir())
+    for source in (tmp_path / "missing.mp4", empty, text, headless, nothing):
+        output = tmp_path / ("out" if source.is_dir() else "out.mp4")
+        line = refused(capsys, "run", source, "-o", output, "--checkpoint", checkpoint)
+        assert source.name in line
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_unusable_outputs_are_named_before_work_starts(clip, checkpoint, tmp_path, capsys):
+    options = ["--checkpoint", checkpoint]
+    content = clip.read_bytes()
+    assert "input itself" in refused(capsys, "run", clip, "-o", clip, *options)
+    assert clip.read_bytes() == content
+    nowhere = tmp_path / "nowhere" / "out.mp4"
+    assert "nowhere" in refused(capsys, "run", clip, "-o", nowhere, *options)
+    assert "out.xyz" in refused(capsys, "run", clip, "-o", tmp_path / "out.xyz", *options)
+
+
+def test_unusable_checkpoints_are_named(clip, checkpoint, tmp_path, capsys):
+    good = Path(checkpoint).read_bytes()
+    lying = struct.pack("<Q", 1 << 60) + good[8:]
+    files = {
+        "empty.safetensors": b"",
+        "cut.safetensors": good[: len(good) // 2],
+        "lying.safetensors": lying,
+        "text.safetensors": b"not a checkpoint at all, just text",
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    output = tmp_path / "out.mp4"
+    for name in [*files, "missing.safetensors"]:
+        line = refused(capsys, "run", clip, "-o", output, "--checkpoint", tmp_path / name)
+        assert name in line
+    assert not output.exists()
+
+
+def test_a_pickle_is_never_executed(clip, tmp_path, capsys):
+    marker = tmp_path / "executed"
+
+    class Payload:
+        def __reduce__(self):
+            return (Path.touch, (marker,))
+
+    torch.save({"weights": Payload()}, tmp_path / "evil.pth")
+    output = tmp_path / "out.mp4"
+    line = refused(capsys, "run", clip, "-o", output, "--checkpoint", tmp_path / "evil.pth")
+    assert "evil.pth" in line
+    assert not marker.exists()
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(clip, checkpoint, tmp_path):
+    output = tmp_path / "out" / "result.mkv"
+    output.parent.mkdir()
+    # A limit on the size of files stands for a full disk: writing fails the same way.
+    script = (
+        "import resource, signal, sys; from video_deblur.cli import main\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    arguments = ["run", clip, "-o", output, "--codec", "ffv1", "--checkpoint", checkpoint]
+    result = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 2, result.stderr
+    assert "result.mkv" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert list(output.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("kill", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_run_leaves_nothing_under_the_final_name(kill, checkpoint, tmp_path):
+    clip = write_clip(tmp_path / "clip.mp4", 60, 160, 120)
+    output = tmp_path / "out.mp4"
+    arguments = ["run", clip, "-o", output, "--steps", 200, "--checkpoint", checkpoint]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "video_deblur.cli", *map(str, arguments)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+    )
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not list(tmp_path.glob(".out*")):
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        time.sleep(0.05)
+    assert list(tmp_path.glob(".out*")), "the run never got to writing"
+    process.send_signal(kill)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert not output.exists()
+    if kill == signal.SIGTERM:
+        assert not list(tmp_path.glob(".out*"))
+
+
+def test_audio_is_copied(checkpoint, tmp_path, capsys):
+    clip = tmp_path / "clip.mkv"
+    write_with_audio(clip)
+    output = tmp_path / "out.mp4"
+    assert run(capsys, "run", clip, "-o", output, "--checkpoint", checkpoint)[0] == 0
+    packets = []
+    for path in (clip, output):
+        with av.open(str(path)) as container:
+            packets.append([bytes(p) for p in container.demux(audio=0) if p.size])
+    assert packets[0] == packets[1]
+    assert packets[0]
+
+
+def write_with_audio(path: Path) -> None:
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=25)
+        video.width, video.height, video.pix_fmt = 48, 32, "yuv420p"
+        sound = container.add_stream("aac", rate=44100)
+        for index in range(5):
+            pixels = np.full((32, 48, 3), 40 * index, np.uint8)
+            container.mux(video.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        wave = np.sin(np.arange(44100 // 5) / 20).astype(np.float32)[None]
+        frame = av.AudioFrame.from_ndarray(wave, format="fltp", layout="mono")
+        frame.sample_rate = 44100
+        container.mux(sound.encode(frame))
+        container.mux(video.encode(None))
+        container.mux(sound.encode(None))
+
+
+def test_info_shows_config_and_provenance(checkpoint, capsys):
+    assert main(["info", checkpoint]) == 0
+    shown = capsys.readouterr().out
+    assert "architecture  divd" in shown
+    assert '"latent_channels": 4' in shown
+
+
+def test_evaluate_measures_pairs_and_results(checkpoint, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for kind in ("blur", "sharp"):
+        folder = tmp_path / "pairs" / "street" / kind
+        folder.mkdir(parents=True)
+        for index in range(2):
+            picture = rng.integers(0, 255, (24, 32, 3), np.uint8)
+            cv2.imwrite(str(folder / f"{index:03d}.png"), picture)
+    report = tmp_path / "report.json"
+    dataset = f"pairs:{tmp_path / 'pairs'}"
+    arguments = ["--checkpoint", checkpoint, "--strength", 0, "--json", report]
+    assert run(capsys, "evaluate", "--dataset", dataset, *arguments)[0] == 0
+    mean = json.loads(report.read_text())["sequences"]["street"]["mean"]
+    assert mean["psnr"] == mean["input_psnr"]
+
+    results = tmp_path / "results" / "street"
+    results.parent.mkdir()
+    (tmp_path / "pairs" / "street" / "sharp").rename(results)
+    shutil.copytree(results, tmp_path / "pairs" / "street" / "sharp")
+    arguments = ["--pred", results.parent, "--json", report]
+    assert run(capsys, "evaluate", "--dataset", dataset, *arguments)[0] == 0
+    mean = json.loads(report.read_text())["mean"]
+    assert mean["psnr"] == float("inf")
+    assert mean["ssim"] == pytest.approx(1)
+
+
+def test_evaluate_names_frames_without_a_partner(checkpoint, tmp_path, capsys):
+    for kind, name in (("blur", "000"), ("sharp", "001")):
+        folder = tmp_path / "pairs" / "street" / kind
+        folder.mkdir(parents=True)
+        cv2.imwrite(str(folder / f"{name}.png"), np.zeros((16, 16, 3), np.uint8))
+    dataset = f"pairs:{tmp_path / 'pairs'}"
+    line = refused(capsys, "evaluate", "--dataset", dataset, "--checkpoint", checkpoint)
+    assert "street: frame 000 is in only one of blur/ and sharp/" in line
+
+
+def test_demo_writes_videos_a_picture_and_scores(checkpoint, tmp_path, capsys):
+    assert main(["demo", "--checkpoint", checkpoint, "--out", str(tmp_path / "demo")]) == 0
+    shown = capsys.readouterr().out
+    assert "blurry    20.5" in shown
+    names = {path.name for path in (tmp_path / "demo").iterdir()}
+    assert names == {"restored.mp4", "side_by_side.mp4", "before_after.png"}
+    with VideoReader(tmp_path / "demo" / "side_by_side.mp4") as reader:
+        assert (reader.info.width, reader.info.height) == (768, 256)
+        assert len(list(reader)) == 24
