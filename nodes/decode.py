@@ -19,9 +19,9 @@ from ..restoration.pipeline import (
 )
 from .backend import (
     CATEGORY,
-    DECODE_BYTES,
     OPTIONS_KEY,
     AssembledDivd,
+    decode_bytes,
     decoding_divd,
     load_to_device,
     make_schema,
@@ -113,7 +113,8 @@ def _decode_chunks(
 ) -> Tensor:
     num_frames, height, width = video.shape[2:]
     chunk_frames = min(CHUNK_FRAMES, num_frames)
-    load_to_device([patcher], DECODE_BYTES * chunk_frames * height * width)
+    pixels = chunk_frames * height * width
+    load_to_device([patcher], decode_bytes(divd.config.autoencoder, pixels))
     parts: list[Tensor] = []
     start = 0
     while start < num_frames:

@@ -14,10 +14,10 @@ from ..models.autoencoder import normalise_latents
 from ..restoration.pipeline import check_frames, frames_to_video
 from .backend import (
     CATEGORY,
-    ENCODE_BYTES,
     OPTIONS_KEY,
     DeblurEncoder,
     DeblurEncoderType,
+    encode_bytes,
     load_to_device,
     make_schema,
 )
@@ -45,7 +45,7 @@ def encode_frames(
     video = frames_to_video(frames[..., :3], network.config.autoencoder.downscale)
     chunks = video.split(CHUNK_FRAMES, dim=2)
     pixels = min(num_frames, CHUNK_FRAMES) * video.shape[3] * video.shape[4]
-    load_to_device([encoder], ENCODE_BYTES * pixels)
+    load_to_device([encoder], encode_bytes(network.config.autoencoder, pixels))
     sharp, blur, tokens = [], [], []
     for index, chunk in enumerate(chunks):
         callback(index, len(chunks))

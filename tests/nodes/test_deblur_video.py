@@ -108,6 +108,13 @@ def test_created_video_keeps_its_sound_and_rate(call_node, deblur_video):
     assert packets(path, "audio")
 
 
+@pytest.mark.parametrize("shape", [(1, 64, 64), (17, 37, 45), (50, 16, 24)])
+def test_number_of_frames_and_size_stay(call_node, deblur_video, shape):
+    (video,) = call_node("CreateVideo", images=blurry_clip(*shape), fps=24.0)
+    restored = read(deblur_video(video).get_stream_source())
+    assert restored.shape == (*shape, 3)
+
+
 def test_created_video_is_not_encoded_before_it_is_restored(call_node, deblur_video):
     frames = blurry_clip(3, 40, 50)
     (video,) = call_node("CreateVideo", images=frames, fps=20.0)

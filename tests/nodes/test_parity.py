@@ -203,3 +203,35 @@ def test_detail_skip_decodes_as_the_library_does(call_node, comfy, extension_nod
     deblurrer = Deblurrer(load_model(target))
     assert psnr(restored, library_frames(deblurrer, frames)) > 50
     assert dataclasses.asdict(deblurrer.model.config)["autoencoder"]["detail_skip"]
+
+
+@pytest.mark.parametrize("sampler_name", ["ddim", "dpmpp_2m", "euler_ancestral", "uni_pc"])
+def test_other_samplers_run(call_node, loaded, sampler_name):
+    encoded = call_node(
+        "VideoDeblur_EncodeFrames", encoder=loaded[2], frames=blurry_clip(3, 32, 32)
+    )
+    result = sample(call_node, "KSampler", loaded, encoded, sampler_name=sampler_name)
+    assert result["samples"].isfinite().all()
+
+
+def test_custom_sampling_keeps_what_decoding_needs(call_node, loaded):
+    encoded = call_node(
+        "VideoDeblur_EncodeFrames", encoder=loaded[2], frames=blurry_clip(3, 32, 32)
+    )
+    stock = sample(call_node, "KSampler", loaded, encoded)
+    (noise,) = call_node("RandomNoise", noise_seed=5)
+    (guider,) = call_node(
+        "CFGGuider", model=loaded[0], positive=encoded[0], negative=encoded[1], cfg=2.0
+    )
+    (sampler,) = call_node("KSamplerSelect", sampler_name="euler")
+    (sigmas,) = call_node("BasicScheduler", model=loaded[0], scheduler="simple", steps=4)
+    custom, _ = call_node(
+        "SamplerCustomAdvanced",
+        noise=noise,
+        guider=guider,
+        sampler=sampler,
+        sigmas=sigmas,
+        latent_image=encoded[2],
+    )
+    assert torch.allclose(custom["samples"], stock["samples"], atol=1e-5)
+    assert custom["video_deblur"] == encoded[2]["video_deblur"]
