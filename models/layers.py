@@ -43,7 +43,10 @@ def _temporal_conv_class(operations: Operations) -> type:
         The 2-D kernel is the same sum; CPUs run it at about twice the rate of the 3-D one.
         """
 
-        def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        def _conv_forward(
+            self, input: Tensor, weight: Tensor, bias: Tensor | None, autopad: Any = None
+        ) -> Tensor:
+            # Newer versions of comfy.ops pass `autopad`; None is what they pass here.
             out = F.conv2d(input.flatten(3), weight.squeeze(-1), bias, padding=(1, 0))
             return out.unflatten(3, input.shape[3:])
 
