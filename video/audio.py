@@ -10,6 +10,7 @@ from typing import Any
 import av
 import av.error
 from av.container import OutputContainer
+from av.error import FFmpegError
 
 from .codecs import SUBTITLES
 from .source import Source, VideoError, open_input, source_name
@@ -80,7 +81,7 @@ class PacketCopier:
             return next(self._packets, None)
         except av.error.EOFError:
             return None
-        except av.FFmpegError as error:
+        except FFmpegError as error:
             raise VideoError(
                 f"{self._name}: its audio cannot be read to the end ({error.strerror})"
             ) from error

@@ -17,6 +17,8 @@ from typing import Any
 
 import av
 import numpy as np
+from av import VideoFormat
+from av.filter import Graph
 
 _RANGE_FULL = 2
 _SPACE_RGB = 0
@@ -113,10 +115,13 @@ class PixelConverter:
                 (deep, _scale_options(width, height, source, deep, tags)),
                 (target, f"flags={_SCALE_FLAGS}:{full}"),
             ]
-        self._graph = av.filter.Graph()
+        self._graph = Graph()
         nodes: list[Any] = [
             self._graph.add_buffer(
-                width=width, height=height, format=source, time_base=Fraction(1, 1000)
+                width=width,
+                height=height,
+                format=VideoFormat(source),
+                time_base=Fraction(1, 1000),
             )
         ]
         for pix_fmt, options in stages:

@@ -88,7 +88,9 @@ def compress_jpeg(frames: np.ndarray, quality: int) -> np.ndarray:
     for frame in frames:
         options = [cv2.IMWRITE_JPEG_QUALITY, int(quality)]
         data = cv2.imencode(".jpg", frame[..., ::-1], options)[1]
-        results.append(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
+        decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        assert decoded is not None
+        results.append(decoded[..., ::-1])
     return np.stack(results)
 
 
@@ -124,7 +126,7 @@ def compress_h264(clip: np.ndarray, crf: int, *, frame_rate: int = 30) -> np.nda
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
     buffer.seek(0)
-    with av.open(buffer) as container:
+    with av.open(buffer, "r") as container:
         frames = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
     return np.stack(frames)[:, :height, :width]
 

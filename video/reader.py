@@ -11,12 +11,13 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import av
 import av.error
 import numpy as np
 from av.container import InputContainer
+from av.error import FFmpegError
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
@@ -231,7 +232,7 @@ class VideoReader:
                     yield frame
         except av.error.EOFError:
             pass
-        except av.FFmpegError as error:
+        except FFmpegError as error:
             failure = f" ({error.strerror})"
         if failure or progress.damaged:
             yield from self._drain()
@@ -256,7 +257,7 @@ class VideoReader:
         """Yield the pictures the decoder still holds when reading broke off."""
         try:
             frames = self._stream.codec_context.decode(None)
-        except av.FFmpegError:
+        except FFmpegError:
             return
         for frame in frames:
             self._note_frame(frame)
@@ -369,7 +370,7 @@ def _tagged_duration(stream: VideoStream) -> Fraction | None:
 def _display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
     """Return the signs (a, b, c, d) of x' = a x + c y, y' = b x + d y."""
     try:
-        data = frame.side_data["DISPLAYMATRIX"]
+        data = cast(Any, frame.side_data)["DISPLAYMATRIX"]  # the stubs know fewer kinds
     except KeyError:
         return (1, 0, 0, 1)
     a, b, _, c, d = np.sign(np.frombuffer(bytes(data), dtype="<i4"))[:5].tolist()

@@ -6,11 +6,11 @@ import io
 import os
 import threading
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import av
-import av.error
 from av.container import InputContainer
+from av.error import FFmpegError
 
 Source = str | Path | BinaryIO
 
@@ -59,10 +59,10 @@ def open_input(source: Source) -> InputContainer:
     if size == 0:
         raise VideoError(f"{name}: is empty, expected a video file")
     try:
-        container = av.open(target, "r")
+        container = av.open(target, mode="r")
     except PermissionError as error:
         raise PermissionError(f"{name}: cannot be read, permission denied") from error
-    except av.FFmpegError as error:
+    except FFmpegError as error:
         raise VideoError(
             f"{name}: cannot be opened as a video ({error.strerror}). It may be another kind "
             "of file, or a recording that was cut off before its index was written."
@@ -71,7 +71,7 @@ def open_input(source: Source) -> InputContainer:
         kind = container.format.name
         container.close()
         raise VideoError(f"{name}: is not a video but a text or play list ({kind})")
-    return container
+    return cast(InputContainer, container)
 
 
 def ends_inside_a_box(source: Source) -> bool:

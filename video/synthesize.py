@@ -16,6 +16,7 @@ import av
 import cv2
 import numpy as np
 import torch
+from av.error import FFmpegError
 from einops import rearrange
 from torch import Tensor
 
@@ -183,7 +184,7 @@ def _read_video(path: Path, max_frames: int) -> Tensor:
                 frames.append(frame.to_ndarray(format="rgb24"))
                 if len(frames) == max_frames:
                     break
-    except av.FFmpegError as error:
+    except FFmpegError as error:
         raise ValueError(f"{path}: not a readable photo or video ({error.strerror})") from error
     if not frames:
         raise ValueError(f"{path}: has no frames")

@@ -23,6 +23,7 @@ from typing import BinaryIO
 import av
 import numpy as np
 from av.container import OutputContainer
+from av.error import FFmpegError
 from av.video.stream import VideoStream
 
 from .audio import PacketCopier
@@ -285,7 +286,7 @@ class VideoWriter:
         if self._copier is not None:
             self._copier.close()
         try:
-            with contextlib.suppress(av.FFmpegError, OSError):
+            with contextlib.suppress(FFmpegError, OSError):
                 if self._container is not None:
                     self._container.close()
             with contextlib.suppress(OSError):
@@ -300,7 +301,7 @@ class VideoWriter:
             yield
         except OSError as error:
             raise self._unwritable(error) from error
-        except av.FFmpegError as error:
+        except FFmpegError as error:
             raise ValueError(
                 f"{self.path}: {self._codec_name} could not be written ({error.strerror})"
             ) from error
