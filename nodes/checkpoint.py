@@ -63,8 +63,13 @@ def checkpoint_path(name: str) -> Path:
     return Path(folder_paths.get_full_path_or_raise(FOLDER, name))
 
 
-def fingerprint(name: str) -> str:
-    """Return a text that changes when the file of a choice does."""
+def fingerprint(name: str | None) -> str:
+    """Return a text that changes when the file of a choice does.
+
+    None stands for a name that another node makes: its value is part of the graph then.
+    """
+    if name is None:
+        return "linked"
     try:
         state = checkpoint_path(name).stat()
     except FileNotFoundError:
@@ -131,7 +136,7 @@ class LoadCheckpoint(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint: str, dtype: str) -> str:
+    def fingerprint_inputs(cls, checkpoint: str | None = None, **others: Any) -> str:
         return fingerprint(checkpoint)
 
     @classmethod

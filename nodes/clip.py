@@ -63,7 +63,7 @@ class Deblur(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint: str, **others: Any) -> str:
+    def fingerprint_inputs(cls, checkpoint: str | None = None, **others: Any) -> str:
         return fingerprint(checkpoint)
 
     @classmethod
@@ -134,7 +134,7 @@ class DeblurVideo(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint: str, **others: Any) -> str:
+    def fingerprint_inputs(cls, checkpoint: str | None = None, **others: Any) -> str:
         return fingerprint(checkpoint)
 
     @classmethod

@@ -16,8 +16,9 @@ from video_deblur.models.checkpoint import BUNDLED_PATH
 
 from .browser import ComfyPage
 from .checkpoints import blurry_clip
+from .comfy_process import FOLDER_NAME
 from .comfy_server import ComfyServer, ExecutionInterruptedError
-from .test_deblur_video import write_clip
+from .test_deblur_video import packets, write_clip
 from .workflow_files import WORKFLOWS, input_specs, read_nodes, to_api, widget_values
 
 NUM_FRAMES, HEIGHT, WIDTH = 5, 48, 64
@@ -156,6 +157,19 @@ def test_dropped_workflow_runs_from_the_button(path, page, server, object_info):
     assert end["kind"] == "execution_success", end
 
 
+def test_templates_and_help_pages_are_served(comfy_server, extension_nodes):
+    import requests
+
+    listed = requests.get(f"{comfy_server.url}/workflow_templates", timeout=10).json()
+    assert set(listed[FOLDER_NAME]) == set(EXPECTED)
+    for name in EXPECTED:
+        url = f"{comfy_server.url}/api/workflow_templates/{FOLDER_NAME}/{name}.jpg"
+        assert requests.get(url, timeout=10).content[:2] == b"\xff\xd8"
+    for node_id in extension_nodes:
+        url = f"{comfy_server.url}/extensions/{FOLDER_NAME}/docs/{node_id}.md"
+        assert requests.get(url, timeout=10).text.startswith("# ")
+
+
 def test_progress_moves_and_the_preview_shows_a_picture(server, object_info):
     graph = to_api(workflow("step_by_step"), object_info)
     sampler = next(key for key, node in graph.items() if "denoise" in node["inputs"])
@@ -200,6 +214,24 @@ def test_a_long_run_stops_soon_after_cancelling_and_leaves_nothing(server, objec
         server.wait(prompt_id, timeout=30)
     assert time.monotonic() - cancelled < 5
     assert {path.name for path in temporary.rglob("*")} == before
+
+
+def test_sound_that_mp4_cannot_hold_is_kept_and_can_be_saved(server, tmp_path):
+    source = write_clip(tmp_path / "pcm.mkv", blurry_clip(3, 32, 48), 25, sound="pcm_s16le")
+    name = server.upload(source)
+    graph = {
+        "1": {"class_type": "LoadVideo", "inputs": {"file": name}},
+        "2": {"class_type": "VideoDeblur_DeblurVideo", "inputs": {"video": ["1", 0]}},
+        "3": {"class_type": "SaveVideo", "inputs": {"video": ["2", 0]}},
+    }
+    graph["2"]["inputs"].update(checkpoint="divd-tiny (bundled)", preset="fast", strength=1.0)
+    graph["2"]["inputs"].update(seed=0, codec="h264", crf=14)
+    # With format auto, ComfyUI copies any sound into a file named .mp4, which libav refuses.
+    graph["3"]["inputs"].update(filename_prefix="pcm", format="mp4", codec="auto")
+    (saved,) = server.run(graph)
+    assert saved_shape(saved) == (3, 32, 48)
+    restored = max((server.base / "temp").glob("video_deblur_*.mkv"))
+    assert packets(str(restored), "audio")[0][1] == packets(str(source), "audio")[0][1]
 
 
 def test_cancel_button_stops_a_run_in_the_page(page):
