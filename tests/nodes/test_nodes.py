@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
+import numpy as np
 import pytest
 import torch
+from video_deblur.models.checkpoint import BUNDLED_PATH
+from video_deblur.video.reader import VideoReader
 
 from .checkpoints import NAME, blurry_clip
+from .conftest import REPOSITORY
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +53,6 @@ def test_a_second_run_loads_nothing_and_a_changed_file_does(
     with copy.open("r+b") as file:
         file.seek(-1, 2)
         file.write(b"\x01")
-    import os
-
     os.utime(copy, ns=(1, 1))
     assert node_class.fingerprint_inputs(**inputs) != before
     assert call_node("VideoDeblur_LoadCheckpoint", **inputs)[0] is not first[0]
@@ -274,3 +277,21 @@ def test_weights_that_do_not_fit_the_device_give_the_same_latents(comfy, call_no
     loaded[0].load(loaded[0].load_device, lowvram_model_memory=20_000)
     (streamed,) = call_node("VideoDeblur_Sample", model=loaded[0], **inputs)
     assert torch.allclose(plain["samples"], streamed["samples"], atol=1e-5)
+
+
+def test_preview_of_the_bundled_checkpoint_shows_the_picture(comfy, call_node):
+    if not BUNDLED_PATH.is_file():
+        pytest.skip("the bundled checkpoint is missing: preview not compared")
+    with VideoReader(REPOSITORY / "restoration" / "demo" / "blurry.mp4") as reader:
+        frames = torch.from_numpy(next(reader).pixels / np.float32(255))[None]
+    model, _, encoder = call_node("VideoDeblur_LoadCheckpoint")
+    latent = call_node("VideoDeblur_EncodeFrames", encoder=encoder, frames=frames)[2]
+    latent_format = model.model.latent_format
+    previewer = comfy.latent_preview.Latent2RGBPreviewer(
+        latent_format.latent_rgb_factors, latent_format.latent_rgb_factors_bias
+    )
+    image = previewer.decode_latent_to_preview(latent_format.process_in(latent["samples"]))
+    shown = torch.from_numpy(np.asarray(image).copy()).float().flatten()
+    height, width = frames.shape[1] // 4, frames.shape[2] // 4
+    small = frames[0].reshape(height, 4, width, 4, 3).mean(dim=(1, 3)).flatten()
+    assert torch.corrcoef(torch.stack([shown, small]))[0, 1] > 0.85
