@@ -63,9 +63,11 @@ def _add_demo(commands: Any) -> None:
 
 
 def _add_run(commands: Any) -> None:
-    parser = commands.add_parser("run", help="restore a video file or a folder of frames")
-    parser.add_argument("input", help="video file, or folder of images")
-    parser.add_argument("-o", "--output", required=True, help="video file, or folder for PNGs")
+    parser = commands.add_parser("run", help="restore a video, a folder of frames or a photo")
+    parser.add_argument("input", help="video file, folder of images, or image")
+    parser.add_argument(
+        "-o", "--output", required=True, help="video file, folder for PNGs, or PNG"
+    )
     _add_engine_options(parser)
     parser.add_argument("--codec", default="h264", help="h264, h265, ffv1 or prores")
     parser.add_argument("--crf", type=int, help="quality of h264 and h265, 0 to 51")
@@ -146,7 +148,8 @@ def _demo(args: argparse.Namespace) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from .restoration.stream import restore_file, restore_folder
+    from .restoration.stream import restore_file, restore_folder, restore_image
+    from .video.frames import SUFFIXES
 
     source, output = Path(args.input), Path(args.output)
     if not source.exists():
@@ -158,6 +161,8 @@ def _run(args: argparse.Namespace) -> None:
     progress = _progress_bar(source.name)
     if source.is_dir():
         count = restore_folder(source, output, deblurrer, settings, progress)
+    elif source.suffix.lower() in SUFFIXES:
+        count = restore_image(source, output, deblurrer, settings, progress)
     else:
         count = restore_file(
             source,

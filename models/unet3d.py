@@ -211,8 +211,12 @@ class UNet3D(nn.Module):
                     **make,
                 )
             )
-        self.conv_norm_out = make_norm(
-            eps=1e-5, kind=config.norm, channels=base, groups=config.norm_groups, **make
+        # Normalising each position would take away the local contrast that the prediction
+        # is proportional to; GroupNorm keeps it, its statistics are the whole picture's.
+        self.conv_norm_out = (
+            make_norm(kind="group", channels=base, groups=config.norm_groups, eps=1e-5, **make)
+            if config.norm == "group"
+            else None
         )
         self.conv_out = operations.Conv2d(base, config.out_channels, 3, padding=1, **where)
         if config.latent_skip:
@@ -257,7 +261,9 @@ class UNet3D(nn.Module):
         h, _ = self.mid_block(h, embedding, context, num_frames)
         for block in self.up_blocks:
             h, _ = block(h, embedding, context, num_frames, skips)
-        h = self.conv_out(F.silu(self.conv_norm_out(h)))
+        if self.conv_norm_out is not None:
+            h = F.silu(self.conv_norm_out(h))
+        h = self.conv_out(h)
 
         h = rearrange(h[..., :height, :width], "(b t) c h w -> b c t h w", t=num_frames)
         if self.config.latent_skip:

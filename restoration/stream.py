@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from torch import Tensor
 
 from ..video.codecs import codec_named
 from ..video.color import to_float, to_uint8, to_uint16
-from ..video.frames import FrameFolder, FrameFolderWriter
+from ..video.frames import FrameFolder, FrameFolderWriter, read_image
 from ..video.reader import VideoFrame, VideoInfo, VideoReader
 from ..video.source import Source
 from ..video.writer import VideoWriter
@@ -193,6 +195,36 @@ def restore_folder(
         for name, frame in zip(folder.names, restored, strict=True):
             writer.write(frame, name)
     return len(folder)
+
+
+def restore_image(
+    source: str | Path,
+    output: str | Path,
+    deblurrer: Deblurrer,
+    settings: RestorationSettings,
+    callback: FrameCallback | None = None,
+) -> int:
+    """Restore one image into a PNG file.
+
+    Returns:
+        1, the number of frames.
+
+    Raises:
+        FileNotFoundError, ValueError: If input or output cannot be used.
+    """
+    output = Path(output)
+    if output.suffix.lower() != ".png":
+        raise ValueError(f"{output}: an image is written as PNG, name the output .png")
+    if not output.absolute().parent.is_dir():
+        raise FileNotFoundError(f"{output}: the folder {output.parent} does not exist, create it")
+    pixels = read_image(Path(source))
+    # A folder of one frame: written whole beside the target, then moved onto it.
+    with tempfile.TemporaryDirectory(prefix=f".{output.stem}.", dir=output.parent) as folder:
+        with FrameFolderWriter(Path(folder) / "frames") as writer:
+            for frame in restore_stream([pixels], deblurrer, settings, callback, 1):
+                writer.write(frame, output.name)
+        os.replace(Path(folder) / "frames" / f"{output.stem}.png", output)
+    return 1
 
 
 def _restore_segment(

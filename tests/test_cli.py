@@ -120,6 +120,19 @@ def test_a_folder_of_frames_becomes_png_files_of_the_same_names(checkpoint, tmp_
     assert (result.width, result.height) == (41, 33)
 
 
+def test_a_photo_becomes_a_png_of_its_size(checkpoint, tmp_path, capsys):
+    photo = tmp_path / "photo.jpg"
+    cv2.imwrite(str(photo), np.random.default_rng(0).integers(0, 255, (37, 51, 3), np.uint8))
+    output = tmp_path / "restored.png"
+    assert run(capsys, "run", photo, "-o", output, "--checkpoint", checkpoint)[0] == 0
+    picture = cv2.imread(str(output))
+    assert picture is not None
+    assert picture.shape == (37, 51, 3)
+    line = refused(capsys, "run", photo, "-o", "out.mp4", "--checkpoint", checkpoint)
+    assert "name the output .png" in line
+    assert {path.suffix for path in tmp_path.iterdir()} == {".jpg", ".png", ".safetensors"}
+
+
 def test_the_same_seed_gives_identical_frames(clip, checkpoint, tmp_path, capsys):
     outputs = [tmp_path / f"{index}.mkv" for index in range(3)]
     for output, seed in zip(outputs, (5, 5, 6), strict=True):

@@ -80,9 +80,14 @@ class JointStage:
     """Decay of the averaged weights that are exported, per update."""
     coherence_weight: float = 0.1
     """Weight of the temporal coherence loss (Wang & Long: 0.1)."""
-    easy_clip_error: float = 0.02
-    """A clip's latent losses are divided by the error of copying the blurry latents plus
-    this: clips blurred past repair would drown those that can be mended."""
+    latent_floor: tuple[float, float] = (0.2, 0.03)
+    """At the start and end of the run: a clip's latent losses are divided by the error of
+    copying the blurry latents plus this. Without the division clips blurred past repair
+    drown those that can be mended; with a small floor at the start sharp clips do, and the
+    network learns to leave everything alone."""
+    pixel_floor: tuple[float, float] = (5e-3, 2e-4)
+    """The same for the pixel loss: added to the mean square error of a frame before its
+    logarithm (values in -1..1: 29 and 43 dB)."""
     pixel_weight: float = 2.0
     """Weight of the pixel loss (log10 of the mean square error, and spectra) at the last
     timestep, through residual decoding."""

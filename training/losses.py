@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def log_error(pred: Tensor, target: Tensor, floor: float = 2e-4) -> Tensor:
+def log_error(pred: Tensor, target: Tensor, floor: float) -> Tensor:
     """Return log10 of the mean square error per frame, averaged: PSNR with the sign turned.
 
     A frame blurred past repair weighs no more than one that can be mended.
@@ -14,7 +14,7 @@ def log_error(pred: Tensor, target: Tensor, floor: float = 2e-4) -> Tensor:
     Args:
         pred: `[B, 3, T, H, W]` in -1..1.
         target: The same shape.
-        floor: Added to the error: below it (43 dB) there is little left to win.
+        floor: Added to the error: below it there is little left to win.
     """
     error = (pred - target).square().mean(dim=(1, 3, 4))
     return (error + floor).log10().mean()

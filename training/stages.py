@@ -97,7 +97,7 @@ def joint_loss(
         # What copying the condition would give: the figure to get below.
         copied = velocity(schedule, condition, noise, timesteps)
         copy_loss = velocity_loss(copied, target)
-        weights = 1 / (copy_loss + stage.easy_clip_error)
+        weights = 1 / (copy_loss + _annealed(stage.latent_floor, progress))
     base_loss = velocity_loss(pred, target)
     coherence = (weights * coherence_loss(pred, target)).mean()
     total = (weights * base_loss).mean() + stage.coherence_weight * coherence
@@ -114,10 +114,19 @@ def joint_loss(
             restored[:, :, frames], blurry[at_last][:, :, frames]
         ).float()
         truth = sharp[at_last][:, :, frames]
-        pixels = log_error(decoded, truth) + stage.fft_weight * spectrum_l1(decoded, truth)
+        floor = _annealed(stage.pixel_floor, progress)
+        pixels = log_error(decoded, truth, floor) + stage.fft_weight * spectrum_l1(
+            decoded, truth
+        )
         total = total + stage.pixel_weight * pixels * at_last.float().mean()
         with torch.no_grad():
             parts["gain_db"] = 10 * (
-                log_error(blurry[at_last][:, :, frames], truth) - log_error(decoded, truth)
+                log_error(blurry[at_last][:, :, frames], truth, floor)
+                - log_error(decoded, truth, floor)
             )
     return {"loss": total, **parts}
+
+
+def _annealed(ends: tuple[float, float], progress: float) -> float:
+    """Go from the first to the second value, evenly in their logarithms."""
+    return ends[0] * (ends[1] / ends[0]) ** progress
