@@ -216,7 +216,7 @@ def restore_image(
     if output.suffix.lower() != ".png":
         raise ValueError(f"{output}: an image is written as PNG, name the output .png")
     if not output.absolute().parent.is_dir():
-        raise FileNotFoundError(f"{output}: the folder {output.parent} does not exist, create it")
+        raise FileNotFoundError(f"{output}: its folder does not exist, create it")
     pixels = read_image(Path(source))
     # A folder of one frame: written whole beside the target, then moved onto it.
     with tempfile.TemporaryDirectory(prefix=f".{output.stem}.", dir=output.parent) as folder:
