@@ -14,6 +14,7 @@ from ..models.config import (
     SamplingConfig,
     UNet3DConfig,
 )
+from ..video.camera_shake import ShakeConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,8 @@ class DataConfig:
     """Share of clips from real blurry/sharp pairs; what is left is already sharp."""
     compressed_share: float = 0.15
     """Share of clips that go through H.264 after the blur."""
+    shake: ShakeConfig = field(default_factory=ShakeConfig)
+    """The synthetic blur."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +67,11 @@ class JointStage:
     """Updates."""
     data: DataConfig = field(default_factory=DataConfig)
     """Batches."""
+    easy_data: DataConfig | None = None
+    """Batches up to `easy_until`: blur that can be mended, so that there is something to
+    learn from at once."""
+    easy_until: float = 0.6
+    """Point of the run, 0 to 1, up to which `easy_data` is drawn."""
     learning_rate: float = 4e-4
     """Peak; linear warm-up, cosine to zero."""
     blur_encoder_rate: float = 0.1
@@ -153,6 +161,23 @@ PRESETS = {
     "tiny": Preset(
         model=TINY_MODEL,
         autoencoder=AutoencoderStage(steps=1500),
-        joint=JointStage(steps=3000, data=DataConfig(crop=96)),
+        joint=JointStage(
+            steps=2600,
+            learning_rate=3e-4,
+            data=DataConfig(crop=96),
+            easy_data=DataConfig(
+                crop=96,
+                photo_share=0.6,
+                clip_share=0.25,
+                pair_share=0.1,
+                compressed_share=0.05,
+                shake=ShakeConfig(
+                    motion=(3.0, 14.0),
+                    exposure=(0.2, 0.8),
+                    pause_probability=0.4,
+                    sharp_probability=0.02,
+                ),
+            ),
+        ),
     ),
 }

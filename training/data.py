@@ -21,7 +21,6 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ..video.camera_shake import ShakeConfig
 from ..video.degradation import compress_h264, degrade
 from ..video.motion_blur import shake_clips
 from .config import DataConfig
@@ -90,13 +89,11 @@ class TrainingData:
         count: int,
         config: DataConfig,
         generator: torch.Generator,
-        shake: ShakeConfig | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Draw blurry and sharp clips, each `[count, T, 3, crop, crop]` in 0..1."""
-        shake = shake or ShakeConfig()
         blurry, sharp = [], []
         for _ in range(count):
-            pair = self._draw(config, generator, shake)
+            pair = self._draw(config, generator)
             blurry.append(pair[0])
             sharp.append(pair[1])
         degraded = degrade(torch.stack(blurry), generator)
@@ -105,18 +102,12 @@ class TrainingData:
                 degraded[index] = _compress(degraded[index], generator)
         return degraded, torch.stack(sharp)
 
-    def _draw(
-        self, config: DataConfig, generator: torch.Generator, shake: ShakeConfig
-    ) -> tuple[Tensor, Tensor]:
+    def _draw(self, config: DataConfig, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         kinds: list[tuple[float, Callable[[], tuple[Tensor, Tensor]]]] = []
         if self.photos:
-            kinds.append(
-                (config.photo_share, lambda: self._shaken_photo(config, generator, shake))
-            )
+            kinds.append((config.photo_share, lambda: self._shaken_photo(config, generator)))
         if self.runs:
-            kinds.append(
-                (config.clip_share, lambda: self._shaken_run(config, generator, shake))
-            )
+            kinds.append((config.clip_share, lambda: self._shaken_run(config, generator)))
             still = 1 - config.photo_share - config.clip_share - config.pair_share
             kinds.append((still, lambda: self._sharp_run(config, generator)))
         if self.pairs:
@@ -125,20 +116,20 @@ class TrainingData:
         return kinds[int(torch.multinomial(weights, 1, generator=generator))][1]()
 
     def _shaken_photo(
-        self, config: DataConfig, generator: torch.Generator, shake: ShakeConfig
+        self, config: DataConfig, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         photo = self.photos[_integer(len(self.photos), generator)][None]
         source = _augment(_region(photo, config.crop + 2 * _MARGIN, generator), generator)
         other = self.photos[_integer(len(self.photos), generator)][None]
         foreground = _region(other, config.crop + 2 * _MARGIN, generator)
-        return self._shake(source, foreground, config, generator, shake)
+        return self._shake(source, foreground, config, generator)
 
     def _shaken_run(
-        self, config: DataConfig, generator: torch.Generator, shake: ShakeConfig
+        self, config: DataConfig, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         frames = self._frames(config.num_frames, generator)
         source = _augment(_region(frames, config.crop + 2 * _MARGIN, generator), generator)
-        return self._shake(source, None, config, generator, shake)
+        return self._shake(source, None, config, generator)
 
     @staticmethod
     def _shake(
@@ -146,13 +137,12 @@ class TrainingData:
         foreground: Tensor | None,
         config: DataConfig,
         generator: torch.Generator,
-        shake: ShakeConfig,
     ) -> tuple[Tensor, Tensor]:
         blurry, sharp = shake_clips(
             source[None],
             config.num_frames,
             (config.crop, config.crop),
-            shake,
+            config.shake,
             generator,
             foreground,
         )

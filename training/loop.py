@@ -48,7 +48,7 @@ class Run:
     gradient_clip: float = 1.0
     ema_decay: float = 0.999
     seed: int = 0
-    save_every_s: float = 180.0
+    save_every_s: float = 60.0
     """Seconds between saved states."""
     log_every: int = 20
     """Updates between lines of the log."""
