@@ -65,8 +65,11 @@ class UNet3DConfig:
     transformer_in: bool = True
     """Whether a temporal transformer follows the first convolution (ModelScopeT2V)."""
     latent_skip: bool = False
-    """Add `-sigma_t * blur_latents` to the prediction: with a zero last convolution an
-    untrained network then returns the blurry clip at the last timestep."""
+    """Add to the prediction what a linear guess from noisy and blur latents gives: with a
+    zero last convolution an untrained network returns the blurry clip."""
+    latent_skip_std: float = 0.1
+    """Standard deviation that the guess expects between sharp and blur latents. Less than
+    it is (0.3 to 0.4): an untrained network adds noise of this size in many steps."""
 
     def __post_init__(self) -> None:
         num_levels = len(self.block_channels)
@@ -106,6 +109,8 @@ class UNet3DConfig:
                     f"windows must be at least 1 along each axis and hold at most "
                     f"{_MOST_WINDOW_POSITIONS} positions, got {list(window)}"
                 )
+        if not 0 < self.latent_skip_std < math.inf:
+            raise ConfigError(f"latent_skip_std must be positive, got {self.latent_skip_std}")
         if self.latent_skip and self.in_channels < 2 * self.out_channels:
             raise ConfigError("latent_skip needs the blur latents among in_channels")
 

@@ -27,7 +27,7 @@ from .layers import (
     timestep_embedding,
     zero_init,
 )
-from .schedule import sigmas_at
+from .schedule import alphas_at, sigmas_at
 from .temporal_attention import WindowAttention
 
 
@@ -267,7 +267,22 @@ class UNet3D(nn.Module):
 
         h = rearrange(h[..., :height, :width], "(b t) c h w -> b c t h w", t=num_frames)
         if self.config.latent_skip:
-            channels = self.config.out_channels
-            sigmas = sigmas_at(self.schedule, timesteps).to(h)
-            h = h - sigmas[:, None, None, None, None] * x[:, channels : 2 * channels]
+            h = h + self._skip(x, timesteps).to(h)
         return h
+
+    def _skip(self, x: Tensor, timesteps: Tensor) -> Tensor:
+        """Return v of the best linear guess of the clean latents: what is left is learned.
+
+        With clean latents distributed as N(blur latents, s^2), the guess given the noisy
+        ones is `blur + k * (noisy / alpha - blur)`, `k = alpha^2 s^2 / (alpha^2 s^2 +
+        sigma^2)`: the blur latents at the last timestep, the noisy latents at the first.
+        """
+        channels = self.config.out_channels
+        noisy, blur = x[:, :channels], x[:, channels : 2 * channels]
+        shape = (-1, 1, 1, 1, 1)
+        alpha = alphas_at(self.schedule, timesteps).reshape(shape).to(x.device)
+        sigma = sigmas_at(self.schedule, timesteps).reshape(shape).to(x.device)
+        variance = self.config.latent_skip_std**2
+        gain = alpha * variance / (alpha**2 * variance + sigma**2)
+        guess = blur + gain * (noisy - alpha * blur)
+        return (alpha * noisy - guess) / sigma

@@ -90,6 +90,41 @@ def test_run_keeps_frame_count_size_and_times(clip, checkpoint, tmp_path, capsys
     assert json.loads(report.read_text())["frames"] == 10
 
 
+def test_variable_time_stamps_survive(checkpoint, tmp_path, capsys):
+    clip, output = tmp_path / "clip.mp4", tmp_path / "out.mp4"
+    stamps = [0, 1001, 2002, 5005, 6006, 9009]
+    with VideoWriter(
+        clip,
+        width=32,
+        height=24,
+        time_base=Fraction(1, 30000),
+        average_rate=Fraction(30000, 1001),
+    ) as writer:
+        for index, pts in enumerate(stamps):
+            writer.write(np.full((24, 32, 3), 40 * index, np.uint8), pts)
+    assert run(capsys, "run", clip, "-o", output, "--checkpoint", checkpoint)[0] == 0
+    with VideoReader(output) as reader:
+        times = [frame.pts * reader.info.time_base for frame in reader]
+    assert times == [pts * Fraction(1, 30000) for pts in stamps]
+
+
+def test_a_portrait_clip_comes_out_upright(clip, checkpoint, tmp_path, capsys):
+    # Phones store landscape pixels and a matrix that turns them: here by 90 degrees.
+    data = bytearray(clip.read_bytes())
+    start = data.index(b"tkhd") + 4 + 40
+    one = 1 << 16
+    data[start : start + 36] = struct.pack(">9i", 0, one, 0, -one, 0, 0, 0, 0, 1 << 30)
+    clip.write_bytes(data)
+    output = tmp_path / "out.mp4"
+    assert run(capsys, "run", clip, "-o", output, "--checkpoint", checkpoint)[0] == 0
+    with VideoReader(clip) as before, VideoReader(output) as after:
+        assert before.info.rotation in (90, 270)
+        assert (after.info.width, after.info.height) == (48, 64)
+        assert after.info.rotation == 0
+        first = [next(reader).pixels.astype(float) for reader in (before, after)]
+    assert np.abs(first[0] - first[1]).mean() < np.abs(first[0] - first[1][::-1]).mean()
+
+
 @pytest.mark.parametrize("num_frames", [1, 2, 15, 17])
 def test_clips_of_any_length_come_out_whole(num_frames, checkpoint, tmp_path, capsys):
     clip = write_clip(tmp_path / "clip.mp4", num_frames, 26, 18)

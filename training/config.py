@@ -109,7 +109,7 @@ class JointStage:
     """Share of clips at the last timestep once the others have started."""
     high_timestep_share: float = 0.3
     """Share of clips at 700 to 998 once they have started; the rest is uniform."""
-    mixed_from: float = 0.7
+    mixed_from: float = 0.85
     """Point of the run, 0 to 1, from which other timesteps than the last are trained."""
 
 
@@ -167,15 +167,21 @@ PRESETS = {
             data=DataConfig(crop=96),
             easy_data=DataConfig(
                 crop=96,
-                photo_share=0.6,
-                clip_share=0.25,
-                pair_share=0.1,
+                photo_share=0.85,
+                clip_share=0.05,
+                pair_share=0.05,
                 compressed_share=0.05,
                 shake=ShakeConfig(
-                    motion=(3.0, 14.0),
-                    exposure=(0.2, 0.8),
-                    pause_probability=0.4,
-                    sharp_probability=0.02,
+                    motion=(7.0, 13.0),
+                    exposure=(0.6, 0.9),
+                    rotation=(0.0, 0.0),
+                    zoom=(0.0, 0.0),
+                    perspective=(0.0, 0.0),
+                    smoothness=(3.0, 6.0),
+                    jerk_rate=0.0,
+                    pause_probability=0.0,
+                    foreground_probability=0.0,
+                    sharp_probability=0.0,
                 ),
             ),
         ),

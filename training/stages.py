@@ -95,8 +95,7 @@ def joint_loss(
     pred = pred.float()
     with torch.no_grad():
         # What copying the condition would give: the figure to get below.
-        copied = velocity(schedule, condition, noise, timesteps)
-        copy_loss = velocity_loss(copied, target)
+        copy_loss = velocity_loss(clean, condition)
         weights = 1 / (copy_loss + _annealed(stage.latent_floor, progress))
     base_loss = velocity_loss(pred, target)
     coherence = (weights * coherence_loss(pred, target)).mean()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 from typing import cast
 
-import av
 import cv2
 import numpy as np
 import torch
@@ -108,6 +107,9 @@ def compress_h264(clip: np.ndarray, crf: int, *, frame_rate: int = 30) -> np.nda
     Raises:
         ValueError: If the clip or the factor is of the wrong kind.
     """
+    # Here, so that training runs on machines without PyAV when nothing is to be compressed.
+    import av
+
     _check_frames(clip)
     if not 0 <= crf <= 51:
         raise ValueError(f"crf must be between 0 and 51, got {crf}")
