@@ -7,6 +7,8 @@ the whole frame does, up to the receptive field.
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -59,19 +61,18 @@ class Encoder(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        h = images.contiguous(memory_format=torch.channels_last)
-        for down, blocks in zip(self.down, self.blocks, strict=True):
-            h = blocks(down(F.pixel_unshuffle(h, 2)))
-        return self.conv_out(h)
+        # A deque of one: finer features are let go as soon as coarser ones exist.
+        return self.conv_out(deque(self._resolutions(images), maxlen=1).pop())
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Return the features at each resolution, finest first, for the detail skip."""
-        features = []
+        return list(self._resolutions(images))
+
+    def _resolutions(self, images: Tensor) -> Iterator[Tensor]:
         h = images.contiguous(memory_format=torch.channels_last)
         for down, blocks in zip(self.down, self.blocks, strict=True):
             h = blocks(down(F.pixel_unshuffle(h, 2)))
-            features.append(h)
-        return features
+            yield h
 
 
 class Decoder(nn.Module):

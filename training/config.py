@@ -162,8 +162,7 @@ PRESETS = {
         model=TINY_MODEL,
         autoencoder=AutoencoderStage(steps=1500),
         joint=JointStage(
-            steps=2600,
-            learning_rate=3e-4,
+            steps=3000,
             data=DataConfig(crop=96),
             easy_data=DataConfig(
                 crop=96,
