@@ -23,7 +23,7 @@ from .metrics import psnr, ssim
 
 DEMO_FOLDER = Path(__file__).parent.parent / "restoration" / "demo"
 
-_CROPS = ((150, 60), (20, 130))
+_CROPS = ((200, 30), (85, 150))
 """Left and top of the two zoomed crops, in pixels of the 384x256 clip."""
 _CROP_SIZE = (96, 64)
 _ZOOM = 4
