@@ -69,7 +69,7 @@ def write_random_checkpoint(folder: Path, detail_skip: bool = False) -> Path:
         model = Divd(config)
         for parameter in model.parameters():
             if not parameter.any():
-                torch.nn.init.normal_(parameter, std=0.02)
+                torch.nn.init.normal_(parameter, std=0.08)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / NAME
     save_checkpoint(

@@ -5,18 +5,18 @@ import math
 import pytest
 import torch
 from video_deblur.training.losses import (
-    charbonnier,
     coherence_loss,
+    log_error,
     spectrum_l1,
     velocity_loss,
 )
 
 
-def test_charbonnier_is_a_smooth_l1():
-    pred, target = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 0.0])
-    expected = (math.sqrt(9 + 0.16) + 0.4) / 2
-    assert float(charbonnier(pred, target, epsilon=0.4)) == pytest.approx(expected)
-    assert float(charbonnier(pred, pred)) == pytest.approx(1e-3)
+def test_log_error_is_the_mean_logarithm_per_frame():
+    target = torch.zeros(1, 3, 2, 4, 4)
+    pred = torch.stack([torch.full((3, 4, 4), 0.1), torch.full((3, 4, 4), 1.0)], dim=1)[None]
+    expected = (math.log10(0.01 + 0.001) + math.log10(1 + 0.001)) / 2
+    assert float(log_error(pred, target, floor=0.001)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_spectrum_of_a_constant_difference_is_one_value():
