@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 from video_deblur.models.config import UNet3DConfig
+from video_deblur.models.schedule import alphas_at, clean_from_velocity, sigmas_at
 from video_deblur.models.unet3d import UNet3D
 
 PUBLIC_LAYOUT = UNet3DConfig(
@@ -89,10 +90,25 @@ def test_an_untrained_network_returns_the_blurry_clip_at_the_last_timestep(small
     x, _, context = inputs(small_unet_config, 2)
     out = unet(x, torch.tensor([999, 999]), context)
     torch.testing.assert_close(out, -x[:, 4:], atol=0, rtol=0)
-    # With alpha 0 the clean estimate is -v.
-    weaker = unet(x, torch.tensor([999, 0]), context)
-    torch.testing.assert_close(weaker[0], -x[0, 4:], atol=0, rtol=0)
-    assert weaker[1].abs().max() < 0.1
+
+
+@pytest.mark.parametrize("timestep", [999, 700, 250, 20])
+def test_an_untrained_network_gives_the_gaussian_posterior_mean(small_unet_config, timestep):
+    config = dataclasses.replace(small_unet_config, latent_skip_std=0.3)
+    unet = UNet3D(config).eval()
+    x, _, context = inputs(config, 2)
+    timesteps = torch.tensor([timestep, timestep])
+    with torch.no_grad():
+        v = unet(x, timesteps, context)
+    noisy, blur = x[:, :4], x[:, 4:]
+    alpha = float(alphas_at(unet.schedule, timesteps)[0])
+    sigma = float(sigmas_at(unet.schedule, timesteps)[0])
+    # The mean of two Gaussian observations, weighted by their precisions.
+    precisions = 1 / 0.3**2, (alpha / sigma) ** 2
+    weighted = blur * precisions[0] + noisy * alpha / sigma**2
+    expected = weighted / sum(precisions)
+    clean = clean_from_velocity(unet.schedule, noisy, v, timesteps)
+    torch.testing.assert_close(clean, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_the_skip_is_off_unless_the_config_says_so(small_unet_config):
