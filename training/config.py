@@ -163,7 +163,7 @@ PRESETS = {
         autoencoder=AutoencoderStage(steps=1500),
         joint=JointStage(
             steps=3000,
-            data=DataConfig(crop=96),
+            data=DataConfig(crop=96, shake=ShakeConfig(motion=(3.0, 20.0))),
             easy_data=DataConfig(
                 crop=96,
                 photo_share=0.85,
