@@ -79,6 +79,11 @@ def _add_evaluate(commands: Any) -> None:
     parser = commands.add_parser("evaluate", help="measure against sharp frames")
     parser.add_argument("--dataset", required=True, help="pairs:PATH")
     parser.add_argument("--pred", help="folder of results <sequence>/<frame> to measure")
+    parser.add_argument(
+        "--plain-decode",
+        action="store_true",
+        help="decode without the blurry frames, as ComfyUI's VAE Decode does",
+    )
     _add_engine_options(parser)
     parser.add_argument("--json", dest="json_path", help="write all figures to this file")
     parser.set_defaults(run=_evaluate)
@@ -209,7 +214,10 @@ def _evaluate(args: argparse.Namespace) -> None:
             return read_predictions(args.pred, sequence)
     else:
         deblurrer, settings = _engine(args)
-        described.update(_described(args, settings))
+        if args.plain_decode:
+            config = deblurrer.model.config
+            deblurrer.model.config = dataclasses.replace(config, residual_decoding=False)
+        described.update(_described(args, settings), plain_decode=args.plain_decode)
 
         def restore(sequence: PairedSequence, blurry: np.ndarray) -> np.ndarray:
             frames = torch.from_numpy(to_float(blurry))

@@ -358,6 +358,10 @@ def test_evaluate_measures_pairs_and_results(checkpoint, tmp_path, capsys):
     mean = json.loads(report.read_text())["sequences"]["street"]["mean"]
     assert mean["psnr"] == mean["input_psnr"]
 
+    arguments += ["--plain-decode"]
+    assert run(capsys, "evaluate", "--dataset", dataset, *arguments, "--strength", 1)[0] == 0
+    assert json.loads(report.read_text())["sequences"]["street"]["mean"] != mean
+
     results = tmp_path / "results" / "street"
     results.parent.mkdir()
     (tmp_path / "pairs" / "street" / "sharp").rename(results)
