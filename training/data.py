@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -89,25 +90,42 @@ class TrainingData:
         count: int,
         config: DataConfig,
         generator: torch.Generator,
+        device: str | torch.device = "cpu",
     ) -> tuple[Tensor, Tensor]:
-        """Draw blurry and sharp clips, each `[count, T, 3, crop, crop]` in 0..1."""
-        blurry, sharp = [], []
-        for _ in range(count):
-            pair = self._draw(config, generator)
-            blurry.append(pair[0])
-            sharp.append(pair[1])
-        degraded = degrade(torch.stack(blurry), generator)
+        """Draw blurry and sharp clips, each `[count, T, 3, crop, crop]` in 0..1 on `device`.
+
+        Sources are cut on the CPU and blurred on the device, all of a kind at once.
+        """
+        drawn = [self._draw(config, generator) for _ in range(count)]
+        pairs: dict[int, tuple[Tensor, Tensor]] = {
+            index: (clip[0].to(device), clip[1].to(device))
+            for index, clip in enumerate(drawn)
+            if not isinstance(clip, _Unshaken)
+        }
+        for photos in (True, False):
+            members = {
+                index: clip
+                for index, clip in enumerate(drawn)
+                if isinstance(clip, _Unshaken) and (clip.foreground is not None) == photos
+            }
+            if members:
+                shaken = _shake(list(members.values()), config, generator, device)
+                pairs.update(zip(members, zip(*shaken, strict=True), strict=True))
+        blurry, sharp = (torch.stack([pairs[i][k] for i in range(count)]) for k in (0, 1))
+        degraded = degrade(blurry, generator)
         for index in range(count):
             if _chance(config.compressed_share, generator):
                 degraded[index] = _compress(degraded[index], generator)
-        return degraded, torch.stack(sharp)
+        return degraded, sharp
 
-    def _draw(self, config: DataConfig, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        kinds: list[tuple[float, Callable[[], tuple[Tensor, Tensor]]]] = []
+    def _draw(
+        self, config: DataConfig, generator: torch.Generator
+    ) -> _Unshaken | tuple[Tensor, Tensor]:
+        kinds: list[tuple[float, Callable[[], _Unshaken | tuple[Tensor, Tensor]]]] = []
         if self.photos:
-            kinds.append((config.photo_share, lambda: self._shaken_photo(config, generator)))
+            kinds.append((config.photo_share, lambda: self._photo(config, generator)))
         if self.runs:
-            kinds.append((config.clip_share, lambda: self._shaken_run(config, generator)))
+            kinds.append((config.clip_share, lambda: self._run(config, generator)))
             still = 1 - config.photo_share - config.clip_share - config.pair_share
             kinds.append((still, lambda: self._sharp_run(config, generator)))
         if self.pairs:
@@ -115,38 +133,19 @@ class TrainingData:
         weights = torch.tensor([max(weight, 0.0) for weight, _ in kinds])
         return kinds[int(torch.multinomial(weights, 1, generator=generator))][1]()
 
-    def _shaken_photo(
-        self, config: DataConfig, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
+    def _photo(self, config: DataConfig, generator: torch.Generator) -> _Unshaken:
+        size = config.crop + 2 * _MARGIN
         photo = self.photos[_integer(len(self.photos), generator)][None]
-        source = _augment(_region(photo, config.crop + 2 * _MARGIN, generator), generator)
         other = self.photos[_integer(len(self.photos), generator)][None]
-        foreground = _region(other, config.crop + 2 * _MARGIN, generator)
-        return self._shake(source, foreground, config, generator)
-
-    def _shaken_run(
-        self, config: DataConfig, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        frames = self._frames(config.num_frames, generator)
-        source = _augment(_region(frames, config.crop + 2 * _MARGIN, generator), generator)
-        return self._shake(source, None, config, generator)
-
-    @staticmethod
-    def _shake(
-        source: Tensor,
-        foreground: Tensor | None,
-        config: DataConfig,
-        generator: torch.Generator,
-    ) -> tuple[Tensor, Tensor]:
-        blurry, sharp = shake_clips(
-            source[None],
-            config.num_frames,
-            (config.crop, config.crop),
-            config.shake,
-            generator,
-            foreground,
+        return _Unshaken(
+            source=_augment(_region(photo, size, generator), generator),
+            foreground=_region(other, size, generator)[0],
         )
-        return blurry[0], sharp[0]
+
+    def _run(self, config: DataConfig, generator: torch.Generator) -> _Unshaken:
+        frames = self._frames(config.num_frames, generator)
+        size = config.crop + 2 * _MARGIN
+        return _Unshaken(source=_augment(_region(frames, size, generator), generator))
 
     def _sharp_run(
         self, config: DataConfig, generator: torch.Generator
@@ -167,6 +166,34 @@ class TrainingData:
 
     def _frames(self, num_frames: int, generator: torch.Generator) -> np.ndarray:
         return _take(self.runs[_integer(len(self.runs), generator)], num_frames, generator)
+
+
+@dataclass(frozen=True, eq=False)
+class _Unshaken:
+    """What a shaking camera is to film, with a margin around the crop."""
+
+    source: Tensor
+    """A photo `[1, 3, S, S]` or a clip `[T, 3, S, S]`, uint8."""
+    foreground: Tensor | None = None
+    """A picture `[3, S, S]` that may move in front of a photo."""
+
+
+def _shake(
+    clips: list[_Unshaken],
+    config: DataConfig,
+    generator: torch.Generator,
+    device: str | torch.device,
+) -> tuple[Tensor, Tensor]:
+    """Shake sources of one kind: blurry and sharp `[N, T, 3, crop, crop]`."""
+    foregrounds = [clip.foreground for clip in clips if clip.foreground is not None]
+    return shake_clips(
+        torch.stack([clip.source for clip in clips]).to(device),
+        config.num_frames,
+        (config.crop, config.crop),
+        config.shake,
+        generator,
+        torch.stack(foregrounds).to(device) if foregrounds else None,
+    )
 
 
 def _take(frames: np.ndarray, num_frames: int, generator: torch.Generator) -> np.ndarray:

@@ -126,10 +126,8 @@ def _train_joint(
     def loss_fn(step: int, generator: torch.Generator) -> dict[str, Tensor]:
         progress = step / stage.steps
         easy = stage.easy_data if progress < stage.easy_until else None
-        pair = data.clips(share, easy or stage.data, generator)
-        blurry, sharp = (
-            rearrange(clip.to(device) * 2 - 1, "b t c h w -> b c t h w") for clip in pair
-        )
+        pair = data.clips(share, easy or stage.data, generator, device)
+        blurry, sharp = (rearrange(clip * 2 - 1, "b t c h w -> b c t h w") for clip in pair)
         with _autocast(device):
             return joint_loss(model, blurry, sharp, stage, progress, generator)
 
