@@ -22,7 +22,7 @@ from torch import Tensor
 from ..video.codecs import codec_named
 from ..video.color import to_float, to_uint8, to_uint16
 from ..video.frames import FrameFolder, FrameFolderWriter, read_image
-from ..video.reader import VideoFrame, VideoInfo, VideoReader
+from ..video.reader import VideoFrame, VideoReader
 from ..video.source import Source
 from ..video.writer import VideoWriter
 from .noise import FrameNoise
@@ -65,9 +65,8 @@ def restore_stream(
     source = iter(frames)
     noise: Tensor | None = None
     done = kept = 0
-    ended = False
     buffer = _take(source, 1)
-    while buffer and not ended:
+    while buffer:
         length = segment_length(settings, *buffer[0].shape[:2])
         # The clip's last window ends at its end, off the grid. Reading a hop ahead keeps it
         # away from the frames that this segment hands out.
@@ -110,10 +109,6 @@ def segment_length(settings: RestorationSettings, height: int, width: int) -> in
     return settings.window + count // hop * hop
 
 
-def _opaque(info: VideoInfo) -> VideoInfo:
-    return dataclasses.replace(info, has_alpha=False)
-
-
 def restore_file(
     source: Source,
     output: str | Path,
@@ -152,7 +147,7 @@ def restore_file(
                 reader.name,
                 codec,
             )
-        info = reader.info if alpha else _opaque(reader.info)
+        info = dataclasses.replace(reader.info, has_alpha=alpha)
         writer = VideoWriter.like(output, info, codec=codec, crf=crf, audio_from=source)
         times: list[VideoFrame] = []
 

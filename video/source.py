@@ -22,11 +22,6 @@ class VideoError(ValueError):
     """A video that cannot be read, or that ends before its own header says."""
 
 
-def is_path(source: Source) -> bool:
-    """Tell a path from a file object."""
-    return isinstance(source, str | Path)
-
-
 def source_name(source: Source) -> str:
     """Return what errors call this source."""
     if isinstance(source, str | Path):

@@ -10,16 +10,17 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 import torch
-from av.error import FFmpegError
 from einops import rearrange
 from torch import Tensor
 
+from .color import to_float, to_uint8
+from .frames import read_image
 from .motion_blur import (
     ShakeConfig,
     average_frames,
@@ -28,6 +29,7 @@ from .motion_blur import (
     degrade,
     shake_clips,
 )
+from .reader import VideoReader
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 _MARGIN = 0.1
@@ -168,27 +170,18 @@ def _to_frames(video: Tensor) -> np.ndarray:
 
 
 def _read_photo(path: Path) -> Tensor:
-    pixels = cv2.imdecode(np.frombuffer(path.read_bytes() or b"\0", np.uint8), cv2.IMREAD_COLOR)
-    if pixels is None:
-        raise ValueError(f"{path}: not a readable photo")
-    return rearrange(torch.from_numpy(pixels[..., ::-1].copy()), "h w c -> 1 c h w")
+    return _to_source([read_image(path)])
 
 
 def _read_video(path: Path, max_frames: int) -> Tensor:
-    frames = []
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise ValueError(f"{path}: has no video stream")
-            for frame in container.decode(video=0):
-                frames.append(frame.to_ndarray(format="rgb24"))
-                if len(frames) == max_frames:
-                    break
-    except FFmpegError as error:
-        raise ValueError(f"{path}: not a readable photo or video ({error.strerror})") from error
-    if not frames:
-        raise ValueError(f"{path}: has no frames")
-    return rearrange(torch.from_numpy(np.stack(frames)), "t h w c -> t c h w").contiguous()
+    with VideoReader(path) as reader:
+        return _to_source([frame.pixels for frame in islice(reader, max_frames)])
+
+
+def _to_source(frames: list[np.ndarray]) -> Tensor:
+    """Stack pictures of any depth, without alpha, as uint8 `[T, 3, H, W]`."""
+    pixels = np.stack([to_uint8(to_float(frame[..., :3])) for frame in frames])
+    return rearrange(torch.from_numpy(pixels), "t h w c -> t c h w").contiguous()
 
 
 def _write_pairs(folder: Path, blurry: np.ndarray, sharp: np.ndarray) -> None:

@@ -86,7 +86,6 @@ class VideoWriter:
         self._time_base = time_base
         self._rate = average_rate
         self._codec_name = codec
-        self._depth = bit_depth
         self._alpha = has_alpha
         self._aspect = sample_aspect_ratio
         self._source = audio_from

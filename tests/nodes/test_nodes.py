@@ -8,7 +8,6 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from video_deblur.models.checkpoint import BUNDLED_PATH
 from video_deblur.video.reader import VideoReader
 
 from .checkpoints import NAME, blurry_clip
@@ -280,8 +279,6 @@ def test_weights_that_do_not_fit_the_device_give_the_same_latents(comfy, call_no
 
 
 def test_preview_of_the_bundled_checkpoint_shows_the_picture(comfy, call_node):
-    if not BUNDLED_PATH.is_file():
-        pytest.skip("the bundled checkpoint is missing: preview not compared")
     with VideoReader(REPOSITORY / "restoration" / "demo" / "blurry.mp4") as reader:
         frames = torch.from_numpy(next(reader).pixels / np.float32(255))[None]
     model, _, encoder = call_node("VideoDeblur_LoadCheckpoint")

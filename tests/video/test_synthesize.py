@@ -94,11 +94,11 @@ def test_unusable_inputs_are_named_in_one_line(tmp_path):
         synthesize_pairs([tmp_path / "missing.jpg"], output)
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no picture")
-    with pytest.raises(ValueError, match=r"broken\.jpg: not a readable photo"):
+    with pytest.raises(ValueError, match=r"broken\.jpg: cannot be read as an image"):
         synthesize_pairs([broken], output)
     text = tmp_path / "notes.mp4"
     text.write_text("no video")
-    with pytest.raises(ValueError, match=r"notes\.mp4: not a readable photo or video"):
+    with pytest.raises(ValueError, match=r"notes\.mp4: cannot be opened as a video"):
         synthesize_pairs([text], output)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="empty: no photos"):
