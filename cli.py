@@ -103,7 +103,7 @@ def _add_synthesize(commands: Any) -> None:
 
 def _add_train(commands: Any) -> None:
     parser = commands.add_parser("train", help="train a checkpoint")
-    parser.add_argument("preset", help="tiny")
+    parser.add_argument("preset", help="tiny, or tiny-further with --init")
     parser.add_argument("--data", required=True, help="folder with photos/, clips/, pairs/")
     parser.add_argument("--out", required=True, help="folder of the run; resumed if it exists")
     parser.add_argument("--init", help="checkpoint to start from instead of stage 0")
@@ -253,7 +253,7 @@ def _train(args: argparse.Namespace) -> None:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {args.preset!r}")
     preset = PRESETS[args.preset]
     changes: dict[str, Any] = {}
-    if args.autoencoder_steps is not None:
+    if args.autoencoder_steps is not None and preset.autoencoder is not None:
         changes["autoencoder"] = dataclasses.replace(
             preset.autoencoder, steps=args.autoencoder_steps
         )

@@ -72,6 +72,8 @@ class JointStage:
     learn from at once."""
     easy_until: float = 0.6
     """Point of the run, 0 to 1, up to which `easy_data` is drawn."""
+    optimizer: str = "muon"
+    """"muon" for the matrices inside the UNet and AdamW for the rest, or "adamw" for all."""
     learning_rate: float = 4e-4
     """Peak; linear warm-up, cosine to zero."""
     blur_encoder_rate: float = 0.1
@@ -119,8 +121,8 @@ class Preset:
 
     model: DivdConfig
     """Networks and sampling defaults."""
-    autoencoder: AutoencoderStage
-    """Stage 0."""
+    autoencoder: AutoencoderStage | None
+    """Stage 0; None for a preset that starts from a checkpoint."""
     joint: JointStage
     """The main stage."""
     seed: int = 0
@@ -157,32 +159,69 @@ TINY_MODEL = DivdConfig(
     sampling=SamplingConfig(),
 )
 
+_STRAIGHT = ShakeConfig(
+    motion=(7.0, 13.0),
+    exposure=(0.6, 0.9),
+    rotation=(0.0, 0.0),
+    zoom=(0.0, 0.0),
+    perspective=(0.0, 0.0),
+    smoothness=(3.0, 6.0),
+    jerk_rate=0.0,
+    pause_probability=0.0,
+    foreground_probability=0.0,
+    sharp_probability=0.0,
+)
+_MODERATE = ShakeConfig(
+    motion=(4.0, 14.0),
+    exposure=(0.4, 0.95),
+    rotation=(0.0, 0.2),
+    zoom=(0.0, 0.1),
+    perspective=(0.0, 0.05),
+    smoothness=(1.5, 5.0),
+    jerk_rate=0.05,
+    pause_probability=0.3,
+    foreground_probability=0.1,
+    sharp_probability=0.03,
+)
+_FULL = ShakeConfig(motion=(3.0, 20.0))
+
 PRESETS = {
     "tiny": Preset(
         model=TINY_MODEL,
         autoencoder=AutoencoderStage(steps=1500),
         joint=JointStage(
             steps=3000,
-            data=DataConfig(crop=96, shake=ShakeConfig(motion=(3.0, 20.0))),
+            data=DataConfig(crop=96, shake=_FULL),
             easy_data=DataConfig(
                 crop=96,
                 photo_share=0.85,
                 clip_share=0.05,
                 pair_share=0.05,
                 compressed_share=0.05,
-                shake=ShakeConfig(
-                    motion=(7.0, 13.0),
-                    exposure=(0.6, 0.9),
-                    rotation=(0.0, 0.0),
-                    zoom=(0.0, 0.0),
-                    perspective=(0.0, 0.0),
-                    smoothness=(3.0, 6.0),
-                    jerk_rate=0.0,
-                    pause_probability=0.0,
-                    foreground_probability=0.0,
-                    sharp_probability=0.0,
-                ),
+                shake=_STRAIGHT,
             ),
         ),
     ),
+    "tiny-further": Preset(
+        model=TINY_MODEL,
+        autoencoder=None,
+        joint=JointStage(
+            steps=6000,
+            data=DataConfig(crop=96, shake=_FULL),
+            easy_data=DataConfig(
+                crop=96,
+                photo_share=0.65,
+                clip_share=0.2,
+                pair_share=0.08,
+                compressed_share=0.1,
+                shake=_MODERATE,
+            ),
+            learning_rate=5e-4,
+            blur_encoder_rate=0.25,
+            latent_floor=(0.1, 0.02),
+            pixel_floor=(1e-3, 1e-4),
+            mixed_from=0.9,
+        ),
+    ),
 }
+"""By name: "tiny" from scratch, "tiny-further" from a checkpoint that "tiny" gave."""

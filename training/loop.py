@@ -21,6 +21,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from .muon import Muon
+
 logger = logging.getLogger(__name__)
 
 _MAX_NON_FINITE = 10
@@ -45,6 +47,8 @@ class Run:
     betas: tuple[float, float] = (0.9, 0.999)
     rate_factors: dict[str, float] = field(default_factory=dict)
     """Factor of the learning rate by prefix of the parameters' names."""
+    takes_muon: Callable[[str, nn.Parameter], bool] | None = None
+    """Whether Muon updates a parameter, from its name and itself; AdamW updates the rest."""
     gradient_clip: float = 1.0
     ema_decay: float = 0.999
     seed: int = 0
@@ -79,26 +83,28 @@ def train(run: Run, module: nn.Module, loss_fn: LossFn) -> int:
     """
     rank, world = _ranks()
     parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(_groups(run, parameters), betas=run.betas)
+    optimizers = _optimizers(run, parameters)
     run.average = {n: p.detach().clone().float() for n, p in parameters.items()}
-    step, non_finite = _resume(run, parameters, optimizer), 0
+    step, non_finite = _resume(run, parameters, optimizers), 0
     values: dict[str, list[float]] = {}
     started = last_saved = time.monotonic()
     while step < run.steps:
         # A generator per update and process: resuming draws what never stopping would.
         generator = torch.Generator().manual_seed(run.seed * 1_000_003 + step * world + rank)
-        for group in optimizer.param_groups:
-            factor = schedule_factor(step, run.steps, run.warmup_steps)
-            group["lr"] = run.learning_rate * group["rate_factor"] * factor
+        factor = schedule_factor(step, run.steps, run.warmup_steps)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = run.learning_rate * group["rate_factor"] * factor
+            optimizer.zero_grad(set_to_none=True)
         parts = loss_fn(step, generator)
-        optimizer.zero_grad(set_to_none=True)
         parts["loss"].backward()
         if world > 1:
             _average_gradients(list(parameters.values()), world)
         norm = nn.utils.clip_grad_norm_(parameters.values(), run.gradient_clip)
         if torch.isfinite(norm):
             non_finite = 0
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
             _update_average(run, parameters, step)
         else:
             non_finite += 1
@@ -118,7 +124,7 @@ def train(run: Run, module: nn.Module, loss_fn: LossFn) -> int:
         if rank == 0 and (
             time.monotonic() - last_saved > run.save_every_s or step == run.steps
         ):
-            _save(run, step, parameters, optimizer)
+            _save(run, step, parameters, optimizers)
             last_saved = time.monotonic()
     return step
 
@@ -127,6 +133,22 @@ def schedule_factor(step: int, steps: int, warmup_steps: int) -> float:
     """Return the learning rate's factor: linear warm-up, then cosine to zero."""
     warmup = min(1.0, (step + 1) / max(warmup_steps, 1))
     return warmup * 0.5 * (1 + math.cos(math.pi * step / max(steps, 1)))
+
+
+def _optimizers(run: Run, parameters: dict[str, nn.Parameter]) -> list[torch.optim.Optimizer]:
+    """Make AdamW, and Muon for what the run gives to it."""
+    matrices = {
+        name: parameter
+        for name, parameter in parameters.items()
+        if run.takes_muon is not None and run.takes_muon(name, parameter)
+    }
+    rest = {name: p for name, p in parameters.items() if name not in matrices}
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(_groups(run, rest), betas=run.betas)
+    ]
+    if matrices:
+        optimizers.append(Muon(_groups(run, matrices)))
+    return optimizers
 
 
 def _groups(run: Run, parameters: dict[str, nn.Parameter]) -> list[dict[str, Any]]:
@@ -173,7 +195,9 @@ def _update_average(run: Run, parameters: dict[str, nn.Parameter], step: int) ->
 
 
 def _resume(
-    run: Run, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
+    run: Run,
+    parameters: dict[str, nn.Parameter],
+    optimizers: list[torch.optim.Optimizer],
 ) -> int:
     run.folder.mkdir(parents=True, exist_ok=True)
     if not run.state_path.exists():
@@ -187,7 +211,8 @@ def _resume(
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(state["weights"][name])
-    optimizer.load_state_dict(state["optimizer"])
+    for optimizer, values in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(values)
     run.average = {
         name: state["average"][name].to(parameters[name].device) for name in parameters
     }
@@ -196,12 +221,16 @@ def _resume(
 
 
 def _save(
-    run: Run, step: int, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
+    run: Run,
+    step: int,
+    parameters: dict[str, nn.Parameter],
+    optimizers: list[torch.optim.Optimizer],
 ) -> None:
     temporary = run.state_path.with_suffix(".pt.part")
     weights: dict[str, Any] = {name: p.detach() for name, p in parameters.items()}
-    state = {"step": step, "weights": weights, "average": run.average}
-    torch.save({**state, "optimizer": optimizer.state_dict()}, temporary)
+    state: dict[str, Any] = {"step": step, "weights": weights, "average": run.average}
+    state["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
+    torch.save(state, temporary)
     os.replace(temporary, run.state_path)
 
 

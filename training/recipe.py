@@ -45,13 +45,20 @@ def train_preset(
         data_folder: Training data; see `data`.
         folder: Where states, logs and `checkpoint.safetensors` go.
         device: Torch device.
-        init: Checkpoint to start from; stage 0 is then skipped and its config kept.
+        init: Name or path of a checkpoint to start from; stage 0 is then skipped and the
+            checkpoint's config kept.
         provenance: More JSON values to store in the checkpoint.
         progress: Called at every log line.
 
     Returns:
         Path of the exported checkpoint.
+
+    Raises:
+        ValueError: If the preset needs a checkpoint to start from and none is given.
     """
+    stage = None if init is not None else preset.autoencoder
+    if init is None and stage is None:
+        raise ValueError("this preset starts from a checkpoint; name one with --init")
     folder = Path(folder)
     torch.manual_seed(preset.seed)
     data = TrainingData(data_folder)
@@ -59,7 +66,10 @@ def train_preset(
         model = load_model(init).requires_grad_(True).to(device)
     else:
         model = Divd(preset.model).to(device)
-        _train_autoencoder(model.autoencoder, data, preset, folder, device, progress)
+        assert stage is not None
+        _train_autoencoder(
+            model.autoencoder, data, stage, preset.seed, folder, device, progress
+        )
         model = _with_statistics(model, data, preset.seed, device)
     joint_steps = _train_joint(model, data, preset, folder, device, progress)
     path = folder / "checkpoint.safetensors"
@@ -71,7 +81,7 @@ def train_preset(
             provenance={
                 "seed": preset.seed,
                 "joint": {**dataclasses.asdict(preset.joint), "steps_done": joint_steps},
-                "autoencoder": None if init else dataclasses.asdict(preset.autoencoder),
+                "autoencoder": None if stage is None else dataclasses.asdict(stage),
                 "init": None if init is None else Path(init).name,
                 **(provenance or {}),
             },
@@ -82,12 +92,12 @@ def train_preset(
 def _train_autoencoder(
     autoencoder: Autoencoder,
     data: TrainingData,
-    preset: Preset,
+    stage: AutoencoderStage,
+    seed: int,
     folder: Path,
     device: str,
     progress: Progress | None,
 ) -> None:
-    stage: AutoencoderStage = preset.autoencoder
     share = max(stage.batch_size // _world(), 1)
 
     def loss_fn(step: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -104,7 +114,7 @@ def _train_autoencoder(
         learning_rate=stage.learning_rate,
         weight_decay=0.0,
         ema_decay=0.995,
-        seed=preset.seed,
+        seed=seed,
         progress=progress,
     )
     train(run, autoencoder, loss_fn)
@@ -140,6 +150,7 @@ def _train_joint(
         weight_decay=stage.weight_decay,
         betas=stage.betas,
         rate_factors={"blur_encoder.": stage.blur_encoder_rate},
+        takes_muon=is_hidden_matrix if stage.optimizer == "muon" else None,
         gradient_clip=stage.gradient_clip,
         ema_decay=stage.ema_decay,
         seed=preset.seed + 1,
@@ -148,6 +159,14 @@ def _train_joint(
     steps = train(run, model, loss_fn)
     _take_average(model, run.average)
     return steps
+
+
+def is_hidden_matrix(name: str, parameter: torch.nn.Parameter) -> bool:
+    """Tell the matrices inside the UNet from its ends, embeddings, biases and norms."""
+    ends = ("conv_in.", "conv_out.", "time_emb", "relative_position.")
+    return (
+        name.startswith("unet.") and parameter.ndim > 1 and not any(end in name for end in ends)
+    )
 
 
 def _with_statistics(model: Divd, data: TrainingData, seed: int, device: str) -> Divd:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from video_deblur.models.checkpoint import load_model, read_info
 from video_deblur.training.config import AutoencoderStage, DataConfig, JointStage, Preset
-from video_deblur.training.recipe import train_preset
+from video_deblur.training.recipe import is_hidden_matrix, train_preset
 from video_deblur.training.stages import draw_timesteps, joint_loss
 
 
@@ -45,6 +45,26 @@ def test_a_short_run_exports_a_checkpoint_that_loads(tmp_path, data_folder, smal
     warm = train_preset(preset, data_folder, tmp_path / "warm", init=path)
     assert read_info(warm).provenance["init"] == path.name
     assert read_info(warm).config.autoencoder == info.config.autoencoder
+
+
+def test_a_preset_without_stage_0_needs_a_checkpoint(tmp_path, data_folder, small_config):
+    preset = dataclasses.replace(make_preset(small_config), autoencoder=None)
+    with pytest.raises(ValueError, match="starts from a checkpoint; name one with --init"):
+        train_preset(preset, data_folder, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_muon_takes_the_matrices_inside_the_unet(untrained_model):
+    names = {
+        name
+        for name, parameter in untrained_model.named_parameters()
+        if is_hidden_matrix(name, parameter)
+    }
+    assert "unet.down_blocks.0.resnets.0.conv1.weight" in names
+    assert any(name.endswith("to_qkv.weight") for name in names)
+    assert not names & {"unet.conv_in.weight", "unet.conv_out.weight"}
+    assert all(name.startswith("unet.") and name.endswith("weight") for name in names)
+    assert not any("time_emb" in name or "norm" in name for name in names)
 
 
 def test_timesteps_are_the_last_alone_before_the_mix():
