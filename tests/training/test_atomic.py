@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+from video_deblur.training.atomic import write_file
+
+
+def test_a_file_is_replaced_and_missing_folders_are_made(tmp_path):
+    path = tmp_path / "new" / "folder" / "page.html"
+    write_file(path, b"first")
+    write_file(path, b"second")
+    assert path.read_bytes() == b"second"
+    assert [p.name for p in path.parent.iterdir()] == ["page.html"]
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "page.html"
+    write_file(path, b"old")
+
+    def full_disk(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        write_file(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["page.html"]
