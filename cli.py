@@ -77,7 +77,9 @@ def _add_run(commands: Any) -> None:
 
 def _add_evaluate(commands: Any) -> None:
     parser = commands.add_parser("evaluate", help="measure against sharp frames")
-    parser.add_argument("--dataset", required=True, help="pairs:PATH")
+    parser.add_argument(
+        "--dataset", required=True, help="pairs:, gopro:, gopro_gamma: or dvd:PATH"
+    )
     parser.add_argument("--pred", help="folder of results <sequence>/<frame> to measure")
     parser.add_argument(
         "--plain-decode",
@@ -189,11 +191,11 @@ def _evaluate(args: argparse.Namespace) -> None:
     import numpy as np
     import torch
 
-    from .evaluation.datasets import PairedSequence, load_dataset
     from .evaluation.report import evaluate_sequences, read_predictions
     from .video.color import to_float, to_uint8
+    from .video.datasets import PairedSequence, load_dataset
 
-    sequences = load_dataset(args.dataset)
+    sequences = load_dataset(args.dataset, "test")
     described: dict[str, Any] = {"dataset": args.dataset}
     print(
         f"{'sequence':24} {'input':>8} {'result':>8} {'gain':>6}   {'input':>6} {'result':>6}"

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from ..video.datasets import PairedSequence
 from ..video.frames import SUFFIXES, read_image
-from .datasets import PairedSequence
 from .metrics import psnr, ssim
 
 RestoreFn = Callable[[PairedSequence, np.ndarray], np.ndarray]

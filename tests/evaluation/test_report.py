@@ -7,8 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from video_deblur.evaluation.datasets import load_dataset
 from video_deblur.evaluation.report import evaluate_sequences, read_predictions
+from video_deblur.video.datasets import load_dataset
 
 
 @pytest.fixture
@@ -42,16 +42,6 @@ def test_means_over_frames_and_over_sequences_differ(dataset):
     )
 
 
-def test_frames_are_in_natural_order(tmp_path):
-    for kind in ("blur", "sharp"):
-        for index in (10, 9, 1):
-            path = tmp_path / "street" / kind / f"shot{index}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(path), np.zeros((4, 4, 3), np.uint8))
-    (sequence,) = load_dataset(f"pairs:{tmp_path}")
-    assert [path.stem for path in sequence.blurry] == ["shot1", "shot9", "shot10"]
-
-
 def test_a_result_of_another_size_is_named(dataset):
     sequences = load_dataset(f"pairs:{dataset}")
     with pytest.raises(ValueError, match="result is"):
@@ -62,16 +52,3 @@ def test_a_missing_result_is_named(dataset, tmp_path):
     (sequence, _) = load_dataset(f"pairs:{dataset}")
     with pytest.raises(FileNotFoundError, match="no result for frame 0"):
         read_predictions(tmp_path / "results", sequence)
-
-
-@pytest.mark.parametrize("spec", ["nothing", "gopher:x", "pairs"])
-def test_unknown_kinds_are_refused(spec):
-    with pytest.raises(ValueError, match="dataset must be given as pairs:PATH"):
-        load_dataset(spec)
-
-
-def test_empty_and_missing_folders_are_named(tmp_path):
-    with pytest.raises(ValueError, match="holds no <sequence>/blur"):
-        load_dataset(f"pairs:{tmp_path}")
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        load_dataset(f"pairs:{tmp_path / 'nowhere'}")
