@@ -19,7 +19,7 @@ from ..restoration.settings import RestorationSettings
 from ..video.color import to_float, to_uint8
 from ..video.reader import VideoReader
 from ..video.writer import VideoWriter
-from .metrics import psnr, ssim
+from .fidelity import psnr, ssim
 
 DEMO_FOLDER = Path(__file__).parent.parent / "restoration" / "demo"
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..video.datasets import PairedSequence
 from ..video.frames import SUFFIXES, read_image
-from .metrics import psnr, ssim
+from .fidelity import psnr, ssim
 
 RestoreFn = Callable[[PairedSequence, np.ndarray], np.ndarray]
 """From a sequence and its blurry frames, uint8 `[T, H, W, 3]`, to the restored ones."""

@@ -1,11 +1,12 @@
-"""PSNR and SSIM against scikit-image."""
+"""PSNR and SSIM against scikit-image and SciPy."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-from video_deblur.evaluation.metrics import psnr, ssim
+from video_deblur.evaluation.fidelity import psnr, ssim, ssim_across_channels
 
 
 @pytest.fixture(params=[(40, 56), (11, 11), (33, 27)])
@@ -36,6 +37,22 @@ def test_ssim_equals_scikit_image(pair):
     assert ssim(pred, target, data_range=255) == pytest.approx(expected, abs=1e-9)
 
 
+def test_ssim_across_channels_filters_all_three_axes(pair):
+    x, y = (image.astype(np.float64) / 255 for image in pair)
+    blurred = {
+        name: gaussian_filter(values, 1.5)
+        for name, values in {"x": x, "y": y, "xx": x * x, "yy": y * y, "xy": x * y}.items()
+    }
+    mean_x, mean_y = blurred["x"], blurred["y"]
+    covariance = blurred["xy"] - mean_x * mean_y
+    variances = blurred["xx"] - mean_x**2 + blurred["yy"] - mean_y**2
+    numerator = (2 * mean_x * mean_y + 1e-4) * (2 * covariance + 9e-4)
+    expected = numerator / ((mean_x**2 + mean_y**2 + 1e-4) * (variances + 9e-4))
+    value = ssim_across_channels(*pair, data_range=255)
+    assert value == pytest.approx(expected.mean(), abs=1e-9)
+    assert value != pytest.approx(ssim(*pair, data_range=255), abs=1e-3)
+
+
 def test_the_range_scales_with_the_values(pair):
     pred, target = (image / 255 for image in pair)
     in_bytes = psnr(*pair, data_range=255)
@@ -51,5 +68,6 @@ def test_equal_images_are_perfect(pair):
 
 def test_ssim_refuses_images_smaller_than_its_window():
     image = np.zeros((10, 40, 3), np.uint8)
-    with pytest.raises(ValueError, match="at least 11x11"):
-        ssim(image, image, data_range=255)
+    for function in (ssim, ssim_across_channels):
+        with pytest.raises(ValueError, match="at least 11x11"):
+            function(image, image, data_range=255)
