@@ -237,7 +237,7 @@ def _fill(axes: Axes, chart: Chart) -> None:
     if chart.from_zero:
         axes.set_ylim(0, 1.08 * max(curve.values.max() for curve in chart.curves) or 1.0)
     axes.grid(axis="y", linewidth=0.6)
-    axes.tick_params(length=0)
+    axes.tick_params(which="both", length=0)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=_TICK_STEPS))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     if chart.log and _is_wide(chart):
