@@ -15,9 +15,12 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import __version__
+
+if TYPE_CHECKING:
+    from .evaluation.methods import Method
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -80,14 +83,43 @@ def _add_evaluate(commands: Any) -> None:
     parser.add_argument(
         "--dataset", required=True, help="pairs:, gopro:, gopro_gamma: or dvd:PATH"
     )
+    parser.add_argument(
+        "--method",
+        default="checkpoint",
+        help="checkpoint, unsharp, richardson_lucy, wiener or unsupervised_wiener",
+    )
     parser.add_argument("--pred", help="folder of results <sequence>/<frame> to measure")
+    parser.add_argument(
+        "--sharp-input",
+        action="store_true",
+        help="restore the sharp frames: PSNR against them is what harm is done",
+    )
     parser.add_argument(
         "--plain-decode",
         action="store_true",
         help="decode without the blurry frames, as ComfyUI's VAE Decode does",
     )
+    parser.add_argument(
+        "--metrics",
+        default="psnr,ssim",
+        help="comma-separated: psnr, ssim, lpips_alex, lpips_vgg, lpips_squeeze, niqe, "
+        "warping, warping_lai, high_frequency",
+    )
+    parser.add_argument(
+        "--lpips-weights",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="torchvision's weights of an LPIPS network; may be repeated",
+    )
+    parser.add_argument(
+        "--protocol",
+        default="rgb8",
+        help="rgb8, vrt, shift_net, cdvd_tsp, pvdnet_unaligned or bsstnet",
+    )
     _add_engine_options(parser)
     parser.add_argument("--json", dest="json_path", help="write all figures to this file")
+    parser.add_argument("--page", help="write an HTML page with crops and error maps")
     parser.set_defaults(run=_evaluate)
 
 
@@ -188,47 +220,54 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    import numpy as np
-    import torch
+    from .evaluation.metrics import build_metrics
+    from .evaluation.page import Page
+    from .evaluation.protocols import find_protocol
+    from .evaluation.report import MeasuredSequence, evaluate_sequences, with_sharp_input
+    from .evaluation.table import MEANS, column_groups, header, row
+    from .video.datasets import load_dataset
 
-    from .evaluation.report import evaluate_sequences, read_predictions
-    from .video.color import to_float, to_uint8
-    from .video.datasets import PairedSequence, load_dataset
-
+    protocol = find_protocol(args.protocol)
+    metrics = build_metrics(args.metrics.split(","), protocol, args.lpips_weights)
+    page = Page(args.page) if args.page else None
     sequences = load_dataset(args.dataset, "test")
-    described: dict[str, Any] = {"dataset": args.dataset}
-    print(
-        f"{'sequence':24} {'input':>8} {'result':>8} {'gain':>6}   {'input':>6} {'result':>6}"
-    )
+    if args.sharp_input:
+        sequences = with_sharp_input(sequences)
+    method = _evaluated_method(args)
+    groups = column_groups(metrics, sharp_input=args.sharp_input)
+    print(header(groups))
 
-    def show(name: str, mean: dict[str, float]) -> None:
-        gain = mean["psnr"] - mean["input_psnr"]
-        print(
-            f"{name:24} {mean['input_psnr']:8.2f} {mean['psnr']:8.2f} {gain:+6.2f}   "
-            f"{mean['input_ssim']:6.4f} {mean['ssim']:6.4f}",
-            flush=True,
-        )
+    def show(measured: MeasuredSequence) -> None:
+        print(row(measured.name, measured.figures["mean"], groups), flush=True)
+        if page is not None:
+            page.add(measured)
+
+    results = evaluate_sequences(
+        sequences, method.restore, show, metrics=metrics, protocol=protocol
+    )
+    for key, label in MEANS.items():
+        if key in results:
+            print(row(label, results[key], groups))
+    described = {"dataset": args.dataset, "sharp_input": args.sharp_input, **method.described}
+    report = {**described, **results}
+    _write_json(args.json_path, report)
+    if page is not None:
+        page.write(report, groups)
+
+
+def _evaluated_method(args: argparse.Namespace) -> Method:
+    from .evaluation.methods import baseline_method, checkpoint_method, predictions_method
 
     if args.pred:
-        described["pred"] = args.pred
-
-        def restore(sequence: PairedSequence, blurry: np.ndarray) -> np.ndarray:
-            return read_predictions(args.pred, sequence)
-    else:
-        deblurrer, settings = _engine(args)
-        if args.plain_decode:
-            config = deblurrer.model.config
-            deblurrer.model.config = dataclasses.replace(config, residual_decoding=False)
-        described.update(_described(args, settings), plain_decode=args.plain_decode)
-
-        def restore(sequence: PairedSequence, blurry: np.ndarray) -> np.ndarray:
-            frames = torch.from_numpy(to_float(blurry))
-            return to_uint8(deblurrer.restore(frames, settings).numpy())
-
-    results = evaluate_sequences(sequences, restore, show)
-    show("mean over frames", results["mean"])
-    show("mean over sequences", results["mean_of_sequences"])
-    _write_json(args.json_path, {**described, **results})
+        if args.sharp_input or args.method != "checkpoint":
+            raise ValueError("--pred is measured as it is: leave out --method, --sharp-input")
+        return predictions_method(args.pred)
+    if args.method != "checkpoint":
+        return baseline_method(args.method)
+    deblurrer, settings = _engine(args)
+    return checkpoint_method(
+        deblurrer, settings, name=str(args.checkpoint), plain_decode=args.plain_decode
+    )
 
 
 def _synthesize(args: argparse.Namespace) -> None:

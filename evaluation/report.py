@@ -1,12 +1,17 @@
-"""Measure restored sequences against their sharp ones.
+"""Measure restored sequences against their sharp ones, under a protocol.
 
-Figures are on RGB frames rounded to 8 bits, all frames, no border cropped. `mean` is over
-all frames of all sequences; `mean_of_sequences` gives each sequence the same weight.
+The report is one JSON object: what was applied (`protocol`, `metrics`, `versions`), every
+sequence frame by frame, and three kinds of means. `mean` is over all frames that count;
+`mean_of_sequences` gives each sequence the same weight, `mean_of_windows` each window of a
+protocol that has them. Figures taken of means (gains, ratios) are taken of each mean anew;
+`psnr_worst` is the lowest of any frame.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -14,49 +19,86 @@ import numpy as np
 
 from ..video.datasets import PairedSequence
 from ..video.frames import SUFFIXES, read_image
-from .fidelity import psnr, ssim
+from .metrics import Clip, Metric, Row, build_metrics
+from .protocols import PROTOCOLS, Protocol
 
 RestoreFn = Callable[[PairedSequence, np.ndarray], np.ndarray]
-"""From a sequence and its blurry frames, uint8 `[T, H, W, 3]`, to the restored ones."""
-METRICS = ("psnr", "ssim", "input_psnr", "input_ssim")
+"""From a sequence and its blurry frames, uint8 `[T, H, W, 3]`, to the restored ones, of the
+same shape: uint8, or float in 0..1, which a protocol may round."""
+DEFAULT_METRICS = ("psnr", "ssim")
+_PACKAGES = (
+    *("video-deblur", "torch", "numpy", "opencv-python"),
+    *("torchmetrics", "torchvision", "scikit-image"),
+)
+"""Whose versions a report names, where they are installed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredSequence:
+    """A finished sequence: its frames as they are, whatever the protocol, and its figures."""
+
+    name: str
+    frame_names: tuple[str, ...]
+    """File names without suffix, in order of time."""
+    blurry: np.ndarray
+    """uint8 `[T, H, W, 3]`."""
+    restored: np.ndarray
+    """`[T, H, W, 3]`, uint8, or float in 0..1."""
+    sharp: np.ndarray
+    """uint8 `[T, H, W, 3]`."""
+    figures: dict[str, Any]
+    """Its entry in the report: `mean`, `frames`, and `windows` where there are."""
 
 
 def evaluate_sequences(
     sequences: Iterable[PairedSequence],
     restore: RestoreFn,
-    callback: Callable[[str, dict[str, float]], None] | None = None,
+    callback: Callable[[MeasuredSequence], None] | None = None,
+    *,
+    metrics: Sequence[Metric] | None = None,
+    protocol: Protocol = PROTOCOLS["rgb8"],
 ) -> dict[str, Any]:
     """Restore and measure sequences.
 
     Args:
         sequences: What to measure on.
         restore: The method.
-        callback: Called with the name and the means of each finished sequence.
+        callback: Called with each finished sequence.
+        metrics: From `build_metrics` with the same protocol; PSNR and SSIM if None.
+        protocol: What counts.
 
     Returns:
-        JSON values: `sequences` (per frame and mean of each), `mean`, `mean_of_sequences`.
+        The report, JSON values.
+
+    Raises:
+        ValueError: If results or frames do not fit the sharp ones, or are too few or small.
     """
+    if metrics is None:
+        metrics = build_metrics(DEFAULT_METRICS, protocol)
     results: dict[str, Any] = {}
     for sequence in sequences:
-        blurry = np.stack([_read_rgb(path) for path in sequence.blurry])
-        sharp = np.stack([_read_rgb(path) for path in sequence.sharp])
-        restored = restore(sequence, blurry)
-        frames = [
-            {"frame": path.stem, **_measure(pred, target, source)}
-            for path, pred, target, source in zip(
-                sequence.sharp, restored, sharp, blurry, strict=True
-            )
-        ]
-        results[sequence.name] = {"mean": _mean(frames), "frames": frames}
+        measured = _measure(sequence, restore, metrics, protocol)
+        results[sequence.name] = measured.figures
         if callback is not None:
-            callback(sequence.name, results[sequence.name]["mean"])
-    every_frame = [frame for result in results.values() for frame in result["frames"]]
-    return {
-        "protocol": "rgb8: RGB, 8 bits, all frames, no border",
+            callback(measured)
+    every = list(results.values())
+    report = {
+        "protocol": protocol.to_dict(),
+        "metrics": [metric.name for metric in metrics],
+        "versions": _versions(),
         "sequences": results,
-        "mean": _mean(every_frame),
-        "mean_of_sequences": _mean([result["mean"] for result in results.values()]),
+        "mean": _mean([row for result in every for row in result["frames"]], metrics),
+        "mean_of_sequences": _mean([result["mean"] for result in every], metrics),
     }
+    if protocol.window:
+        windows = [row for result in every for row in result["windows"]]
+        report["mean_of_windows"] = _mean(windows, metrics)
+    return report
+
+
+def with_sharp_input(sequences: Iterable[PairedSequence]) -> list[PairedSequence]:
+    """Return sequences whose input is their sharp frames: what is already sharp must stay."""
+    return [replace(sequence, blurry=sequence.sharp) for sequence in sequences]
 
 
 def read_predictions(folder: str | Path, sequence: PairedSequence) -> np.ndarray:
@@ -76,21 +118,99 @@ def read_predictions(folder: str | Path, sequence: PairedSequence) -> np.ndarray
     return np.stack(frames)
 
 
-def _measure(pred: np.ndarray, target: np.ndarray, source: np.ndarray) -> dict[str, float]:
-    if pred.shape != target.shape:
+def _measure(
+    sequence: PairedSequence,
+    restore: RestoreFn,
+    metrics: Sequence[Metric],
+    protocol: Protocol,
+) -> MeasuredSequence:
+    blurry, sharp = (_read_clip(sequence.name, x) for x in (sequence.blurry, sequence.sharp))
+    restored = restore(sequence, blurry)
+    if not blurry.shape == restored.shape == sharp.shape:
         raise ValueError(
-            f"result is {list(pred.shape)}, but the sharp frame is {list(target.shape)}"
+            f"{sequence.name}: result is {list(restored.shape)} and input "
+            f"{list(blurry.shape)}, but the sharp frames are {list(sharp.shape)}"
         )
-    return {
-        "psnr": psnr(pred, target, data_range=255),
-        "ssim": ssim(pred, target, data_range=255),
-        "input_psnr": psnr(source, target, data_range=255),
-        "input_ssim": ssim(source, target, data_range=255),
-    }
+    names = tuple(path.stem for path in sequence.sharp)
+    try:
+        groups = [
+            _measure_group(group, names, metrics, clip)
+            for group, clip in _counted(restored, blurry, sharp, protocol)
+        ]
+    except ValueError as error:
+        raise ValueError(f"{sequence.name}: {error}") from error
+    frames = [row for group in groups for row in group]
+    figures: dict[str, Any] = {"mean": _mean(frames, metrics), "frames": frames}
+    if protocol.window:
+        figures["windows"] = [_mean(group, metrics) for group in groups]
+    return MeasuredSequence(
+        name=sequence.name,
+        frame_names=names,
+        blurry=blurry,
+        restored=restored,
+        sharp=sharp,
+        figures=figures,
+    )
 
 
-def _mean(rows: list[dict[str, Any]]) -> dict[str, float]:
-    return {name: float(np.mean([row[name] for row in rows])) for name in METRICS}
+def _counted(
+    restored: np.ndarray, blurry: np.ndarray, sharp: np.ndarray, protocol: Protocol
+) -> list[tuple[range, Clip]]:
+    groups = protocol.groups(len(sharp))
+    restored, blurry, sharp = (protocol.prepare(x) for x in (restored, blurry, sharp))
+    return [
+        (
+            group,
+            Clip(
+                restored=restored[group.start : group.stop],
+                blurry=blurry[group.start : group.stop],
+                sharp=sharp[group.start : group.stop],
+            ),
+        )
+        for group in groups
+    ]
+
+
+def _measure_group(
+    group: range, names: Sequence[str], metrics: Sequence[Metric], clip: Clip
+) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = [{"frame": names[index]} for index in group]
+    for metric in metrics:
+        for row, values in zip(rows, metric.measure(clip), strict=True):
+            # A frame without a value, as NIQE of a black one, is left out of the means.
+            row.update({key: v for key, v in values.items() if not np.isnan(v)})
+    return rows
+
+
+def _mean(rows: Sequence[dict[str, Any]], metrics: Sequence[Metric]) -> Row:
+    keys = {key: None for row in rows for key in row if key != "frame"}
+    mean = {key: float(np.mean([row[key] for row in rows if key in row])) for key in keys}
+    for metric in metrics:
+        mean.update(metric.derive(mean))
+    if "psnr" in mean:
+        mean["psnr_worst"] = min(row.get("psnr_worst", row["psnr"]) for row in rows)
+    return mean
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _read_clip(name: str, paths: Sequence[Path]) -> np.ndarray:
+    frames = [_read_rgb(path) for path in paths]
+    for path, frame in zip(paths, frames, strict=True):
+        if frame.shape != frames[0].shape:
+            raise ValueError(
+                f"{name}: {path.name} is {list(frame.shape)}, but {paths[0].name} is "
+                f"{list(frames[0].shape)}; all frames of a sequence must be alike"
+            )
+    return np.stack(frames)
 
 
 def _read_rgb(path: Path) -> np.ndarray:

@@ -1,0 +1,85 @@
+"""What can be measured: a checkpoint, a classical baseline, results that are already there."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..restoration.pipeline import Deblurrer
+from ..restoration.settings import RestorationSettings
+from ..video.color import to_float
+from ..video.datasets import PairedSequence
+from .baselines import BASELINES, restore_clip
+from .report import RestoreFn, read_predictions
+
+METHOD_NAMES = ("checkpoint", *BASELINES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A way from blurry frames to restored ones."""
+
+    restore: RestoreFn
+    described: dict[str, Any]
+    """What the report says about it, JSON values; `method` is its name."""
+
+
+def checkpoint_method(
+    deblurrer: Deblurrer,
+    settings: RestorationSettings,
+    *,
+    name: str,
+    plain_decode: bool = False,
+) -> Method:
+    """Return the method of a checkpoint.
+
+    Args:
+        deblurrer: The loaded checkpoint; with `plain_decode` it decodes so from here on.
+        settings: How it restores.
+        name: Of the checkpoint, for the report.
+        plain_decode: Decode without the blurry frames, as ComfyUI's VAE Decode does.
+    """
+    if plain_decode:
+        config = deblurrer.model.config
+        deblurrer.model.config = dataclasses.replace(config, residual_decoding=False)
+
+    def restore(sequence: PairedSequence, blurry: np.ndarray) -> np.ndarray:
+        return deblurrer.restore(torch.from_numpy(to_float(blurry)), settings).numpy()
+
+    return Method(
+        restore=restore,
+        described={
+            "method": "checkpoint",
+            "checkpoint": name,
+            "settings": dataclasses.asdict(settings),
+            "plain_decode": plain_decode,
+        },
+    )
+
+
+def baseline_method(name: str) -> Method:
+    """Return a classical method with its defaults.
+
+    Raises:
+        ValueError: If there is none of that name.
+    """
+    if name not in BASELINES:
+        raise ValueError(f"method must be one of {', '.join(METHOD_NAMES)}, got {name!r}")
+    baseline = BASELINES[name]()
+    return Method(
+        restore=lambda sequence, blurry: restore_clip(baseline, blurry),
+        described={"method": name, "settings": dataclasses.asdict(baseline)},
+    )
+
+
+def predictions_method(folder: str | Path) -> Method:
+    """Return results of any method, read from `<folder>/<sequence>/<frame>`."""
+    return Method(
+        restore=lambda sequence, blurry: read_predictions(folder, sequence),
+        described={"method": "predictions", "pred": str(folder)},
+    )
