@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
+from importlib import import_module
 from types import ModuleType
 
 import cv2
@@ -205,8 +205,9 @@ def _taper(frame: np.ndarray) -> np.ndarray:
 
 
 def _restoration() -> ModuleType:
-    if find_spec("skimage") is None:
-        raise ValueError("this method needs scikit-image: pip install scikit-image")
-    from skimage import restoration
-
-    return restoration
+    try:
+        return import_module("skimage.restoration")
+    except ImportError as error:
+        raise ValueError(
+            f"this method needs scikit-image: pip install scikit-image ({error})"
+        ) from error

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterable
-from importlib.util import find_spec
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -121,9 +122,7 @@ def _recognise(path: Path, state_dict: object) -> str:
 
 
 def _features(network: str, state_dict: dict[str, Tensor]) -> nn.Sequential:
-    _need("torchvision")
-    from torchvision import models
-
+    models = _import("torchvision.models")
     # On the meta device: the classifier, most of the weights, is never allocated.
     with torch.device("meta"):
         features = getattr(models, NETWORKS[network])(weights=None).features
@@ -140,15 +139,17 @@ def _features(network: str, state_dict: dict[str, Tensor]) -> nn.Sequential:
 
 
 def _channel_weights(network: str) -> nn.ParameterList:
-    _need("torchmetrics")
-    import torchmetrics.functional.image
-
-    folder = Path(torchmetrics.functional.image.__file__).parent / "lpips_models"
-    weights = torch.load(folder / f"{network}.pth", map_location="cpu", weights_only=True)
+    folder = Path(str(_import("torchmetrics.functional.image").__file__)).parent
+    weights = torch.load(
+        folder / "lpips_models" / f"{network}.pth", map_location="cpu", weights_only=True
+    )
     names = [f"lin{index}.model.1.weight" for index in range(len(_LAYERS[network]))]
     return nn.ParameterList(weights[name].flatten() for name in names)
 
 
-def _need(package: str) -> None:
-    if find_spec(package) is None:
-        raise ValueError(f"LPIPS needs {package}: pip install {package}")
+def _import(module: str) -> ModuleType:
+    try:
+        return import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise ValueError(f"LPIPS needs {package}: pip install {package} ({error})") from error

@@ -69,7 +69,7 @@ class Page:
         """Keep the crops of a sequence; its frames are let go."""
         restored = measured.restored
         if restored.dtype != np.uint8:
-            restored = to_uint8(restored)
+            restored = np.stack([to_uint8(frame) for frame in restored])
         most_to_win, got_worst = telling_crops(measured.blurry, restored, measured.sharp)
         clips = {"input": measured.blurry, "restored": restored, "sharp": measured.sharp}
         worsened = got_worst.after > got_worst.before

@@ -112,11 +112,17 @@ class Protocol:
         inner = frames[:, self.border : height - self.border, self.border : width - self.border]
         if inner.dtype == np.uint8:
             return inner if self.rounded else to_float(inner)
-        return to_uint8(inner) if self.rounded else np.clip(inner, 0, 1).astype(np.float32)
+        # Frame by frame: rounding works on copies of 8 bytes per value.
+        convert = to_uint8 if self.rounded else _clip_float
+        return np.stack([convert(frame) for frame in inner])
 
     def to_dict(self) -> dict[str, Any]:
         """Return all that is applied, for the report."""
         return asdict(self)
+
+
+def _clip_float(frame: np.ndarray) -> np.ndarray:
+    return np.clip(frame, 0, 1).astype(np.float32)
 
 
 _RGB8 = Protocol(

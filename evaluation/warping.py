@@ -75,7 +75,7 @@ class WarpingError:
         Returns:
             T - 1 errors on the scale 0..1; nan where nothing can be followed, as at a cut.
         """
-        scaled = [frame.astype(np.float32) / data_range for frame in frames]
+        scaled = (frame.astype(np.float32) / data_range for frame in frames)
         return [
             self._error(frame, previous, move)
             for (previous, frame), move in zip(pairwise(scaled), motion, strict=True)

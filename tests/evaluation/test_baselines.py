@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import cv2
 import numpy as np
@@ -98,6 +99,6 @@ def test_unsharp_masking_equals_scikit_image(photo):
 
 
 def test_a_missing_scikit_image_is_named(photo, monkeypatch):
-    monkeypatch.setattr("video_deblur.evaluation.baselines.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="pip install scikit-image"):
+    monkeypatch.setitem(sys.modules, "skimage.restoration", None)
+    with pytest.raises(ValueError, match="needs scikit-image: pip install scikit-image"):
         restore_clip(RichardsonLucy(), photo[None])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -86,13 +88,13 @@ def test_incomplete_weights_are_refused():
         Lpips("alex", weights)
 
 
-def test_a_missing_package_is_named(monkeypatch, pair):
+@pytest.mark.parametrize("package", ["torchvision", "torchmetrics"])
+def test_a_missing_package_is_named(package, monkeypatch):
     weights = state_dict(random_features("squeeze"))
-    monkeypatch.setattr(
-        "video_deblur.evaluation.lpips.find_spec",
-        lambda name: None if name == "torchmetrics" else object(),
-    )
-    with pytest.raises(ValueError, match="pip install torchmetrics"):
+    for module in ("torchvision.models", "torchmetrics.functional.image"):
+        if module.startswith(package):
+            monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ValueError, match=f"LPIPS needs {package}: pip install {package}"):
         Lpips("squeeze", weights)
 
 
