@@ -18,6 +18,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from .frames import SUFFIXES, natural_key
+
 SPLITS = ("train", "test")
 """Parts of the published data sets."""
 
@@ -176,9 +178,6 @@ def _published_sequence(
 
 
 def _sequence(name: str, blurry_folder: Path, sharp_folder: Path) -> PairedSequence:
-    # Here, so that training on photos alone runs on machines without PyAV.
-    from .frames import natural_key
-
     blurry, sharp = _images(blurry_folder), _images(sharp_folder)
     unpaired = sorted(set(blurry) ^ set(sharp), key=natural_key)
     if unpaired:
@@ -200,8 +199,6 @@ def _sequence(name: str, blurry_folder: Path, sharp_folder: Path) -> PairedSeque
 
 def _images(folder: Path) -> dict[str, Path]:
     """List the images of a folder by their names without suffix."""
-    from .frames import SUFFIXES
-
     images: dict[str, Path] = {}
     for file in sorted(folder.iterdir()) if folder.is_dir() else []:
         # macOS leaves "._name" beside every file it copies.
