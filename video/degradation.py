@@ -121,8 +121,11 @@ def compress_h264(clip: np.ndarray, crf: int, *, frame_rate: int = 30) -> np.nda
         stream = cast(av.VideoStream, container.add_stream("libx264", rate=frame_rate))
         stream.height, stream.width = padded.shape[1:3]
         stream.pix_fmt = "yuv420p"
-        # One thread: short clips gain nothing from more, and the result must not depend on it.
-        stream.options = {"crf": str(int(crf)), "preset": "veryfast", "threads": "1"}
+        # One thread: short clips gain nothing from more. No macroblock tree: with B-frames its
+        # assembly reads memory that nobody wrote (libx264 of PyAV 18, in widths that are no
+        # multiple of 128), and the same clip came out differently from time to time.
+        quality = {"crf": str(int(crf)), "preset": "veryfast"}
+        stream.options = {**quality, "threads": "1", "mbtree": "0"}
         for frame in padded:
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
             container.mux(stream.encode(picture))

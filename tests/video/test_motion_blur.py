@@ -1,4 +1,8 @@
 import dataclasses
+import hashlib
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -187,6 +191,33 @@ def test_compression_keeps_shape_and_resembles_the_clip(shape):
         assert result.shape == clip.shape
         assert result.dtype == np.uint8
         assert np.abs(result.astype(float) - clip).mean() < 12
+
+
+COMPRESS = """
+import hashlib, sys
+import numpy as np
+from video_deblur.video.degradation import compress_h264
+shape = tuple(map(int, sys.argv[1:]))
+clip = np.frombuffer(sys.stdin.buffer.read(), np.uint8).reshape(shape)
+print(hashlib.md5(compress_h264(clip, 20)).hexdigest())
+"""
+
+
+def test_compression_does_not_depend_on_what_lies_in_memory():
+    rows, columns = np.mgrid[:96, :96]
+    waves = [np.sin(rows / 7 + index) + np.cos((columns - 3 * index) / 4) for index in range(8)]
+    noise = np.random.default_rng(0).normal(0, 8, (8, 96, 96, 3))
+    clip = (128 + 45 * np.array(waves)[..., None] + noise).clip(0, 255).astype(np.uint8)
+    # glibc fills memory with this byte when it is allocated and freed.
+    done = subprocess.run(
+        [sys.executable, "-c", COMPRESS, *map(str, clip.shape)],
+        input=clip.tobytes(),
+        env={**os.environ, "MALLOC_PERTURB_": "85"},
+        capture_output=True,
+        check=True,
+    )
+    here = hashlib.md5(compress_h264(clip, 20)).hexdigest()
+    assert done.stdout.decode().strip() == here
 
 
 def test_compression_keeps_colours_in_their_channels():
