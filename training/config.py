@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from ..models.config import (
     AutoencoderConfig,
+    ConfigError,
     DivdConfig,
     ImageEncoderConfig,
     SamplingConfig,
@@ -28,15 +29,28 @@ class DataConfig:
     clips_per_batch: int = 4
     """Clips per update, over all processes."""
     photo_share: float = 0.5
-    """Share of clips that are shaken photos."""
+    """Of the clips from a synthetic source, the share that are shaken photos."""
     clip_share: float = 0.25
-    """Share of clips that are shaken real clips."""
-    pair_share: float = 0.1
-    """Share of clips from real blurry/sharp pairs; what is left is already sharp."""
+    """The share that are shaken real clips; what is left is already sharp."""
+    pair_shrinking: float = 1.0
+    """Real pairs are shrunk by up to this factor before they are cropped (the papers: 1)."""
     compressed_share: float = 0.15
-    """Share of clips that go through H.264 after the blur."""
+    """Share of all clips that go through H.264 after the blur."""
     shake: ShakeConfig = field(default_factory=ShakeConfig)
     """The synthetic blur."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_frames", "crop", "clips_per_batch", "pair_shrinking"):
+            if not getattr(self, name) >= 1:
+                raise ConfigError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        for name in ("photo_share", "clip_share", "compressed_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+        if self.photo_share + self.clip_share > 1 + 1e-6:
+            raise ConfigError(
+                f"photo_share and clip_share add up to {self.photo_share + self.clip_share}, "
+                "expected 1 or less"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,12 +205,12 @@ PRESETS = {
         autoencoder=AutoencoderStage(steps=1500),
         joint=JointStage(
             steps=3000,
-            data=DataConfig(crop=96, shake=_FULL),
+            data=DataConfig(crop=96, pair_shrinking=1.5, shake=_FULL),
             easy_data=DataConfig(
                 crop=96,
                 photo_share=0.85,
                 clip_share=0.05,
-                pair_share=0.05,
+                pair_shrinking=1.5,
                 compressed_share=0.05,
                 shake=_STRAIGHT,
             ),
@@ -207,12 +221,12 @@ PRESETS = {
         autoencoder=None,
         joint=JointStage(
             steps=6000,
-            data=DataConfig(crop=96, shake=_FULL),
+            data=DataConfig(crop=96, pair_shrinking=1.5, shake=_FULL),
             easy_data=DataConfig(
                 crop=96,
                 photo_share=0.65,
                 clip_share=0.2,
-                pair_share=0.08,
+                pair_shrinking=1.5,
                 compressed_share=0.1,
                 shake=_MODERATE,
             ),

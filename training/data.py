@@ -1,326 +1,223 @@
-"""Training clips: sharp photos and videos held in memory, blurred as they are drawn.
+"""Training clips in batches, drawn ahead in worker processes.
 
-A data folder holds any of:
-
-    photos/*.jpg|png                       sharp photos
-    clips/*.mp4                            sharp videos
-    pairs/<sequence>/{blur,sharp}/*.png    real blurry and sharp frames, same names
-
-Batches are `[B, T, 3, H, W]` in 0..1, display-referred.
+Everything random about a clip comes from generators of its own, seeded by the run's seed, the
+number of the update and the clip's place in it. So an update sees the same clips however they
+are shared among processes, workers and parts of a batch, and whether or not the run was
+stopped in between.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
+import dataclasses
+import hashlib
+import signal
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
-import numpy as np
 import torch
-from einops import rearrange
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from ..video.degradation import compress_h264, degrade
-from ..video.motion_blur import shake_clips
+from .clips import DrawnClip, choose, draw_clip, draw_image, finish_clips, synthetic_kinds
 from .config import DataConfig
-
-logger = logging.getLogger(__name__)
-
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
-VIDEO_SUFFIXES = {".mp4", ".mov", ".mkv", ".avi", ".webm"}
-
-_MARGIN = 64
-"""Pixels around a crop that a shaking camera may reach before the picture is reflected."""
-_RUN_LENGTH = 16
-"""Consecutive frames kept from each part of a video."""
-_RUNS_PER_CLIP = 5
-"""Parts kept from each video: all of them would not fit in memory."""
-_MAX_VIDEO_HEIGHT = 540
-"""Videos are shrunk to this height, which also hides their compression."""
+from .sources import SyntheticSource, open_sources
 
 
 class TrainingData:
-    """Photos, clips and pairs of one folder.
+    """Sources of training clips, opened and checked.
 
     Args:
-        root: The data folder.
+        specs: `KIND:PATH` or `KIND:PATH*WEIGHT` each; see `sources`.
+        num_frames: Longest clip to be drawn, in frames.
+        crop: Largest height and width of a clip, in pixels.
 
     Raises:
-        FileNotFoundError: If the folder does not exist.
-        ValueError: If it holds nothing to train on, or a file in it is unusable.
+        FileNotFoundError: If a folder does not exist.
+        ValueError: If a source cannot be used; the message names what is wrong in it.
     """
 
-    def __init__(self, root: str | Path) -> None:
-        root = Path(root)
-        if not root.is_dir():
-            raise FileNotFoundError(f"{root}: no such data folder")
-        self.photos = [_read_image(path) for path in _files(root / "photos", IMAGE_SUFFIXES)]
-        self.runs: list[np.ndarray] = []
-        for path in _files(root / "clips", VIDEO_SUFFIXES):
-            self.runs += _read_runs(path)
-        self.pairs = _read_pairs(root / "pairs")
-        if not self.photos and not self.runs:
-            raise ValueError(f"{root}: no photos/ or clips/ to train on in this folder")
-        logger.info(
-            "%s: %d photos, %d runs of video, %d real pairs",
-            root,
-            len(self.photos),
-            len(self.runs),
-            len(self.pairs),
-        )
+    def __init__(self, specs: Sequence[str], *, num_frames: int, crop: int) -> None:
+        self.sources = open_sources(specs, num_frames=num_frames, crop=crop)
+        self._weights = [source.weight for source in self.sources]
+        self._num_frames, self._crop = num_frames, crop
+
+    def check(self, config: DataConfig) -> None:
+        """Make sure that clips of this kind can be drawn.
+
+        Raises:
+            ValueError: If they are longer or larger than the sources were checked for, or a
+                source has nothing to make them of.
+        """
+        if config.num_frames > self._num_frames or config.crop > self._crop:
+            raise ValueError(
+                f"data opened for clips of up to {self._num_frames} frames and "
+                f"{self._crop}x{self._crop} cannot give {config.num_frames} frames and "
+                f"{config.crop}x{config.crop}"
+            )
+        for source in self.sources:
+            if isinstance(source, SyntheticSource) and not synthetic_kinds(source, config):
+                missing = "clips/" if source.photos else "photos/"
+                raise ValueError(
+                    f"{source.root}: has no {missing}, where photo_share and clip_share take "
+                    "all clips from; change one of them"
+                )
+
+    def draw(self, config: DataConfig, seed: int, update: int, index: int) -> DrawnClip:
+        """Draw one clip: the same one for the same arguments.
+
+        Args:
+            config: What the clip is to be like; see `check`.
+            seed: Of the run.
+            update: Number of the update.
+            index: Place of the clip in the whole batch of the update.
+        """
+        generator = clip_generator(seed, update, index, "clip")
+        source = self.sources[choose(self._weights, generator)]
+        return draw_clip(source, config, generator)
+
+    @staticmethod
+    def finish(
+        drawn: Sequence[DrawnClip], device: str | torch.device = "cpu"
+    ) -> tuple[Tensor, Tensor]:
+        """Blur and degrade drawn clips; see `clips.finish_clips`."""
+        return finish_clips(drawn, device)
 
     def images(self, count: int, crop: int, generator: torch.Generator) -> Tensor:
         """Draw single sharp crops `[count, 3, crop, crop]` in 0..1."""
         images = []
         for _ in range(count):
-            photo = bool(self.photos) and (not self.runs or _chance(0.6, generator))
-            if photo:
-                source = self.photos[_integer(len(self.photos), generator)][None]
-            else:
-                run = self.runs[_integer(len(self.runs), generator)]
-                index = _integer(len(run), generator)
-                source = run[index : index + 1]
-            images.append(_augment(_region(source, crop, generator), generator)[0])
-        return torch.stack(images).float() / 255
-
-    def clips(
-        self,
-        count: int,
-        config: DataConfig,
-        generator: torch.Generator,
-        device: str | torch.device = "cpu",
-    ) -> tuple[Tensor, Tensor]:
-        """Draw blurry and sharp clips, each `[count, T, 3, crop, crop]` in 0..1 on `device`.
-
-        Sources are cut on the CPU and blurred on the device, all of a kind at once.
-        """
-        drawn = [self._draw(config, generator) for _ in range(count)]
-        pairs: dict[int, tuple[Tensor, Tensor]] = {
-            index: (clip[0].to(device), clip[1].to(device))
-            for index, clip in enumerate(drawn)
-            if not isinstance(clip, _Unshaken)
-        }
-        for photos in (True, False):
-            members = {
-                index: clip
-                for index, clip in enumerate(drawn)
-                if isinstance(clip, _Unshaken) and (clip.foreground is not None) == photos
-            }
-            if members:
-                shaken = _shake(list(members.values()), config, generator, device)
-                pairs.update(zip(members, zip(*shaken, strict=True), strict=True))
-        blurry, sharp = (torch.stack([pairs[i][k] for i in range(count)]) for k in (0, 1))
-        degraded = degrade(blurry, generator)
-        for index in range(count):
-            if _chance(config.compressed_share, generator):
-                degraded[index] = _compress(degraded[index], generator)
-        return degraded, sharp
-
-    def _draw(
-        self, config: DataConfig, generator: torch.Generator
-    ) -> _Unshaken | tuple[Tensor, Tensor]:
-        kinds: list[tuple[float, Callable[[], _Unshaken | tuple[Tensor, Tensor]]]] = []
-        if self.photos:
-            kinds.append((config.photo_share, lambda: self._photo(config, generator)))
-        if self.runs:
-            kinds.append((config.clip_share, lambda: self._run(config, generator)))
-            still = 1 - config.photo_share - config.clip_share - config.pair_share
-            kinds.append((still, lambda: self._sharp_run(config, generator)))
-        if self.pairs:
-            kinds.append((config.pair_share, lambda: self._real_pair(config, generator)))
-        weights = torch.tensor([max(weight, 0.0) for weight, _ in kinds])
-        return kinds[int(torch.multinomial(weights, 1, generator=generator))][1]()
-
-    def _photo(self, config: DataConfig, generator: torch.Generator) -> _Unshaken:
-        size = config.crop + 2 * _MARGIN
-        photo = self.photos[_integer(len(self.photos), generator)][None]
-        other = self.photos[_integer(len(self.photos), generator)][None]
-        return _Unshaken(
-            source=_augment(_region(photo, size, generator), generator),
-            foreground=_region(other, size, generator)[0],
-        )
-
-    def _run(self, config: DataConfig, generator: torch.Generator) -> _Unshaken:
-        frames = self._frames(config.num_frames, generator)
-        size = config.crop + 2 * _MARGIN
-        return _Unshaken(source=_augment(_region(frames, size, generator), generator))
-
-    def _sharp_run(
-        self, config: DataConfig, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        frames = self._frames(config.num_frames, generator)
-        clip = _augment(_region(frames, config.crop, generator), generator).float() / 255
-        return clip, clip
-
-    def _real_pair(
-        self, config: DataConfig, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        frames = self.pairs[_integer(len(self.pairs), generator)]
-        frames = _take(frames, config.num_frames, generator)
-        both = rearrange(frames, "t two h w c -> (t two) h w c")
-        both = _augment_pair(_region(both, config.crop, generator, max_scale=1.5), generator)
-        pairs = rearrange(both.float() / 255, "(t two) c h w -> two t c h w", two=2)
-        return pairs[0], pairs[1]
-
-    def _frames(self, num_frames: int, generator: torch.Generator) -> np.ndarray:
-        return _take(self.runs[_integer(len(self.runs), generator)], num_frames, generator)
+            source = self.sources[choose(self._weights, generator)]
+            images.append(draw_image(source, crop, generator))
+        return torch.stack(images) / 255
 
 
-@dataclass(frozen=True, eq=False)
-class _Unshaken:
-    """What a shaking camera is to film, with a margin around the crop."""
+class ClipLoader:
+    """The clips of one process, update by update, drawn ahead in worker processes.
 
-    source: Tensor
-    """A photo `[1, 3, S, S]` or a clip `[T, 3, S, S]`, uint8."""
-    foreground: Tensor | None = None
-    """A picture `[3, S, S]` that may move in front of a photo."""
+    Args:
+        data: Where clips come from.
+        phases: From which update on which kind of clips is drawn; the first from 0 on.
+        clips: Clips per update, over all processes.
+        seed: Of the run.
+        rank: Number of this process.
+        world: Number of processes.
+        num_workers: Worker processes; 0 draws clips when they are asked for.
 
-
-def _shake(
-    clips: list[_Unshaken],
-    config: DataConfig,
-    generator: torch.Generator,
-    device: str | torch.device,
-) -> tuple[Tensor, Tensor]:
-    """Shake sources of one kind: blurry and sharp `[N, T, 3, crop, crop]`."""
-    foregrounds = [clip.foreground for clip in clips if clip.foreground is not None]
-    return shake_clips(
-        torch.stack([clip.source for clip in clips]).to(device),
-        config.num_frames,
-        (config.crop, config.crop),
-        config.shake,
-        generator,
-        torch.stack(foregrounds).to(device) if foregrounds else None,
-    )
-
-
-def _take(frames: np.ndarray, num_frames: int, generator: torch.Generator) -> np.ndarray:
-    """Take consecutive frames, mirrored in time when the run is too short."""
-    if len(frames) < num_frames:
-        period = max(2 * len(frames) - 2, 1)
-        order = [min(i % period, period - i % period) for i in range(num_frames)]
-        return frames[order]
-    start = _integer(len(frames) - num_frames + 1, generator)
-    return frames[start : start + num_frames]
-
-
-def _region(
-    frames: np.ndarray, size: int, generator: torch.Generator, max_scale: float = 2.5
-) -> Tensor:
-    """Cut a random square and shrink it to `size`: uint8 `[T, 3, size, size]`.
-
-    Shrinking makes softer sources sharp; sources smaller than the square are enlarged.
+    Raises:
+        ValueError: If the clips cannot be shared evenly or the data cannot give them.
     """
-    height, width = frames.shape[1:3]
-    scale = max_scale ** float(torch.rand((), generator=generator))
-    side = min(round(size * scale), height, width)
-    top = _integer(height - side + 1, generator)
-    left = _integer(width - side + 1, generator)
-    cut = frames[:, top : top + side, left : left + side]
-    if side != size:
-        method = cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
-        cut = np.stack([cv2.resize(frame, (size, size), interpolation=method) for frame in cut])
-    return rearrange(torch.from_numpy(np.ascontiguousarray(cut)), "t h w c -> t c h w")
+
+    def __init__(
+        self,
+        data: TrainingData,
+        phases: Sequence[tuple[int, DataConfig]],
+        *,
+        clips: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        num_workers: int = 0,
+    ) -> None:
+        if clips < 1 or clips % world:
+            raise ValueError(
+                f"{clips} clips per update cannot be shared evenly by {world} processes; "
+                f"choose a multiple of {world}"
+            )
+        starts = [start for start, _ in phases]
+        if not starts or starts[0] != 0 or starts != sorted(set(starts)):
+            raise ValueError(f"phases must start at update 0 and grow, got {starts}")
+        for _, config in phases:
+            data.check(config)
+        share = clips // world
+        self._places = range(rank * share, (rank + 1) * share)
+        self._clips = _Clips(data, tuple(phases), seed)
+        self._num_workers = num_workers
+
+    def batches(self, first_update: int, last_update: int) -> Iterator[list[DrawnClip]]:
+        """Yield this process's clips of every update from the first to before the last.
+
+        Raises:
+            OSError: If a file cannot be read any more.
+            ValueError: If a file is not what it was.
+        """
+        updates = range(first_update, last_update)
+        loader = DataLoader(
+            self._clips,
+            batch_sampler=([(update, place) for place in self._places] for update in updates),
+            collate_fn=_pack,
+            num_workers=self._num_workers,
+            worker_init_fn=_prepare_worker,
+            # Its own, or the loader would advance the generator of the whole process.
+            generator=torch.Generator(),
+        )
+        for batch in loader:
+            if isinstance(batch, Exception):
+                raise batch
+            yield batch
 
 
-def _augment(clip: Tensor, generator: torch.Generator) -> Tensor:
-    """Flip in space and time, transpose."""
-    if _chance(0.5, generator):
-        clip = clip.flip(0)
-    return _augment_pair(clip, generator)
+@dataclass(frozen=True)
+class _Clips(Dataset["DrawnClip | Exception"]):
+    """Clips by update and place: what worker processes hold."""
+
+    data: TrainingData
+    phases: tuple[tuple[int, DataConfig], ...]
+    seed: int
+
+    def __getitem__(self, key: tuple[int, int]) -> DrawnClip | Exception:
+        update, place = key
+        phase = bisect_right([start for start, _ in self.phases], update) - 1
+        try:
+            return self.data.draw(self.phases[phase][1], self.seed, update, place)
+        except (OSError, ValueError) as error:
+            # For the main process to raise: from here it would arrive with a traceback.
+            return error
 
 
-def _augment_pair(clip: Tensor, generator: torch.Generator) -> Tensor:
-    if _chance(0.5, generator):
-        clip = clip.flip(-1)
-    if _chance(0.5, generator):
-        clip = clip.flip(-2)
-    if _chance(0.5, generator):
-        clip = clip.transpose(-1, -2)
-    return clip
+def clip_generator(seed: int, update: int, place: int, purpose: str) -> torch.Generator:
+    """Return a CPU generator for one clip of one update, whatever process draws it.
+
+    Args:
+        seed: Of the run.
+        update: Number of the update.
+        place: Of the clip in the whole batch of the update.
+        purpose: What is drawn; each purpose has numbers of its own.
+    """
+    # Hashed, since generators with seeds close to each other start out alike.
+    key = f"{purpose} {seed} {update} {place}".encode()
+    digest = hashlib.blake2b(key, digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
 
 
-def _compress(clip: Tensor, generator: torch.Generator) -> Tensor:
-    crf = 16 + _integer(17, generator)
-    frames = rearrange((clip * 255).round().to(torch.uint8).cpu(), "t c h w -> t h w c")
-    decoded = torch.from_numpy(compress_h264(frames.numpy(), crf))
-    return rearrange(decoded, "t h w c -> t c h w").to(clip) / 255
+def _prepare_worker(worker: int) -> None:
+    # Not 1: that waits for threads of OpenCV's pool, which a forked process does not have.
+    cv2.setNumThreads(0)
+    # Ctrl-C reaches every process; the main one ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _integer(limit: int, generator: torch.Generator) -> int:
-    return int(torch.randint(max(limit, 1), (), generator=generator))
+def _pack(batch: list[DrawnClip | Exception]) -> list[DrawnClip] | Exception:
+    """Move the pixels of a batch into one storage, or return its first error.
 
-
-def _chance(probability: float, generator: torch.Generator) -> bool:
-    return bool(torch.rand((), generator=generator) < probability)
-
-
-def _files(folder: Path, suffixes: set[str]) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
-
-
-def _read_image(path: Path) -> np.ndarray:
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise ValueError(f"{path}: cannot be read as an image; remove or replace it")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
-def _read_runs(path: Path) -> list[np.ndarray]:
-    """Read evenly spaced runs of consecutive frames of a video, uint8 `[T, H, W, 3]`."""
-    video = cv2.VideoCapture(str(path))
-    total = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
-    num_runs = min(_RUNS_PER_CLIP, max(total // _RUN_LENGTH, 1))
-    spacing = total / num_runs
-    starts = [int(index * spacing) for index in range(num_runs)]
-    kept: list[list[np.ndarray]] = [[] for _ in starts]
-    index = 0
-    while True:
-        ok = video.grab()
-        if not ok:
-            break
-        run = next((r for r, s in enumerate(starts) if s <= index < s + _RUN_LENGTH), None)
-        if run is not None:
-            ok, frame = video.retrieve()
-            if ok:
-                kept[run].append(_shrink(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)))
-        index += 1
-    video.release()
-    runs = [np.stack(run) for run in kept if len(run) >= 2]
-    if not runs:
-        raise ValueError(f"{path}: cannot be read as a video of at least 2 frames")
-    return runs
-
-
-def _shrink(frame: np.ndarray) -> np.ndarray:
-    height, width = frame.shape[:2]
-    if height <= _MAX_VIDEO_HEIGHT:
-        return frame
-    size = (round(width * _MAX_VIDEO_HEIGHT / height), _MAX_VIDEO_HEIGHT)
-    return cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
-
-
-def _read_pairs(folder: Path) -> list[np.ndarray]:
-    """Read each sequence as uint8 `[T, 2, H, W, 3]`, blurry then sharp."""
-    pairs = []
-    for sequence in sorted(folder.iterdir()) if folder.is_dir() else []:
-        blurry = {path.name: path for path in _files(sequence / "blur", IMAGE_SUFFIXES)}
-        sharp = {path.name: path for path in _files(sequence / "sharp", IMAGE_SUFFIXES)}
-        unpaired = sorted(set(blurry) ^ set(sharp))
-        if unpaired or not blurry:
-            name = unpaired[0] if unpaired else "no frames"
-            raise ValueError(f"{sequence}: blur/ and sharp/ do not match ({name})")
-        frames = []
-        for name in sorted(blurry):
-            pair = _read_image(blurry[name]), _read_image(sharp[name])
-            if pair[0].shape != pair[1].shape:
-                raise ValueError(f"{sequence}: {name} differs in size between blur/ and sharp/")
-            frames.append(np.stack(pair))
-        if len({pair.shape for pair in frames}) > 1:
-            raise ValueError(f"{sequence}: its frames are not all of the same size")
-        pairs.append(np.stack(frames))
-    return pairs
+    Between processes each storage is a file, open until its clip is used: with many clips,
+    workers and batches ahead they would pass the usual limit of 1024.
+    """
+    clips: list[DrawnClip] = []
+    for clip in batch:
+        if isinstance(clip, Exception):
+            return clip
+        clips.append(clip)
+    names = ("source", "blurry", "foreground")
+    parts = [[getattr(clip, name) for name in names] for clip in clips]
+    pixels = torch.cat([p.flatten() for part in parts for p in part if p is not None])
+    packed, start = [], 0
+    for clip, part in zip(clips, parts, strict=True):
+        moved: dict[str, Tensor] = {}
+        for name, old in zip(names, part, strict=True):
+            if old is not None:
+                moved[name] = pixels[start : start + old.numel()].view(old.shape)
+                start += old.numel()
+        packed.append(dataclasses.replace(clip, **moved))
+    return packed

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -107,39 +108,37 @@ class ShakeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trajectories:
-    """The camera paths of a batch of clips, ready to be evaluated at any instant."""
+class Trajectory:
+    """The camera path of one clip, ready to be evaluated at any instant."""
 
     positions: Tensor
-    """float32 `[B, knots, 6]`, pixels at the corner. Knot j is at instant
+    """float32 `[knots, 6]`, pixels at the corner. Knot j is at instant
     `(j - 1) / KNOTS_PER_FRAME`; one knot lies before the clip and two after it."""
-    exposure: Tensor
-    """float32 `[B]`, share of the frame interval; 0 means no blur at all."""
-    source_scale: Tensor
-    """float32 `[B]`, source pixels per output pixel."""
+    exposure: float
+    """Share of the frame interval; 0 means no blur at all."""
+    source_scale: float
+    """Source pixels per output pixel."""
     size: tuple[int, int]
     """Height and width of the frames, in pixels."""
 
     @property
     def num_frames(self) -> int:
-        """Length of the clips, in frames."""
-        return (self.positions.shape[1] - 3) // KNOTS_PER_FRAME
+        """Length of the clip, in frames."""
+        return (len(self.positions) - 3) // KNOTS_PER_FRAME
 
     def positions_at(self, instants: Tensor) -> Tensor:
         """Evaluate the six curves by Catmull-Rom interpolation.
 
         Args:
-            instants: float32 `[B, N]`, in frames, from 0 to the number of frames.
+            instants: float32 `[N]`, in frames, from 0 to the number of frames.
 
         Returns:
-            float32 `[B, N, 6]`, pixels at the corner.
+            float32 `[N, 6]`, pixels at the corner.
         """
-        last = self.positions.shape[1] - 3
         knot = instants * KNOTS_PER_FRAME
-        start = knot.floor().clamp(0, last - 1)
-        u = (knot - start)[..., None]
-        index = start.long()[..., None].expand(-1, -1, NUM_CURVES)
-        p0, p1, p2, p3 = (self.positions.gather(1, index + k) for k in range(4))
+        start = knot.floor().clamp(0, len(self.positions) - 4)
+        u = (knot - start)[:, None]
+        p0, p1, p2, p3 = (self.positions[start.long() + k] for k in range(4))
         bend = u * (2 * p0 - 5 * p1 + 4 * p2 - p3 + u * (3 * (p1 - p2) + p3 - p0))
         return p1 + 0.5 * u * (p2 - p0 + bend)
 
@@ -147,21 +146,20 @@ class Trajectories:
         """Map output pixels to source pixels, both counted from the centre of their picture.
 
         Args:
-            instants: float32 `[B, N]`, in frames, from 0 to the number of frames.
+            instants: float32 `[N]`, in frames, from 0 to the number of frames.
 
         Returns:
-            float32 `[B, N, 3, 3]`.
+            float32 `[N, 3, 3]`.
         """
         radius = 0.5 * math.hypot(*self.size)
         shift_x, shift_y, turn, zoom, tilt_x, tilt_y = self.positions_at(instants).unbind(-1)
         # The bounds keep a long drift from turning the picture inside out.
         angle = (turn / radius).clamp(-0.6, 0.6)
-        scale = self.source_scale[:, None] * torch.exp((zoom / radius).clamp(-0.4, 0.4))
+        scale = self.source_scale * torch.exp((zoom / radius).clamp(-0.4, 0.4))
         tilts = [(tilt / radius).clamp(-0.25, 0.25) / radius for tilt in (tilt_x, tilt_y)]
         cos, sin = scale * angle.cos(), scale * angle.sin()
-        one = torch.ones_like(cos)
-        base = self.source_scale[:, None]
-        rows = [cos, -sin, base * shift_x, sin, cos, base * shift_y, *tilts, one]
+        shifts = [self.source_scale * shift for shift in (shift_x, shift_y)]
+        rows = [cos, -sin, shifts[0], sin, cos, shifts[1], *tilts, torch.ones_like(cos)]
         return torch.stack(rows, -1).unflatten(-1, (3, 3))
 
     def exposure_instants(self, num_sub_frames: int) -> Tensor:
@@ -171,134 +169,125 @@ class Trajectories:
         is the same as all others.
 
         Returns:
-            float32 `[B, T, S]`, in frames.
+            float32 `[T, S]`, in frames.
         """
         offsets = (torch.arange(num_sub_frames) + 0.5) / num_sub_frames
-        frames = torch.arange(self.num_frames)[:, None]
-        return frames + self.exposure[:, None, None] * offsets
+        return torch.arange(self.num_frames)[:, None] + self.exposure * offsets
 
     def middle_instants(self) -> Tensor:
-        """Instants of the sharp frames: float32 `[B, T]`, the middle of each exposure."""
-        return torch.arange(self.num_frames) + 0.5 * self.exposure[:, None]
+        """Instants of the sharp frames: float32 `[T]`, the middle of each exposure."""
+        return torch.arange(self.num_frames) + 0.5 * self.exposure
 
     def path_lengths(self) -> Tensor:
         """Measure how far the picture moves during each exposure.
 
         Returns:
-            float32 `[B, T]`, output pixels, of the corner that moves furthest.
+            float32 `[T]`, output pixels, of the corner that moves furthest.
         """
-        num_points = KNOTS_PER_FRAME + 1
-        offsets = torch.linspace(0, 1, num_points)
-        instants = torch.arange(self.num_frames)[:, None] + (
-            self.exposure[:, None, None] * offsets
-        )
-        matrices = self.homographies(instants.flatten(1))
+        offsets = torch.linspace(0, 1, KNOTS_PER_FRAME + 1)
+        instants = torch.arange(self.num_frames)[:, None] + self.exposure * offsets
+        matrices = self.homographies(instants.flatten())
         half_h, half_w = self.size[0] / 2, self.size[1] / 2
         corners = torch.tensor(
             [[x, y, 1.0] for x in (-half_w, half_w) for y in (-half_h, half_h)]
         )
-        mapped = torch.einsum("bnij,cj->bnci", matrices, corners)
-        points = mapped[..., :2] / mapped[..., 2:]
-        points = points.unflatten(1, (self.num_frames, num_points))
-        steps = points.diff(dim=2).norm(dim=-1).sum(2).amax(-1)
-        return steps / self.source_scale[:, None]
+        mapped = (matrices[:, None] * corners[:, None]).sum(-1)
+        points = (mapped[..., :2] / mapped[..., 2:]).unflatten(0, instants.shape)
+        return points.diff(dim=1).norm(dim=-1).sum(1).amax(-1) / self.source_scale
 
 
-def sample_trajectories(
-    num_clips: int,
+def sample_trajectory(
     num_frames: int,
     config: ShakeConfig,
     generator: torch.Generator,
     *,
     size: tuple[int, int],
-) -> Trajectories:
-    """Draw one smooth camera path per clip.
+) -> Trajectory:
+    """Draw one smooth camera path.
 
     The speed of the hand is a filtered random process (it forgets itself over `smoothness`
     frames) plus decaying jerks, pulled back to where the hand aims, and throttled in pauses.
 
     Args:
-        num_clips: Number of clips B.
         num_frames: Length T, in frames.
         config: Ranges to draw from.
-        generator: CPU generator; the same state gives the same paths.
+        generator: CPU generator; the same state gives the same path.
         size: Height and width of the frames, in pixels.
 
     Raises:
-        ValueError: If there is no clip or no frame.
+        ValueError: If there is no frame.
     """
-    if num_clips < 1 or num_frames < 1:
-        raise ValueError(f"expected at least one clip and frame, got {num_clips}, {num_frames}")
+    if num_frames < 1:
+        raise ValueError(f"expected at least one frame, got {num_frames}")
 
-    def uniform(low_high: tuple[float, float]) -> Tensor:
+    def chance() -> float:
+        return float(torch.rand((), generator=generator))
+
+    def uniform(low_high: tuple[float, float]) -> float:
         low, high = low_high
-        return low + (high - low) * torch.rand(num_clips, generator=generator)
+        return low + (high - low) * chance()
 
-    def log_uniform(low_high: tuple[float, float]) -> Tensor:
+    def log_uniform(low_high: tuple[float, float]) -> float:
         low, high = (math.log(max(value, 1e-6)) for value in low_high)
-        return torch.exp(low + (high - low) * torch.rand(num_clips, generator=generator))
+        return math.exp(low + (high - low) * chance())
 
     exposure = uniform(config.exposure)
-    is_sharp = torch.rand(num_clips, generator=generator) < config.sharp_probability
-    motion = log_uniform(config.motion) * (config.motion[1] > 0)
-    shares = [uniform(r) for r in (config.rotation, config.zoom, config.perspective)]
-    shift = torch.full_like(motion, math.sqrt(0.5))
-    tilt = shares[2] * math.sqrt(0.5)
-    speeds = motion[:, None] * torch.stack([shift, shift, shares[0], shares[1], tilt, tilt], 1)
+    is_sharp = chance() < config.sharp_probability
+    motion = log_uniform(config.motion) if config.motion[1] > 0 else 0.0
+    turn, zoom, tilt = (uniform(r) for r in (config.rotation, config.zoom, config.perspective))
+    # Shift and tilt have two directions, which share their speed.
+    speeds = np.array([math.sqrt(0.5)] * 2 + [turn, zoom] + [math.sqrt(0.5) * tilt] * 2)
     positions = _walk(
-        speeds,
+        motion * speeds,
         num_frames * KNOTS_PER_FRAME + 3,
         config,
         generator,
-        smoothness=log_uniform(config.smoothness)[:, None],
-        centring=log_uniform(config.centring)[:, None],
-        has_pauses=torch.rand(num_clips, generator=generator) < config.pause_probability,
+        smoothness=log_uniform(config.smoothness),
+        centring=log_uniform(config.centring),
+        has_pauses=chance() < config.pause_probability,
     )
-    return Trajectories(
-        positions=positions,
-        exposure=exposure.masked_fill(is_sharp, 0.0),
+    return Trajectory(
+        positions=torch.from_numpy(positions),
+        exposure=0.0 if is_sharp else exposure,
         source_scale=uniform(config.source_scale),
         size=size,
     )
 
 
 def _walk(
-    speeds: Tensor,
+    speeds: np.ndarray,
     num_knots: int,
     config: ShakeConfig,
     generator: torch.Generator,
     *,
-    smoothness: Tensor,
-    centring: Tensor,
-    has_pauses: Tensor,
-) -> Tensor:
-    """Integrate the random speed of the six curves: `[B, knots, 6]`, centred over the clip."""
-    num_clips = speeds.shape[0]
+    smoothness: float,
+    centring: float,
+    has_pauses: bool,
+) -> np.ndarray:
+    """Integrate the random speed of the six curves: float32 `[knots, 6]`, centred."""
     dt = 1 / KNOTS_PER_FRAME
-    noise = torch.randn(num_knots, num_clips, NUM_CURVES, generator=generator)
-    jerks = 2 * torch.randn(num_knots, num_clips, NUM_CURVES, generator=generator)
-    chance = torch.rand(2, num_knots, num_clips, 1, generator=generator)
-    jerks = jerks * (chance[0] < config.jerk_rate * dt)
+    noise, jerks = torch.randn(2, num_knots, NUM_CURVES, generator=generator).double().numpy()
+    chance = torch.rand(2, num_knots, generator=generator).tolist()
+    jerks *= 2 * (np.array(chance[0])[:, None] < config.jerk_rate * dt)
     # The first draw of the same chance decides whether the clip opens with a pause.
     total = config.pause_frames + config.active_frames
-    paused = has_pauses[:, None] & (chance[1, 0] < config.pause_frames / total)
-    gate = torch.where(paused, _PAUSED_SPEED, 1.0)
-    keep = torch.exp(-dt / smoothness)
-    fresh = (1 - keep**2).sqrt()
+    paused = has_pauses and chance[1][0] < config.pause_frames / total
+    gate = _PAUSED_SPEED if paused else 1.0
+    keep, jerk_keep = math.exp(-dt / smoothness), math.exp(-dt / 0.3)
+    fresh = math.sqrt(1 - keep**2)
     drift, jerk = noise[0], jerks[0]
-    position = torch.zeros(num_clips, NUM_CURVES)
-    positions = []
-    for step in range(num_knots):
-        positions.append(position)
+    path = np.zeros((num_knots, NUM_CURVES))
+    for step in range(num_knots - 1):
         drift = keep * drift + fresh * noise[step]
-        jerk = math.exp(-dt / 0.3) * jerk + jerks[step]
-        length = torch.where(paused, config.pause_frames, config.active_frames)
-        paused = has_pauses[:, None] & (paused ^ (chance[1, step] < dt / length))
-        gate = gate + (torch.where(paused, _PAUSED_SPEED, 1.0) - gate) * (dt / 0.25)
-        velocity = speeds * (drift + jerk) - position / centring
-        excess = velocity[:, :2].norm(dim=1, keepdim=True) / config.max_motion
-        position = position + dt * gate * velocity / (1 + excess**2).sqrt()
-    path = torch.stack(positions, 1)
+        jerk = jerk_keep * jerk + jerks[step]
+        length = config.pause_frames if paused else config.active_frames
+        if has_pauses and chance[1][step] < dt / length:
+            paused = not paused
+        gate += ((_PAUSED_SPEED if paused else 1.0) - gate) * (dt / 0.25)
+        velocity = speeds * (drift + jerk) - path[step] / centring
+        excess = math.hypot(velocity[0], velocity[1]) / config.max_motion
+        path[step + 1] = path[step] + dt * gate / math.sqrt(1 + excess**2) * velocity
     # Drift and jerks are defined by their speed, so the middle of the clip is as good an aim
     # as its start, and leaves the margin of the source on both sides.
-    return path - 0.5 * (path.amax(1, keepdim=True) + path.amin(1, keepdim=True))
+    path -= 0.5 * (path.max(0) + path.min(0))
+    return path.astype(np.float32)

@@ -7,6 +7,7 @@ uint8 RGB frames `[T, H, W, 3]`: use them for a share of the training clips only
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import cast
 
 import cv2
@@ -18,7 +19,7 @@ from torch import Tensor
 @torch.no_grad()
 def degrade(
     blurry: Tensor,
-    generator: torch.Generator,
+    generators: Sequence[torch.Generator],
     *,
     noise_probability: float = 0.6,
     max_sigma: float = 0.02,
@@ -31,7 +32,7 @@ def degrade(
 
     Args:
         blurry: `[B, ..., H, W]` in 0..1.
-        generator: CPU generator.
+        generators: B CPU generators; a clip depends on its own alone.
         noise_probability: Share of clips with noise.
         max_sigma: Largest standard deviation of either part, where white is 1.
         round_to_8_bits: Whether the result holds multiples of 1/255.
@@ -40,31 +41,34 @@ def degrade(
         The same shape, in 0..1.
 
     Raises:
-        ValueError: If a number is out of range.
+        ValueError: If a number is out of range, or clips and generators differ in number.
     """
     if not 0 <= noise_probability <= 1 or max_sigma < 0:
         raise ValueError(
             "expected noise_probability in 0..1 and max_sigma >= 0, got "
             f"{noise_probability} and {max_sigma}"
         )
-    num_clips = blurry.shape[0]
-    noisy = torch.rand(num_clips, generator=generator) < noise_probability
-    # Log-uniform over a factor of 40, from noise that 8-bit rounding swallows.
-    sigmas = max_sigma * 40 ** (torch.rand(2, num_clips, generator=generator) - 1)
-    seed = int(torch.randint(2**62, (1,), generator=generator))
+    if len(blurry) != len(generators):
+        raise ValueError(
+            f"expected one generator for each clip, got {len(generators)} for {len(blurry)}"
+        )
     result = blurry.clone()
-    index = noisy.nonzero()[:, 0]
-    if len(index) and max_sigma > 0:
-        # Only clips with noise draw it, on their own device: it takes longer than the blur.
-        local = torch.Generator(device=blurry.device).manual_seed(seed)
-        index_here = index.to(blurry.device)
-        clean = blurry[index_here]
-        shape = [len(index)] + [1] * (blurry.ndim - 1)
-        read, shot = (s[index].to(blurry.device).view(shape) ** 2 for s in sigmas)
-        noise = torch.randn(clean.shape, generator=local, device=clean.device)
-        result[index_here] = clean + noise * (read + shot * clean).sqrt()
+    for clip, generator in zip(result, generators, strict=True):
+        if float(torch.rand((), generator=generator)) < noise_probability and max_sigma > 0:
+            _add_noise(clip, max_sigma, generator)
     result.clamp_(0, 1)
     return result.mul_(255).round_().div_(255) if round_to_8_bits else result
+
+
+def _add_noise(clip: Tensor, max_sigma: float, generator: torch.Generator) -> None:
+    # Log-uniform over a factor of 40, from noise that 8-bit rounding swallows.
+    draws = torch.rand(2, generator=generator).tolist()
+    read, shot = ((max_sigma * 40 ** (draw - 1)) ** 2 for draw in draws)
+    # Drawn on the device of the clip: it takes longer than the blur.
+    seed = int(torch.randint(2**62, (), generator=generator))
+    local = torch.Generator(device=clip.device).manual_seed(seed)
+    noise = torch.randn(clip.shape, generator=local, device=clip.device)
+    clip.add_(noise.mul_((clip * shot).add_(read).sqrt_()))
 
 
 def compress_jpeg(frames: np.ndarray, quality: int) -> np.ndarray:

@@ -1,8 +1,10 @@
 """Synthetic motion blur: photos and clips shaken by a camera, averaged in linear light.
 
-Clips are `[B, T, 3, H, W]` here, RGB: uint8 as sources, float32 in 0..1 as results. All
-arithmetic happens on the device of the sources, without gradients; random numbers come from
-a CPU generator, so that the same state gives the same clip.
+Clips are `[B, T, 3, H, W]` here, RGB: uint8 as sources, float32 in 0..1 as results. Pixels
+are computed on the device of the sources, without gradients. What is random about a clip, and
+all trigonometry, is worked out for that clip alone on the CPU, from a generator of its own
+(`shot.Shot`); rendering adds and multiplies. So a clip comes out the same, to the bit on a
+CPU, whatever clips are rendered with it.
 
 Sharpness of the targets: a warp puts output pixels between source pixels, and bilinear
 interpolation there softens blurry and sharp frames alike, so a network would learn soft
@@ -14,25 +16,27 @@ sharp frames use the same reads, so a camera at rest gives two equal frames.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from .camera_response import RESPONSES, to_display, to_linear
-from .camera_shake import ShakeConfig, Trajectories, sample_trajectories
+from .camera_shake import ShakeConfig
 from .degradation import compress_h264, compress_jpeg, degrade
+from .shot import Movement, Shot, draw_shot
 
 __all__ = [
     "ShakeConfig",
-    "Trajectories",
+    "Shot",
     "average_frames",
     "compress_h264",
     "compress_jpeg",
     "degrade",
     "render_clips",
-    "sample_trajectories",
     "shake_clips",
 ]
 
@@ -45,7 +49,7 @@ def shake_clips(
     num_frames: int,
     size: tuple[int, int],
     config: ShakeConfig,
-    generator: torch.Generator,
+    generators: Sequence[torch.Generator],
     foregrounds: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Film photos or clips with a shaking camera.
@@ -56,7 +60,7 @@ def shake_clips(
         num_frames: Length T of the result.
         size: Height and width of the result, in pixels, from the middle of the sources.
         config: What motion to draw.
-        generator: CPU generator.
+        generators: B CPU generators; a clip depends on its own alone.
         foregrounds: uint8 `[B, 3, H, W]` photos of any size, parts of which pass in front of
             some clips (`config.foreground_probability`); None for no foreground.
 
@@ -67,119 +71,67 @@ def shake_clips(
     Raises:
         ValueError: If shapes or types do not fit.
     """
-    _check_sources(sources, num_frames, foregrounds)
-    num_clips = sources.shape[0]
-    trajectories = sample_trajectories(num_clips, num_frames, config, generator, size=size)
-    # Half of the clips see the measured response, since no real camera is a plain gamma.
-    response = (torch.rand(num_clips, generator=generator) * 4 - 1).clamp_min(0).long()
-    front_paths = sample_trajectories(num_clips, num_frames, config, generator, size=size)
-    front_paths = replace(front_paths, exposure=trajectories.exposure)
-    has_front = torch.rand(num_clips, generator=generator) < config.foreground_probability
-    masks = _sample_masks(num_clips, generator)
-    parts = [(~has_front).nonzero()[:, 0], has_front.nonzero()[:, 0]]
-    if foregrounds is None:
-        parts = [torch.arange(num_clips), parts[1][:0]]
-    blurry = sources.new_empty((num_clips, num_frames, 3, *size), dtype=torch.float32)
+    _check_sources(sources, num_frames, len(generators), foregrounds)
+    may = foregrounds is not None
+    shots = [
+        draw_shot(num_frames, size, config, generator, may_have_front=may)
+        for generator in generators
+    ]
+    blurry = torch.empty((len(shots), num_frames, 3, *size), device=sources.device)
     sharp = torch.empty_like(blurry)
-    for part, in_front in zip(parts, (False, True), strict=True):
-        if len(part) == 0:
+    for in_front in (False, True):
+        part = [i for i, shot in enumerate(shots) if (shot.front is not None) == in_front]
+        if not part:
             continue
-        index = part.to(sources.device)
-        layer = None
-        if in_front and foregrounds is not None:
-            layer = _Foreground(
-                pictures=foregrounds[index],
-                masks=masks[part],
-                trajectories=_select(front_paths, part),
-            )
-        blurry[index], sharp[index] = render_clips(
-            sources[index],
-            _select(trajectories, part),
-            response[part],
-            config,
-            foreground=layer,
-        )
+        fronts = foregrounds[part] if in_front and foregrounds is not None else None
+        members = [shots[index] for index in part]
+        blurry[part], sharp[part] = render_clips(sources[part], members, fronts)
     return blurry, sharp
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Foreground:
-    """A layer in front of the scene: uint8 `[B, 3, H, W]` under masks `[B, 1, h, w]`."""
-
-    pictures: Tensor
-    masks: Tensor
-    trajectories: Trajectories
 
 
 @torch.no_grad()
 def render_clips(
-    sources: Tensor,
-    trajectories: Trajectories,
-    response: Tensor,
-    config: ShakeConfig,
-    *,
-    foreground: _Foreground | None = None,
+    sources: Tensor, shots: Sequence[Shot], foregrounds: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Render clips along given camera paths.
-
-    Each frame has as many sub-frames as its motion needs. Frames are sorted by that number,
-    so that every round of the loop renders one sub-frame of those still in need.
+    """Render clips of one kind: photos or clips, all with a picture in front or none.
 
     Args:
         sources: uint8 `[B, 1, 3, H, W]` or `[B, T, 3, H, W]`.
-        trajectories: Camera paths of B clips of T frames.
-        response: int64 `[B]`, indices into `camera_response.RESPONSES`.
-        config: Gives the limits on sub-frames.
-        foreground: A layer in front, with its own paths.
+        shots: B shots of T frames.
+        foregrounds: uint8 `[B, 3, H, W]`, what passes in front if the shots have a front.
 
     Returns:
         Blurry and sharp clips, float32 `[B, T, 3, h, w]` in 0..1.
     """
+    assert all((shot.front is None) == (foregrounds is None) for shot in shots)
     device = sources.device
-    num_clips, num_frames = sources.shape[0], trajectories.num_frames
-    paths = [trajectories] if foreground is None else [trajectories, foreground.trajectories]
-    counts = _count_sub_frames(paths, config)
-    # A photo serves all frames of its clip with one read; in a real clip every frame is its
-    # own source. Either way: groups of frames that share one source.
-    groups = (num_clips, num_frames) if sources.shape[1] == 1 else (num_clips * num_frames, 1)
-    grouped = counts.view(groups)
-    group_order = grouped.amax(1).argsort(dim=0, descending=True, stable=True)
-    grouped = grouped[group_order]
-    frame_order = grouped.argsort(dim=1, descending=True, stable=True)
-    sorted_counts = grouped.gather(1, frame_order)
-
-    def by_need(values: Tensor) -> Tensor:
-        values = values.view(*groups, *values.shape[2:])[group_order]
-        return values[torch.arange(groups[0])[:, None], frame_order].to(device)
-
-    response = response.to(device)
+    counts = torch.from_numpy(np.stack([shot.counts for shot in shots]))
+    order = _Order.by_need(counts, sources.shape[1] == 1)
+    response = torch.tensor([shot.response for shot in shots], device=device)
     pictures = [_prepare(sources, response)]
-    if foreground is not None:
-        picture = _prepare(foreground.pictures[:, None], response)
-        picture = _add_mask(picture, foreground.masks.to(device))
-        pictures.append(picture.repeat_interleave(groups[0] // num_clips, 0))
-    pictures = [picture[group_order.to(device)] for picture in pictures]
-    middle = [by_need(path.homographies(path.middle_instants())) for path in paths]
-    moving = [by_need(_sub_frame_homographies(path, counts)) for path in paths]
+    movements = [_stack(shots, lambda shot: shot.scene)]
+    if foregrounds is not None:
+        fronts = _prepare(foregrounds[:, None], response)
+        masked = [_add_mask(front, shot) for front, shot in zip(fronts, shots, strict=True)]
+        repeats = len(order.groups) // len(shots)
+        pictures.append(torch.stack(masked).repeat_interleave(repeats, 0))
+        movements.append(_stack(shots, lambda shot: shot.front))
+    pictures = [picture[order.groups.to(device)] for picture in pictures]
+    middle = [order.sort(movement.middle).to(device) for movement in movements]
+    paths = [order.sort(movement.sub_frames).to(device) for movement in movements]
 
-    sharp = _expose(pictures, middle, trajectories.size)
+    size = shots[0].size
+    sharp = _expose(pictures, middle, size)
     light = torch.zeros_like(sharp)
-    weights = (1 / sorted_counts).to(device)
-    for k in range(int(counts.max())):
-        needy = sorted_counts > k
-        g, n = int(needy.any(1).sum()), int(needy.sum(1).max())
-        views = [path[:g, :n, k] for path in moving]
-        sub_frame = _expose([p[:g] for p in pictures], views, trajectories.size)
-        weight = (weights[:g, :n] * needy[:g, :n].to(device)).view(g, n, 1, 1, 1)
-        light[:g, :n].addcmul_(sub_frame, weight)
-
-    results = []
-    for frames in (light, sharp):
-        restored_order = torch.empty_like(frames)
-        restored_order[group_order[:, None].to(device), frame_order.to(device)] = frames
-        clips = restored_order.view(num_clips, num_frames, *frames.shape[2:])
-        results.append(to_display(clips, response))
-    return results[0], results[1]
+    needy = order.counts[..., None] > torch.arange(int(counts.max()))
+    weights = (needy / order.counts[..., None]).to(device)[..., None, None, None]
+    for k in range(needy.shape[-1]):
+        g, n = int(needy[:, 0, k].sum()), int(needy[:, :, k].sum(1).max())
+        sub_frame = _expose([p[:g] for p in pictures], [m[:g, :n, k] for m in paths], size)
+        # Not addcmul, which may round once or twice, depending on an element's place.
+        light[:g, :n] += sub_frame.mul_(weights[:g, :n, k])
+    blurry, sharp = (to_display(order.restore(frames), response) for frames in (light, sharp))
+    return blurry, sharp
 
 
 @torch.no_grad()
@@ -222,7 +174,9 @@ def average_frames(
     return torch.stack(blurry), frames[middles].float() / 255
 
 
-def _check_sources(sources: Tensor, num_frames: int, foregrounds: Tensor | None) -> None:
+def _check_sources(
+    sources: Tensor, num_frames: int, num_generators: int, foregrounds: Tensor | None
+) -> None:
     if sources.ndim != 5 or sources.shape[2] != 3 or sources.dtype != torch.uint8:
         raise ValueError(
             f"sources: expected uint8 [B, T, 3, H, W], got {sources.dtype} "
@@ -231,6 +185,11 @@ def _check_sources(sources: Tensor, num_frames: int, foregrounds: Tensor | None)
     if sources.shape[1] not in (1, num_frames):
         raise ValueError(
             f"sources: expected 1 or {num_frames} frames per clip, got {sources.shape[1]}"
+        )
+    if len(sources) != num_generators or not num_generators:
+        raise ValueError(
+            f"sources: expected one generator for each clip, got {num_generators} for "
+            f"{len(sources)}"
         )
     if foregrounds is not None and (
         foregrounds.ndim != 4
@@ -243,33 +202,57 @@ def _check_sources(sources: Tensor, num_frames: int, foregrounds: Tensor | None)
         )
 
 
-def _select(paths: Trajectories, clips: Tensor) -> Trajectories:
-    return replace(
-        paths,
-        positions=paths.positions[clips],
-        exposure=paths.exposure[clips],
-        source_scale=paths.source_scale[clips],
-    )
+@dataclass(frozen=True, eq=False)
+class _Order:
+    """Frames in groups that share a source, sorted by their number of sub-frames.
 
-
-def _count_sub_frames(paths: list[Trajectories], config: ShakeConfig) -> Tensor:
-    """Choose sub-frames per frame by how far its picture moves: int64 `[B, T]`."""
-    length = torch.stack([path.path_lengths() for path in paths]).amax(0)
-    counts = (length / config.sub_frame_step).ceil().long()
-    counts = counts.clamp(config.min_sub_frames, config.max_sub_frames)
-    return counts.masked_fill(paths[0].exposure[:, None] == 0, 1)
-
-
-def _sub_frame_homographies(path: Trajectories, counts: Tensor) -> Tensor:
-    """Evaluate the path at the sub-frames of each frame: `[B, T, S, 3, 3]`, S the largest.
-
-    Frames with fewer sub-frames repeat instants past their exposure; nobody reads those.
+    So every round of rendering takes one sub-frame of those frames that still need one: the
+    first ones of the first groups. A photo serves all frames of its clip with one read; in a
+    real clip every frame is its own source.
     """
-    num_sub_frames = int(counts.max())
-    offsets = (torch.arange(num_sub_frames) + 0.5) / counts[..., None]
-    frames = torch.arange(path.num_frames)[:, None]
-    instants = frames + path.exposure[:, None, None] * offsets.clamp_max(1.0)
-    return path.homographies(instants.flatten(1)).unflatten(1, (path.num_frames, -1))
+
+    groups: Tensor
+    """int64 `[G]`."""
+    frames: Tensor
+    """int64 `[G, n]`, within each group."""
+    counts: Tensor
+    """int64 `[G, n]`, sorted."""
+    shape: tuple[int, int]
+    """Clips and frames per clip."""
+
+    @classmethod
+    def by_need(cls, counts: Tensor, photos: bool) -> _Order:
+        grouped = counts if photos else counts.view(-1, 1)
+        groups = grouped.amax(1).argsort(dim=0, descending=True, stable=True)
+        grouped = grouped[groups]
+        frames = grouped.argsort(dim=1, descending=True, stable=True)
+        shape = (counts.shape[0], counts.shape[1])
+        return cls(groups, frames, grouped.gather(1, frames), shape)
+
+    def sort(self, values: np.ndarray) -> Tensor:
+        """Sort `[B, T, ...]` into `[G, n, ...]`."""
+        tensor = torch.from_numpy(values)
+        tensor = tensor.reshape(*self.frames.shape, *tensor.shape[2:])
+        return tensor[self.groups[:, None], self.frames]
+
+    def restore(self, values: Tensor) -> Tensor:
+        """Bring `[G, n, ...]` back to `[B, T, ...]`."""
+        result = torch.empty_like(values)
+        result[self.groups[:, None].to(values.device), self.frames.to(values.device)] = values
+        return result.view(*self.shape, *values.shape[2:])
+
+
+def _stack(shots: Sequence[Shot], which: Callable[[Shot], Movement | None]) -> Movement:
+    """Put the movements of clips together: `[B, T, 3, 3]` and `[B, T, S, 3, 3]`.
+
+    Where a clip has fewer than S sub-frames the last is repeated; it has no weight there.
+    """
+    movements = [movement for movement in map(which, shots) if movement is not None]
+    longest = max(movement.sub_frames.shape[1] for movement in movements)
+    index = [np.minimum(np.arange(longest), m.sub_frames.shape[1] - 1) for m in movements]
+    sub_frames = [m.sub_frames[:, i] for m, i in zip(movements, index, strict=True)]
+    middle = np.stack([movement.middle for movement in movements])
+    return Movement(middle=middle, sub_frames=np.stack(sub_frames))
 
 
 def _prepare(sources: Tensor, response: Tensor) -> Tensor:
@@ -291,23 +274,15 @@ def _prepare(sources: Tensor, response: Tensor) -> Tensor:
     return light.flatten(0, 1)
 
 
-def _sample_masks(num_clips: int, generator: torch.Generator) -> Tensor:
-    """Draw smooth height fields `[B, 1, 64, 64]`; a layer covers where they are above 0."""
-    noise = torch.randn(num_clips, 1, 5, 5, generator=generator)
-    field = F.interpolate(noise, (64, 64), mode="bicubic", align_corners=True)
-    cover = 0.15 + 0.3 * torch.rand(num_clips, generator=generator)
-    ranked = field.flatten(1).sort(1, descending=True).values
-    level = ranked.gather(1, (cover * (ranked.shape[1] - 1)).long()[:, None])
-    return field - level.view(-1, 1, 1, 1)
-
-
-def _add_mask(picture: Tensor, fields: Tensor) -> Tensor:
-    """Append the mask as a fourth channel, and weight the light by it (premultiplied)."""
+def _add_mask(picture: Tensor, shot: Shot) -> Tensor:
+    """Append the mask as a fourth channel to `[3, H, W]`, and weight the light by it."""
+    assert shot.mask is not None
     height, width = picture.shape[-2:]
-    fields = F.interpolate(fields, (height, width), mode="bicubic", align_corners=True)
+    field = torch.from_numpy(shot.mask)[None, None].to(picture.device)
+    field = F.interpolate(field, (height, width), mode="bicubic", align_corners=True)[0]
     # The field rises by a few units across the picture: an edge about 2 source pixels wide.
-    mask = torch.sigmoid(fields * (0.15 * min(height, width)))
-    return torch.cat([picture * mask, mask], 1)
+    mask = torch.sigmoid(field * (0.15 * min(height, width)))
+    return torch.cat([picture * mask, mask])
 
 
 def _expose(pictures: list[Tensor], matrices: list[Tensor], size: tuple[int, int]) -> Tensor:

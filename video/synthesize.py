@@ -154,9 +154,9 @@ def _synthesize(
                 f"{int(_MIN_SIDE / (1 - 2 * _MARGIN)) + 1} pixels"
             )
         length = options.num_frames if is_photo else len(frames)
-        blurry, sharp = shake_clips(frames[None], length, size, options.config, generator)
+        blurry, sharp = shake_clips(frames[None], length, size, options.config, [generator])
         blurry, sharp = blurry[0], sharp[0]
-    blurry = _to_frames(degrade(blurry[None], generator)[0])
+    blurry = _to_frames(degrade(blurry[None], [generator])[0])
     if options.jpeg_quality is not None:
         blurry = compress_jpeg(blurry, options.jpeg_quality)
     if options.h264_crf is not None:

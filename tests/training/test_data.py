@@ -1,16 +1,25 @@
+"""Drawing clips ahead of time: always the same ones, whoever draws them."""
+
 from __future__ import annotations
+
+import dataclasses
+import pickle
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from video_deblur.models.config import ConfigError
 from video_deblur.training.config import DataConfig
-from video_deblur.training.data import TrainingData
+from video_deblur.training.data import ClipLoader, TrainingData, clip_generator
+from video_deblur.video.camera_shake import ShakeConfig
 
-CONFIG = DataConfig(num_frames=3, crop=32, compressed_share=0.0)
+CONFIG = DataConfig(num_frames=3, crop=24, photo_share=1.0, clip_share=0.0)
+CALM = dataclasses.replace(CONFIG, shake=ShakeConfig(sharp_probability=1.0))
+TWO_PHASES = [(0, CALM), (5, CONFIG)]
 
 
-def write(path, size=(48, 56), seed=0):
+def write(path, seed=0, size=(48, 56)):
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
     assert cv2.imwrite(str(path), cv2.GaussianBlur(pixels, (5, 5), 0))
@@ -26,62 +35,165 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_the_same_generator_draws_the_same_batch(folder):
-    data = TrainingData(folder)
+@pytest.fixture
+def data(folder):
+    specs = [f"synthetic:{folder}", f"pairs:{folder / 'pairs'}*0.5"]
+    return TrainingData(specs, num_frames=3, crop=24)
 
+
+def described(clip):
+    """Everything about a clip, comparable."""
+    tensors = (clip.source, clip.blurry, clip.foreground)
+    pixels = [None if t is None else (tuple(t.shape), t.numpy().tobytes()) for t in tensors]
+    shot = clip.shot and (clip.shot.counts.tobytes(), clip.shot.scene.sub_frames.tobytes())
+    return pixels, shot, clip.noise_seed, clip.crf
+
+
+def batches(data, first, last, phases=TWO_PHASES, clips=4, seed=1, **options):
+    loader = ClipLoader(data, phases, clips=clips, seed=seed, **options)
+    return [[described(clip) for clip in batch] for batch in loader.batches(first, last)]
+
+
+def test_a_clip_depends_on_seed_update_and_place(data):
+    drawn = {
+        key: described(data.draw(CONFIG, *key))
+        for key in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 300, 2), (0, 3, 200)]
+    }
+    seeds = [noise_seed for _, _, noise_seed, _ in drawn.values()]
+    assert len(set(seeds)) == len(drawn)
+    torch.manual_seed(5)
+    for key, clip in drawn.items():
+        assert described(data.draw(CONFIG, *key)) == clip
+
+
+def test_sources_are_drawn_by_their_weights(data):
+    clips = [data.draw(CONFIG, 0, update, 0) for update in range(300)]
+    share = sum(clip.blurry is not None for clip in clips) / 300
+    assert abs(share - 1 / 3) < 0.08
+
+
+def test_finishing_in_parts_gives_the_same_batch(data):
+    clips = [data.draw(CONFIG, 0, 0, index) for index in range(4)]
+    together = data.finish(clips)
+    halves = [data.finish(clips[:2]), data.finish(clips[2:])]
+    singles = [data.finish([clip]) for clip in clips]
+    for parts in (halves, singles):
+        for part, whole in zip(zip(*parts, strict=True), together, strict=True):
+            assert torch.equal(torch.cat(part), whole)
+
+
+def test_processes_share_the_batch_of_one(data):
+    whole = batches(data, 3, 7)
+    halves = [batches(data, 3, 7, rank=rank, world=2) for rank in range(2)]
+    assert [one + two for one, two in zip(*halves, strict=True)] == whole
+    assert len(whole) == 4
+    assert len(whole[0]) == 4
+
+
+def test_a_resumed_loader_goes_on_where_it_stopped(data):
+    whole = batches(data, 0, 8)
+    assert batches(data, 0, 3) + batches(data, 3, 8) == whole
+    assert batches(data, 8, 8) == []
+
+
+def test_phases_begin_at_their_update(data):
+    loader = ClipLoader(data, TWO_PHASES, clips=12, seed=0)
+    exposed = [
+        [clip.shot.counts.max() > 1 for clip in batch if clip.shot is not None]
+        for batch in loader.batches(3, 7)
+    ]
+    assert not any(map(any, exposed[:2]))
+    assert all(map(any, exposed[2:]))
+
+
+def test_workers_draw_the_same_clips_and_leave_the_global_generator_alone(data):
+    torch.manual_seed(3)
+    drawn = batches(data, 4, 7, num_workers=2)
+    assert drawn == batches(data, 4, 7)
+    value = torch.rand(())
+    torch.manual_seed(3)
+    assert torch.rand(()) == value
+
+
+def test_pixels_of_a_batch_share_one_file(data):
+    loader = ClipLoader(data, [(0, CONFIG)], clips=12, seed=0, num_workers=1)
+    (batch,) = loader.batches(0, 1)
+    pixels = [clip.source for clip in batch]
+    pixels += [clip.blurry for clip in batch if clip.blurry is not None]
+    assert len(pixels) > 12
+    assert len({part.untyped_storage().data_ptr() for part in pixels}) == 1
+
+
+def test_what_workers_hold_can_be_sent_to_them(data):
+    loader = ClipLoader(data, TWO_PHASES, clips=4, seed=1)
+    copy = pickle.loads(pickle.dumps(loader))
+    ours, theirs = ([described(c) for b in x.batches(4, 6) for c in b] for x in (loader, copy))
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_file_that_breaks_during_the_run_is_named_in_one_line(folder, num_workers):
+    data = TrainingData([f"pairs:{folder / 'pairs'}"], num_frames=3, crop=24)
+    for path in (folder / "pairs" / "a" / "sharp").iterdir():
+        path.write_bytes(b"gone")
+    loader = ClipLoader(data, [(0, CONFIG)], clips=2, seed=0, num_workers=num_workers)
+    with pytest.raises(ValueError, match=r"^[^\n]*\.png: cannot be read as an image$"):
+        list(loader.batches(0, 2))
+
+
+def test_single_images_follow_their_generator(data):
     def draw(seed):
-        generator = torch.Generator().manual_seed(seed)
-        torch.manual_seed(seed + torch.randint(1000, ()).item())
-        return (*data.clips(3, CONFIG, generator), data.images(2, 32, generator))
+        return data.images(5, 40, torch.Generator().manual_seed(seed))
 
-    first, again, other = draw(1), draw(1), draw(2)
-    for one, two, three in zip(first, again, other, strict=True):
-        assert torch.equal(one, two)
-        assert not torch.equal(one, three)
-
-
-def test_batches_have_the_promised_form(folder):
-    data = TrainingData(folder)
-    generator = torch.Generator().manual_seed(0)
-    blurry, sharp = data.clips(2, CONFIG, generator)
-    for clips in (blurry, sharp):
-        assert clips.shape == (2, 3, 3, 32, 32)
-        assert clips.min() >= 0
-        assert clips.max() <= 1
-    images = data.images(5, 40, generator)
+    images = draw(0)
     assert images.shape == (5, 3, 40, 40)
-    assert (len(data.photos), len(data.runs), len(data.pairs)) == (2, 0, 1)
+    assert 0 <= images.min() < images.max() <= 1
+    assert torch.equal(images, draw(0))
+    assert not torch.equal(images, draw(1))
 
 
-def test_folders_without_data_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="none: no such data folder"):
-        TrainingData(tmp_path / "none")
-    with pytest.raises(ValueError, match="no photos/ or clips/ to train on"):
-        TrainingData(tmp_path)
+def test_generators_of_neighbouring_clips_have_nothing_in_common():
+    draws = torch.stack(
+        [
+            torch.randn(2000, generator=clip_generator(seed, update, place, purpose))
+            for seed, update, place in ((0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0))
+            for purpose in ("clip", "noise")
+        ]
+    )
+    off_diagonal = torch.corrcoef(draws) - torch.eye(len(draws))
+    assert off_diagonal.abs().max() < 0.1
 
 
-@pytest.mark.parametrize("place", ["photos/bad.png", "pairs/a/blur/1.png"])
-def test_files_that_are_no_images_are_named(folder, place):
-    (folder / place).write_text("no image")
-    with pytest.raises(ValueError, match=r"cannot be read as an image; remove") as caught:
-        TrainingData(folder)
-    assert str(folder / place) in str(caught.value)
+def test_clips_that_the_data_cannot_give_are_refused(data, folder):
+    for change, message in (
+        ({"num_frames": 4}, "up to 3 frames and 24x24 cannot give 4 frames"),
+        ({"crop": 25}, "cannot give 3 frames and 25x25"),
+        ({"photo_share": 0.0}, "has no clips/, where photo_share and clip_share"),
+    ):
+        config = dataclasses.replace(CONFIG, **change)
+        with pytest.raises(ValueError, match=message):
+            ClipLoader(data, [(0, CONFIG), (9, config)], clips=4, seed=0)
+    with pytest.raises(ValueError, match=r"too small for clips of 49x49"):
+        TrainingData([f"synthetic:{folder}"], num_frames=3, crop=49)
 
 
-def test_videos_that_cannot_be_read_are_named(folder):
-    (folder / "clips").mkdir()
-    (folder / "clips" / "bad.mp4").write_text("no video")
-    with pytest.raises(ValueError, match=r"bad\.mp4: cannot be read as a video"):
-        TrainingData(folder)
+def test_batches_that_cannot_be_shared_are_refused(data):
+    with pytest.raises(ValueError, match=r"6 clips .* evenly by 4 processes; choose a multip"):
+        ClipLoader(data, TWO_PHASES, clips=6, seed=0, world=4)
+    for starts in ([], [1], [0, 5, 5]):
+        with pytest.raises(ValueError, match="phases must start at update 0 and grow"):
+            ClipLoader(data, [(start, CONFIG) for start in starts], clips=4, seed=0)
 
 
-def test_frames_without_partner_are_named(folder):
-    (folder / "pairs" / "a" / "sharp" / "2.png").unlink()
-    with pytest.raises(ValueError, match=r"a: blur/ and sharp/ do not match \(2\.png\)"):
-        TrainingData(folder)
-
-
-def test_pairs_of_different_size_are_named(folder):
-    write(folder / "pairs" / "a" / "sharp" / "2.png", size=(20, 20))
-    with pytest.raises(ValueError, match=r"pairs.a.*size"):
-        TrainingData(folder)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_frames": 0}, "num_frames must be 1 or more, got 0"),
+        ({"pair_shrinking": 0.5}, "pair_shrinking must be 1 or more"),
+        ({"compressed_share": 1.5}, "compressed_share must be between 0 and 1"),
+        ({"photo_share": 0.8, "clip_share": 0.3}, "photo_share and clip_share add up to 1.1"),
+    ],
+)
+def test_impossible_shares_are_refused(change, message):
+    with pytest.raises(ConfigError, match=message):
+        DataConfig(**change)

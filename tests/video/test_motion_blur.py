@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 import torch
 from video_deblur.video.camera_response import RESPONSES, to_display, to_linear
-from video_deblur.video.camera_shake import KNOTS_PER_FRAME, NUM_CURVES, Trajectories
+from video_deblur.video.camera_shake import (
+    KNOTS_PER_FRAME,
+    NUM_CURVES,
+    Trajectory,
+    sample_trajectory,
+)
 from video_deblur.video.motion_blur import (
     ShakeConfig,
     average_frames,
@@ -16,9 +21,9 @@ from video_deblur.video.motion_blur import (
     compress_jpeg,
     degrade,
     render_clips,
-    sample_trajectories,
     shake_clips,
 )
+from video_deblur.video.shot import draw_shot, plan_shot
 
 GAMMA = RESPONSES.index("gamma")
 CALM = ShakeConfig(motion=(0, 0), source_scale=(1, 1), sharp_probability=0)
@@ -28,6 +33,10 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def several(*seeds):
+    return [seeded(seed) for seed in seeds]
+
+
 def photos(num_clips=2, height=48, width=56, num_sources=1):
     shape = (num_clips, num_sources, 3, height, width)
     return torch.randint(0, 256, shape, generator=seeded(9), dtype=torch.uint8)
@@ -35,20 +44,15 @@ def photos(num_clips=2, height=48, width=56, num_sources=1):
 
 def straight_path(speed, num_frames, exposure, size=(32, 48)):
     """A camera that shifts horizontally by `speed` pixels per frame."""
-    positions = torch.zeros(1, num_frames * KNOTS_PER_FRAME + 3, NUM_CURVES)
-    positions[..., 0] = speed * (torch.arange(positions.shape[1]) - 1) / KNOTS_PER_FRAME
-    return Trajectories(
-        positions=positions,
-        exposure=torch.tensor([float(exposure)]),
-        source_scale=torch.ones(1),
-        size=size,
-    )
+    positions = torch.zeros(num_frames * KNOTS_PER_FRAME + 3, NUM_CURVES)
+    positions[:, 0] = speed * (torch.arange(len(positions)) - 1) / KNOTS_PER_FRAME
+    return Trajectory(positions=positions, exposure=exposure, source_scale=1.0, size=size)
 
 
 @pytest.mark.parametrize("num_sources", [1, 3])
 def test_camera_at_rest_returns_the_photo_twice(num_sources):
     sources = photos(num_sources=num_sources)
-    blurry, sharp = shake_clips(sources, 3, (32, 40), CALM, seeded())
+    blurry, sharp = shake_clips(sources, 3, (32, 40), CALM, several(0, 1))
     expected = (sources[..., 8:40, 8:48].float() / 255).expand_as(sharp)
     assert torch.allclose(sharp, expected, atol=0.3 / 255)
     assert torch.allclose(blurry, expected, atol=0.5 / 255)
@@ -58,7 +62,7 @@ def test_horizontal_shift_draws_a_square_into_a_band_of_equal_light():
     source = torch.zeros(1, 1, 3, 64, 96, dtype=torch.uint8)
     source[..., 28:36, 44:52] = 255
     path = straight_path(speed=24.0, num_frames=1, exposure=1.0, size=(32, 72))
-    blurry, sharp = render_clips(source, path, torch.tensor([GAMMA]), ShakeConfig())
+    blurry, sharp = render_clips(source, [plan_shot(path, GAMMA, ShakeConfig())])
     light, still = (clip[0, 0, 0].double() ** 2.2 for clip in (blurry, sharp))
     assert still.sum().item() == pytest.approx(64, rel=0.03)
     assert light.sum().item() == pytest.approx(64, rel=0.05)
@@ -91,35 +95,35 @@ def test_average_of_frames_keeps_whole_groups_at_the_stride():
 
 def test_sub_frames_continue_evenly_into_the_next_frame_at_full_exposure():
     path = dataclasses.replace(
-        sample_trajectories(2, 4, ShakeConfig(), seeded(), size=(64, 64)),
-        exposure=torch.ones(2),
+        sample_trajectory(8, ShakeConfig(), seeded(), size=(64, 64)), exposure=1.0
     )
-    instants = path.exposure_instants(16).flatten(1)
-    assert torch.allclose(instants.diff(dim=1), torch.tensor(1 / 16), atol=1e-5)
-    jumps = path.positions_at(instants).diff(dim=1).abs().amax(-1)
-    seams = jumps[:, 15::16]
+    instants = path.exposure_instants(16).flatten()
+    assert torch.allclose(instants.diff(), torch.tensor(1 / 16), atol=1e-5)
+    jumps = path.positions_at(instants).diff(dim=0).abs().amax(-1)
+    seams = jumps[15::16]
     assert seams.max() > 0
     # No jump at a seam: the speed there is that of its two neighbours.
-    neighbours = torch.maximum(jumps[:, 14:-1:16], jumps[:, 16::16])
+    neighbours = torch.maximum(jumps[14:-1:16], jumps[16::16])
     assert (seams <= 1.5 * neighbours + 0.02).all()
-    assert torch.allclose(path.middle_instants()[0], torch.arange(4) + 0.5)
+    assert torch.allclose(path.middle_instants(), torch.arange(8) + 0.5)
 
 
 def test_interpolated_path_passes_through_its_knots():
-    path = sample_trajectories(1, 3, ShakeConfig(), seeded(), size=(64, 64))
-    instants = torch.arange(3 * KNOTS_PER_FRAME + 1)[None] / KNOTS_PER_FRAME
-    assert torch.allclose(path.positions_at(instants), path.positions[:, 1:-1], atol=1e-4)
+    path = sample_trajectory(3, ShakeConfig(), seeded(), size=(64, 64))
+    instants = torch.arange(3 * KNOTS_PER_FRAME + 1) / KNOTS_PER_FRAME
+    assert torch.allclose(path.positions_at(instants), path.positions[1:-1], atol=1e-4)
 
 
 def test_motion_covers_rest_and_heavy_shake():
     config = ShakeConfig(sharp_probability=0)
-    path = sample_trajectories(200, 16, config, seeded(), size=(128, 128))
-    frame_starts = path.positions[:, 1 : 1 + 16 * KNOTS_PER_FRAME : KNOTS_PER_FRAME, :2]
+    paths = [sample_trajectory(16, config, seeded(i), size=(128, 128)) for i in range(200)]
+    positions = torch.stack([path.positions for path in paths])
+    frame_starts = positions[:, 1 : 1 + 16 * KNOTS_PER_FRAME : KNOTS_PER_FRAME, :2]
     speed = frame_starts.diff(dim=1).norm(dim=-1).median(1).values
     assert 6 < speed.median() < 14
     assert speed.quantile(0.1) > 1.5
     assert speed.quantile(0.9) < 25
-    lengths = path.path_lengths()
+    lengths = torch.stack([path.path_lengths() for path in paths])
     assert (lengths.amax(1) > 4 * lengths.amin(1)).float().mean() > 0.4
 
 
@@ -127,26 +131,51 @@ def test_motion_covers_rest_and_heavy_shake():
 def test_same_generator_state_gives_the_same_clip(num_sources):
     arguments = (photos(3, num_sources=num_sources), 3, (32, 32), ShakeConfig())
     fronts = photos(3)[:, 0]
-    first = shake_clips(*arguments, seeded(4), fronts)
-    again = shake_clips(*arguments, seeded(4), fronts)
-    other = shake_clips(*arguments, seeded(5), fronts)
+    first = shake_clips(*arguments, several(4, 5, 6), fronts)
+    again = shake_clips(*arguments, several(4, 5, 6), fronts)
+    other = shake_clips(*arguments, several(7, 8, 9), fronts)
     assert torch.equal(first[0], again[0])
     assert torch.equal(first[1], again[1])
     assert not torch.equal(first[1], other[1])
 
 
+@pytest.mark.parametrize("num_sources", [1, 3])
+def test_a_clip_is_the_same_to_the_bit_whatever_its_neighbours(num_sources):
+    # Odd sizes, so that rows of the batch start at every place of a vector register.
+    sources, fronts = photos(4, 45, 53, num_sources), photos(4, 31, 37)[:, 0]
+    config = ShakeConfig(foreground_probability=0.5)
+
+    def film(clips):
+        generators = several(*(10 + clip for clip in clips))
+        blurry, sharp = shake_clips(
+            sources[clips], 3, (29, 27), config, generators, fronts[clips]
+        )
+        return degrade(blurry, generators), sharp
+
+    together = film([0, 1, 2, 3])
+    for parts in ([[0, 1], [2, 3]], [[3, 1], [0], [2]]):
+        for part in parts:
+            for one, all_of_them in zip(film(part), together, strict=True):
+                assert torch.equal(one, all_of_them[part])
+
+
 def test_frames_sorted_by_their_motion_return_to_their_places():
-    path = sample_trajectories(3, 4, ShakeConfig(), seeded(2), size=(24, 24))
-    sources, response = photos(3), torch.tensor([0, 1, 2])
-    as_photo = render_clips(sources, path, response, ShakeConfig())
-    as_clip = render_clips(sources.repeat(1, 4, 1, 1, 1), path, response, ShakeConfig())
+    sources, config = photos(3), ShakeConfig(foreground_probability=1.0)
+    shots = [
+        draw_shot(4, (24, 24), config, generator, may_have_front=True)
+        for generator in several(2, 3, 4)
+    ]
+    assert len({tuple(shot.counts) for shot in shots}) == 3
+    fronts = photos(3, 40, 44)[:, 0]
+    as_photo = render_clips(sources, shots, fronts)
+    as_clip = render_clips(sources.repeat(1, 4, 1, 1, 1), shots, fronts)
     for photo, clip in zip(as_photo, as_clip, strict=True):
         assert torch.allclose(photo, clip, atol=1e-5)
 
 
 def test_clips_drawn_as_sharp_have_no_blur_but_move():
     config = ShakeConfig(sharp_probability=1, motion=(20, 20))
-    blurry, sharp = shake_clips(photos(), 3, (32, 32), config, seeded())
+    blurry, sharp = shake_clips(photos(), 3, (32, 32), config, several(0, 1))
     assert torch.equal(blurry, sharp)
     assert not torch.allclose(sharp[:, 0], sharp[:, 1], atol=0.05)
 
@@ -155,7 +184,7 @@ def test_foreground_covers_a_part_of_the_scene():
     scene = torch.zeros(4, 1, 3, 48, 48, dtype=torch.uint8)
     front = torch.full((4, 3, 48, 48), 255, dtype=torch.uint8)
     config = dataclasses.replace(CALM, foreground_probability=1)
-    _, sharp = shake_clips(scene, 2, (48, 48), config, seeded(), front)
+    _, sharp = shake_clips(scene, 2, (48, 48), config, several(0, 1, 2, 3), front)
     covered = (sharp > 0.5).float().mean((1, 2, 3, 4))
     assert covered.min() > 0.05
     assert covered.max() < 0.7
@@ -173,13 +202,13 @@ def test_response_table_returns_every_level(response):
 
 def test_noise_stays_within_its_limit_and_rounds_to_8_bits():
     clean = torch.full((64, 2, 3, 16, 16), 0.5)
-    noisy = degrade(clean, seeded())
-    assert torch.equal(noisy, degrade(clean, seeded()))
+    noisy = degrade(clean, several(*range(64)))
+    assert torch.equal(noisy, degrade(clean, several(*range(64))))
     assert torch.allclose(noisy * 255, (noisy * 255).round(), atol=1e-3)
     deviation = noisy.flatten(1).std(1)
     assert deviation.max() < 0.02 * 1.5
     assert 0.25 < (deviation < 1e-6).float().mean() < 0.75
-    untouched = degrade(clean, seeded(), noise_probability=0, round_to_8_bits=False)
+    untouched = degrade(clean, several(*range(64)), noise_probability=0, round_to_8_bits=False)
     assert torch.equal(untouched, clean)
 
 
@@ -244,8 +273,12 @@ def test_impossible_config_is_refused(change, message):
 
 def test_sources_of_the_wrong_kind_are_refused():
     with pytest.raises(ValueError, match="sources: expected uint8"):
-        shake_clips(photos().float(), 2, (8, 8), CALM, seeded())
+        shake_clips(photos().float(), 2, (8, 8), CALM, several(0, 1))
     with pytest.raises(ValueError, match="expected 1 or 4 frames per clip, got 3"):
-        shake_clips(photos(num_sources=3), 4, (8, 8), CALM, seeded())
+        shake_clips(photos(num_sources=3), 4, (8, 8), CALM, several(0, 1))
     with pytest.raises(ValueError, match="foregrounds: expected"):
-        shake_clips(photos(), 2, (8, 8), CALM, seeded(), photos(1)[:, 0])
+        shake_clips(photos(), 2, (8, 8), CALM, several(0, 1), photos(1)[:, 0])
+    with pytest.raises(ValueError, match="one generator for each clip, got 1 for 2"):
+        shake_clips(photos(), 2, (8, 8), CALM, several(0))
+    with pytest.raises(ValueError, match="one generator for each clip, got 3 for 2"):
+        degrade(torch.zeros(2, 1, 3, 8, 8), several(0, 1, 2))
