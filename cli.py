@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
+from .cli_train import add_train
 
 if TYPE_CHECKING:
     from .evaluation.methods import Method
@@ -33,9 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         args.run(args)
     except KeyboardInterrupt:
-        print("video-deblur: interrupted, nothing was written", file=sys.stderr)
+        print(f"video-deblur: interrupted, {args.interrupted}", file=sys.stderr)
         return 130
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         _end_progress_line()
         print(f"video-deblur: {_one_line(error)}", file=sys.stderr)
         return 2
@@ -48,12 +49,13 @@ def build_parser() -> argparse.ArgumentParser:
         prog="video-deblur", description="Remove motion blur from video."
     )
     parser.add_argument("--version", action="version", version=f"video-deblur {__version__}")
+    parser.set_defaults(interrupted="nothing was written")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_demo(commands)
     _add_run(commands)
     _add_evaluate(commands)
     _add_synthesize(commands)
-    _add_train(commands)
+    add_train(commands)
     _add_info(commands)
     return parser
 
@@ -133,19 +135,6 @@ def _add_synthesize(commands: Any) -> None:
         "--average", type=int, default=0, help="average this many frames instead of shaking"
     )
     parser.set_defaults(run=_synthesize)
-
-
-def _add_train(commands: Any) -> None:
-    parser = commands.add_parser("train", help="train a checkpoint")
-    parser.add_argument("preset", help="tiny, or tiny-further with --init")
-    parser.add_argument("--data", required=True, help="folder with photos/, clips/, pairs/")
-    parser.add_argument("--out", required=True, help="folder of the run; resumed if it exists")
-    parser.add_argument("--init", help="checkpoint to start from instead of stage 0")
-    parser.add_argument("--autoencoder-steps", type=int, help="updates of stage 0")
-    parser.add_argument("--steps", type=int, help="updates of the joint stage")
-    parser.add_argument("--seed", type=int, help="seed of weights, data and noise")
-    parser.add_argument("--device", default="auto")
-    parser.set_defaults(run=_train)
 
 
 def _add_info(commands: Any) -> None:
@@ -283,40 +272,6 @@ def _synthesize(args: argparse.Namespace) -> None:
     )
     _end_progress_line()
     print(f"{args.output}: {len(written)} sequences")
-
-
-def _train(args: argparse.Namespace) -> None:
-    from .restoration.load import choose_device
-    from .training.config import PRESETS
-    from .training.recipe import train_preset
-
-    if args.preset not in PRESETS:
-        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {args.preset!r}")
-    preset = PRESETS[args.preset]
-    changes: dict[str, Any] = {}
-    if args.autoencoder_steps is not None and preset.autoencoder is not None:
-        changes["autoencoder"] = dataclasses.replace(
-            preset.autoencoder, steps=args.autoencoder_steps
-        )
-    if args.steps is not None:
-        changes["joint"] = dataclasses.replace(preset.joint, steps=args.steps)
-    if args.seed is not None:
-        changes["seed"] = args.seed
-    logging.getLogger("video_deblur").setLevel(logging.INFO)
-    path = train_preset(
-        dataclasses.replace(preset, **changes),
-        args.data,
-        args.out,
-        device=str(choose_device(args.device)),
-        init=args.init,
-        progress=_training_line,
-    )
-    print(f"\n{path}")
-
-
-def _training_line(step: int, steps: int, means: dict[str, float]) -> None:
-    shown = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
-    print(f"update {step}/{steps}  {shown}", flush=True)
 
 
 def _info(args: argparse.Namespace) -> None:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .attention import Transformer
 from .config import ScheduleConfig, UNet3DConfig
@@ -157,6 +158,7 @@ class UNet3D(nn.Module):
         self.config = config
         self.schedule = schedule or ScheduleConfig()
         self.dtype = dtype
+        self.gradient_checkpointing = False
         where = {"device": device, "dtype": dtype}
         make = {**where, "operations": operations}
         norm = {"norm": config.norm, "groups": config.norm_groups}
@@ -256,11 +258,13 @@ class UNet3D(nn.Module):
             h = self.transformer_in(h, num_frames, None)
         skips = [h]
         for block in self.down_blocks:
-            h, outputs = block(h, embedding, context, num_frames)
+            h, outputs = self._run(block, h, embedding, context, num_frames)
             skips += outputs
-        h, _ = self.mid_block(h, embedding, context, num_frames)
+        h, _ = self._run(self.mid_block, h, embedding, context, num_frames)
         for block in self.up_blocks:
-            h, _ = block(h, embedding, context, num_frames, skips)
+            count = self.config.layers_per_block + 1
+            skips, own = skips[:-count], skips[-count:]
+            h, _ = self._run(block, h, embedding, context, num_frames, own)
         if self.conv_norm_out is not None:
             h = F.silu(self.conv_norm_out(h))
         h = self.conv_out(h)
@@ -269,6 +273,24 @@ class UNet3D(nn.Module):
         if self.config.latent_skip:
             h = h + self._skip(x, timesteps).to(h)
         return h
+
+    def _run(
+        self,
+        block: nn.Module,
+        x: Tensor,
+        embedding: Tensor,
+        context: Tensor,
+        num_frames: int,
+        skips: list[Tensor] | None = None,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Run a level, storing only its inputs if its gradients can be had by running again."""
+        if not (self.gradient_checkpointing and torch.is_grad_enabled()):
+            return block(x, embedding, context, num_frames, skips)
+
+        def run(x: Tensor, *kept: Tensor) -> tuple[Tensor, list[Tensor]]:
+            return block(x, embedding, context, num_frames, list(kept) or None)
+
+        return checkpoint(run, x, *(skips or ()), use_reentrant=False)
 
     def _skip(self, x: Tensor, timesteps: Tensor) -> Tensor:
         """Return v of the best linear guess of the clean latents: what is left is learned.

@@ -5,7 +5,11 @@ Each preset carries the score it reached; `docs/results.md` has the runs behind 
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
 
 from ..models.config import (
     AutoencoderConfig,
@@ -14,6 +18,8 @@ from ..models.config import (
     ImageEncoderConfig,
     SamplingConfig,
     UNet3DConfig,
+    config_from_dict,
+    config_to_dict,
 )
 from ..video.camera_shake import ShakeConfig
 
@@ -74,11 +80,17 @@ class AutoencoderStage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class JointStage:
-    """Blur encoder, UNet and image tower together, from scratch or a checkpoint."""
+class DiffusionStage:
+    """Training of the latent diffusion model, all of it or parts.
+
+    Defaults are those of a small model trained from scratch; the paper's stages set their
+    own.
+    """
 
     steps: int
     """Updates."""
+    trains: tuple[str, ...] = ("unet.", "blur_encoder.", "image_encoder.")
+    """Prefixes of the parameters that are trained; the rest stays as it is."""
     data: DataConfig = field(default_factory=DataConfig)
     """Batches."""
     easy_data: DataConfig | None = None
@@ -86,7 +98,11 @@ class JointStage:
     learn from at once."""
     easy_until: float = 0.6
     """Point of the run, 0 to 1, up to which `easy_data` is drawn."""
-    optimizer: str = "muon"
+    accumulation: int = 1
+    """Parts that a process's share of an update is computed in, to save memory."""
+    gradient_checkpointing: bool = False
+    """Compute the UNet's levels again on the way back instead of storing them."""
+    optimizer: Literal["muon", "adamw"] = "muon"
     """"muon" for the matrices inside the UNet and AdamW for the rest, or "adamw" for all."""
     learning_rate: float = 4e-4
     """Peak; linear warm-up, cosine to zero."""
@@ -101,20 +117,28 @@ class JointStage:
     gradient_clip: float = 1.0
     """Largest norm of the gradient."""
     ema_decay: float = 0.999
-    """Decay of the averaged weights that are exported, per update."""
+    """Decay of the averaged weights that are exported, per update; 0: no averaging."""
     coherence_weight: float = 0.1
     """Weight of the temporal coherence loss (Wang & Long: 0.1)."""
+    relative: bool = True
+    """Divide a clip's latent losses by the error of copying its blurry latents. Without it
+    clips blurred past repair drown those that can be mended."""
     latent_floor: tuple[float, float] = (0.2, 0.03)
-    """At the start and end of the run: a clip's latent losses are divided by the error of
-    copying the blurry latents plus this. Without the division clips blurred past repair
-    drown those that can be mended; with a small floor at the start sharp clips do, and the
-    network learns to leave everything alone."""
+    """At the start and end of the run: added to that error. With a small floor at the start
+    sharp clips drown the rest, and the network learns to leave everything alone."""
+    min_snr_gamma: float | None = None
+    """Weigh timesteps by min(SNR, gamma) / (SNR + 1) (arXiv 2303.09556, for v); None: evenly.
+    The last timestep, without signal, then has weight 0."""
+    offset_noise: float = 0.0
+    """Standard deviation of noise that is the same over each channel of a frame."""
+    pixel_loss: Literal["off", "last", "decoder"] = "last"
+    """"last": through residual decoding, at the last timestep, for everything trained.
+    "decoder": at every timestep, for the decoder alone (the latents are not reached)."""
     pixel_floor: tuple[float, float] = (5e-3, 2e-4)
-    """The same for the pixel loss: added to the mean square error of a frame before its
+    """At the start and end of the run: added to the mean square error of a frame before its
     logarithm (values in -1..1: 29 and 43 dB)."""
     pixel_weight: float = 2.0
-    """Weight of the pixel loss (log10 of the mean square error, and spectra) at the last
-    timestep, through residual decoding."""
+    """Weight of the pixel loss (log10 of the mean square error, and spectra)."""
     fft_weight: float = 0.1
     """Weight of the L1 between spectra inside the pixel loss."""
     pixel_frames: int = 3
@@ -128,19 +152,42 @@ class JointStage:
     mixed_from: float = 0.85
     """Point of the run, 0 to 1, from which other timesteps than the last are trained."""
 
+    def __post_init__(self) -> None:
+        share = self.data.clips_per_batch
+        if self.accumulation < 1 or share % self.accumulation:
+            raise ConfigError(
+                f"clips_per_batch ({share}) must be a multiple of accumulation "
+                f"({self.accumulation})"
+            )
+        if not self.trains:
+            raise ConfigError("trains names nothing to train")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """A model and the stages that make it."""
+    """A model and the stages that make it, in order; a stage that is None is left out."""
 
-    model: DivdConfig
-    """Networks and sampling defaults."""
-    autoencoder: AutoencoderStage | None
-    """Stage 0; None for a preset that starts from a checkpoint."""
-    joint: JointStage
-    """The main stage."""
+    preset: str = ""
+    """Name of the preset that this is, or is a change of."""
+    model: DivdConfig | None = None
+    """Networks and sampling defaults, for training from scratch; a checkpoint to start from
+    brings its own."""
+    autoencoder: AutoencoderStage | None = None
+    """Stage 0; without it the run needs a checkpoint to start from."""
+    joint: DiffusionStage | None = None
+    """Everything at once, for a small model from scratch."""
+    stage1: DiffusionStage | None = None
+    """The paper's first stage: the blur encoder alone."""
+    stage2: DiffusionStage | None = None
+    """The paper's second stage: blur encoder, UNet, token projection and decoder."""
+    precision: Literal["bf16", "no"] = "bf16"
+    """Autocast of networks; "no" computes in float32."""
     seed: int = 0
     """Seed of weights, data and noise."""
+
+    def __post_init__(self) -> None:
+        if (self.model is None) != (self.autoencoder is None):
+            raise ConfigError("model and autoencoder (stage 0) come together or not at all")
 
 
 TINY_MODEL = DivdConfig(
@@ -199,11 +246,31 @@ _MODERATE = ShakeConfig(
 )
 _FULL = ShakeConfig(motion=(3.0, 20.0))
 
+_PAPER_STAGE = DiffusionStage(
+    # The paper gives neither the updates nor the clips per update.
+    steps=10_000,
+    trains=("blur_encoder.",),
+    data=DataConfig(num_frames=16, crop=256, clips_per_batch=32),
+    gradient_checkpointing=True,
+    optimizer="adamw",
+    learning_rate=5e-5,
+    blur_encoder_rate=1.0,
+    betas=(0.9, 0.999),
+    warmup_steps=500,
+    ema_decay=0.9999,
+    relative=False,
+    pixel_loss="off",
+    last_timestep_share=0.0,
+    high_timestep_share=0.0,
+    mixed_from=0.0,
+)
+
 PRESETS = {
     "tiny": Preset(
+        preset="tiny",
         model=TINY_MODEL,
         autoencoder=AutoencoderStage(steps=1500),
-        joint=JointStage(
+        joint=DiffusionStage(
             steps=3000,
             data=DataConfig(crop=96, pair_shrinking=1.5, shake=_FULL),
             easy_data=DataConfig(
@@ -217,9 +284,8 @@ PRESETS = {
         ),
     ),
     "tiny-further": Preset(
-        model=TINY_MODEL,
-        autoencoder=None,
-        joint=JointStage(
+        preset="tiny-further",
+        joint=DiffusionStage(
             steps=6000,
             data=DataConfig(crop=96, pair_shrinking=1.5, shake=_FULL),
             easy_data=DataConfig(
@@ -237,5 +303,60 @@ PRESETS = {
             mixed_from=0.9,
         ),
     ),
+    "paper": Preset(
+        preset="paper",
+        stage1=_PAPER_STAGE,
+        stage2=dataclasses.replace(
+            _PAPER_STAGE,
+            steps=50_000,
+            trains=(
+                "blur_encoder.",
+                "unet.",
+                "image_encoder.token_projection.",
+                "autoencoder.decoder.",
+            ),
+            pixel_loss="decoder",
+        ),
+    ),
 }
-"""By name: "tiny" from scratch, "tiny-further" from a checkpoint that "tiny" gave."""
+"""By name: "tiny" from scratch, "tiny-further" from a checkpoint that "tiny" gave, "paper" the
+two stages of Wang & Long from pretrained weights."""
+
+
+def load_preset(name_or_path: str | Path) -> Preset:
+    """Return a preset by name, or read a JSON file of changes to one.
+
+    The file holds {"preset": NAME, ...} and any fields of `Preset`, nested; what it leaves
+    out is the named preset's.
+
+    Raises:
+        FileNotFoundError: If it is neither a preset nor a file.
+        ConfigError: If the file is not JSON, or a field is unknown or out of range.
+    """
+    if str(name_or_path) in PRESETS:
+        return PRESETS[str(name_or_path)]
+    path = Path(name_or_path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{name_or_path}: neither a preset ({', '.join(PRESETS)}) nor a file"
+        )
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path}: not JSON ({error})") from error
+    if not isinstance(values, dict) or values.get("preset") not in PRESETS:
+        raise ConfigError(f'{path}: "preset" must be one of {", ".join(PRESETS)}')
+    base = config_to_dict(PRESETS[values["preset"]])
+    return config_from_dict(Preset, _merged(base, values), str(path))
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return `base` with nested changes; unknown names stay in, to be refused by name."""
+    merged = dict(base)
+    for name, value in changes.items():
+        old = base.get(name)
+        if isinstance(old, dict) and isinstance(value, dict):
+            merged[name] = _merged(old, value)
+        else:
+            merged[name] = value
+    return merged

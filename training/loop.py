@@ -1,8 +1,12 @@
-"""The training loop: one stage, resumable, on a CPU or a GPU, in one process or several.
+"""The training loop: one stage, resumable, on a CPU, one device or many.
 
-Under `torchrun` each process draws its share of every batch and gradients are averaged.
-State is written to `<folder>/<stage>.pt` every few minutes, atomically; a run started again
-with the same folder goes on from there.
+Built on `accelerate`, so one command serves a laptop, several devices (DDP) and models too
+large for one device (FSDP). A step is a function of its number alone: every random decision
+comes from generators seeded by it, so a run resumed from any state draws what one never
+stopped would.
+
+Losses and logged values are vectors `[B]`, one value per sample, NaN where a sample has
+none; so that means over a batch do not depend on how it was split.
 """
 
 from __future__ import annotations
@@ -12,22 +16,41 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from .muon import Muon
+from .states import Progress, load_state, save_state
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 logger = logging.getLogger(__name__)
 
 _MAX_NON_FINITE = 10
-LossFn = Callable[[int, torch.Generator], dict[str, Tensor]]
-"""From the update's index and a generator to the loss and its parts."""
+
+BatchesFn = Callable[[int, int], Iterable[Sequence[Any]]]
+"""From the first and last (exclusive) step to, for each, its micro batches."""
+PrepareFn = Callable[[Any], tuple[Any, ...]]
+"""From a micro batch to the arguments of the trained module, on its device."""
+
+
+class Validation(Protocol):
+    """What a stage measures now and then, with the averaged weights in place."""
+
+    def measure(self, step: int) -> dict[str, float]:
+        """Return values to log; "validation_psnr" decides which weights are best."""
+        ...
+
+    def keep(self) -> None:
+        """Store the weights: they are the best so far."""
+        ...
 
 
 @dataclass(kw_only=True)
@@ -37,96 +60,115 @@ class Run:
     name: str
     """Of the stage; names its files."""
     folder: Path
-    """Where state and log go."""
+    """Where states and log go."""
     steps: int
     """Updates."""
     learning_rate: float
-    """Peak."""
+    """Peak; linear warm-up, cosine to zero."""
     warmup_steps: int = 100
+    """Updates."""
     weight_decay: float = 0.01
+    """Of AdamW and Muon, on matrices."""
     betas: tuple[float, float] = (0.9, 0.999)
+    """Of AdamW."""
     rate_factors: dict[str, float] = field(default_factory=dict)
     """Factor of the learning rate by prefix of the parameters' names."""
     takes_muon: Callable[[str, nn.Parameter], bool] | None = None
     """Whether Muon updates a parameter, from its name and itself; AdamW updates the rest."""
     gradient_clip: float = 1.0
+    """Largest norm of the gradient."""
     ema_decay: float = 0.999
-    seed: int = 0
+    """Of the averaged weights, per update."""
     save_every_s: float = 60.0
-    """Seconds between saved states."""
+    """Seconds between states."""
     log_every: int = 20
     """Updates between lines of the log."""
+    validate_every: int = 0
+    """Updates between validations; 0: only at the end."""
     progress: Callable[[int, int, dict[str, float]], None] | None = None
-    """Called with (update, updates, averaged parts of the loss) at every log line."""
-    average: dict[str, Tensor] = field(default_factory=dict)
-    """Exponential moving average of the weights, filled by `train`."""
-
-    @property
-    def state_path(self) -> Path:
-        """File of the resumable state."""
-        return self.folder / f"{self.name}.pt"
+    """Called with (step, steps, averaged values) at every log line."""
 
 
-def train(run: Run, module: nn.Module, loss_fn: LossFn) -> int:
-    """Train `module` in place, and its average in `run.average`.
+def train(
+    run: Run,
+    accelerator: Accelerator,
+    module: nn.Module,
+    batches: BatchesFn,
+    prepare: PrepareFn,
+    validation: Validation | None = None,
+) -> dict[str, Tensor]:
+    """Train `module` in place, or go on from the newest state of the run.
 
     Args:
         run: Settings.
-        module: Parameters that require gradients are trained.
-        loss_fn: Draws a batch and returns the loss under "loss", and parts to log.
+        accelerator: Devices, processes, precision.
+        module: Returns {"loss": `[B]`, ...}; parameters that require gradients are trained.
+        batches: Draws data; time spent waiting for it is logged.
+        prepare: Takes a micro batch to the device.
+        validation: Measured every `validate_every` updates and at the end.
 
     Returns:
-        The number of updates done in all, earlier runs included.
+        The averaged weights by name.
 
     Raises:
-        RuntimeError: If the loss was not finite ten times in a row.
+        FloatingPointError: If the gradient was not finite ten times in a row.
+        ValueError: If the folder holds states of another network.
     """
-    rank, world = _ranks()
+    plain_optimizers = _optimizers(run, module, accelerator)
+    wrapped, *optimizers = accelerator.prepare(module, *plain_optimizers)
     parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
-    optimizers = _optimizers(run, parameters)
-    run.average = {n: p.detach().clone().float() for n, p in parameters.items()}
-    step, non_finite = _resume(run, parameters, optimizers), 0
-    values: dict[str, list[float]] = {}
-    started = last_saved = time.monotonic()
-    while step < run.steps:
-        # A generator per update and process: resuming draws what never stopping would.
-        generator = torch.Generator().manual_seed(run.seed * 1_000_003 + step * world + rank)
+    average = {n: p.detach().clone().float() for n, p in parameters.items()}
+    resumed = load_state(run.folder, run.name, module, plain_optimizers, average)
+    step, best, non_finite = resumed.step, resumed.best, 0
+    log = _Log(run, accelerator, resumed)
+    last_saved = time.monotonic()
+    for micro_batches in log.timed(batches(step, run.steps)):
         factor = schedule_factor(step, run.steps, run.warmup_steps)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = run.learning_rate * group["rate_factor"] * factor
             optimizer.zero_grad(set_to_none=True)
-        parts = loss_fn(step, generator)
-        parts["loss"].backward()
-        if world > 1:
-            _average_gradients(list(parameters.values()), world)
-        norm = nn.utils.clip_grad_norm_(parameters.values(), run.gradient_clip)
+        for index, micro_batch in enumerate(micro_batches):
+            last = index == len(micro_batches) - 1
+            # Gradients are averaged over the processes once per update.
+            with nullcontext() if last else accelerator.no_sync(wrapped):
+                values = wrapped(*prepare(micro_batch))
+                accelerator.backward(values["loss"].mean() / len(micro_batches))
+            log.add(values)
+        norm = accelerator.clip_grad_norm_(parameters.values(), run.gradient_clip)
+        assert isinstance(norm, Tensor)
         if torch.isfinite(norm):
             non_finite = 0
             for optimizer in optimizers:
                 optimizer.step()
-            _update_average(run, parameters, step)
+            _update_average(run, parameters, average, step)
         else:
             non_finite += 1
             logger.warning("update %d: gradient is not finite, skipped", step)
             if non_finite >= _MAX_NON_FINITE:
-                raise RuntimeError(
+                raise FloatingPointError(
                     f"the gradient was not finite {_MAX_NON_FINITE} times in a row at update "
                     f"{step}; lower the learning rate"
                 )
-        for name, value in {**parts, "gradient_norm": norm}.items():
-            values.setdefault(name, []).append(float(value.detach()))
+        log.add({"gradient_norm": norm.detach().reshape(1)})
         step += 1
-        if step % run.log_every == 0 or step == run.steps:
-            _log(run, step, values, time.monotonic() - started)
-            values = {}
-        # Rank 0 alone writes: the ranks hold the same weights.
-        if rank == 0 and (
-            time.monotonic() - last_saved > run.save_every_s or step == run.steps
-        ):
-            _save(run, step, parameters, optimizers)
+        measured: dict[str, float] = {}
+        done = step == run.steps
+        if validation is not None and (done or _is_due(step, run.validate_every)):
+            with averaged(parameters, average):
+                measured = validation.measure(step)
+                if measured["validation_psnr"] > best:
+                    best = measured["validation_psnr"]
+                    validation.keep()
+        if done or measured or _is_due(step, run.log_every):
+            log.write(step, {"learning_rate": run.learning_rate * factor, **measured})
+        if done or _any(accelerator, time.monotonic() - last_saved > run.save_every_s):
+            progress = Progress(step=step, best=best, elapsed_s=log.elapsed_s)
+            save_state(
+                run.folder, run.name, progress, module, plain_optimizers, average, accelerator
+            )
             last_saved = time.monotonic()
-    return step
+    return average
 
 
 def schedule_factor(step: int, steps: int, warmup_steps: int) -> float:
@@ -135,17 +177,121 @@ def schedule_factor(step: int, steps: int, warmup_steps: int) -> float:
     return warmup * 0.5 * (1 + math.cos(math.pi * step / max(steps, 1)))
 
 
-def _optimizers(run: Run, parameters: dict[str, nn.Parameter]) -> list[torch.optim.Optimizer]:
+@contextmanager
+def averaged(parameters: dict[str, nn.Parameter], average: dict[str, Tensor]) -> Iterator[None]:
+    """Put the averaged weights in place for a while."""
+    with torch.no_grad():
+        trained = {name: p.detach().clone() for name, p in parameters.items()}
+        for name, parameter in parameters.items():
+            parameter.copy_(average[name])
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(trained[name])
+
+
+class _Log:
+    """Averages values over updates and processes; writes lines, scalars and progress."""
+
+    def __init__(self, run: Run, accelerator: Accelerator, resumed: Progress) -> None:
+        self.run = run
+        self.accelerator = accelerator
+        self.resumed = resumed
+        self.values: dict[str, list[Tensor]] = {}
+        self.started = self.line_started = time.monotonic()
+        self.waited_s = 0.0
+
+    @property
+    def elapsed_s(self) -> float:
+        """Time spent on the run, before it was resumed included."""
+        return self.resumed.elapsed_s + time.monotonic() - self.started
+
+    def timed(self, batches: Iterable[Sequence[Any]]) -> Iterator[Sequence[Any]]:
+        """Pass batches on, adding up how long they were waited for."""
+        iterator = iter(batches)
+        while True:
+            before = time.monotonic()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            self.waited_s += time.monotonic() - before
+            yield batch
+
+    def add(self, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            self.values.setdefault(name, []).append(value.detach().float())
+
+    def write(self, step: int, more: dict[str, float]) -> None:
+        now = time.monotonic()
+        means = self._means()
+        samples = self._total(sum(len(value) for value in self.values["loss"]))
+        seconds = max(now - self.line_started, 1e-9)
+        line = {
+            **means,
+            **more,
+            "samples_per_s": samples / seconds,
+            "data_wait": self.waited_s / seconds,
+            "memory_gb": _memory_gb(self.accelerator.device),
+        }
+        per_step = (now - self.started) / (step - self.resumed.step)
+        self.values, self.waited_s, self.line_started = {}, 0.0, now
+        self.accelerator.log({f"{self.run.name}/{k}": v for k, v in line.items()}, step=step)
+        if not self.accelerator.is_main_process:
+            return
+        elapsed_s = round(self.elapsed_s, 1)
+        rounded = {name: float(f"{value:.6g}") for name, value in line.items()}
+        _append_line(
+            self.run.folder / f"{self.run.name}.jsonl",
+            json.dumps({"step": step, "elapsed_s": elapsed_s, **rounded}),
+        )
+        if self.run.progress is not None:
+            left_s = per_step * (self.run.steps - step)
+            self.run.progress(step, self.run.steps, {**line, "left_s": left_s})
+
+    def _means(self) -> dict[str, float]:
+        """Average over samples, updates and processes; what no sample had is left out."""
+        names = sorted(self.values)
+        vectors = [torch.cat(self.values[name]) for name in names]
+        sums = torch.stack([v.nan_to_num(0.0, math.nan, math.nan).sum() for v in vectors])
+        counts = torch.stack([(~v.isnan()).sum() for v in vectors])
+        sums = self.accelerator.reduce(sums, "sum")
+        counts = self.accelerator.reduce(counts, "sum")
+        assert isinstance(sums, Tensor)
+        assert isinstance(counts, Tensor)
+        return {
+            name: float(total / count)
+            for name, total, count in zip(names, sums, counts, strict=True)
+            if count
+        }
+
+    def _total(self, number: float) -> float:
+        local = torch.tensor(float(number), device=self.accelerator.device)
+        total = self.accelerator.reduce(local, "sum")
+        assert isinstance(total, Tensor)
+        return float(total)
+
+
+def _optimizers(
+    run: Run, module: nn.Module, accelerator: Accelerator
+) -> list[torch.optim.Optimizer]:
     """Make AdamW, and Muon for what the run gives to it."""
+    parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
     matrices = {
         name: parameter
         for name, parameter in parameters.items()
         if run.takes_muon is not None and run.takes_muon(name, parameter)
     }
+    if matrices and str(accelerator.distributed_type) == "DistributedType.FSDP":
+        raise ValueError(
+            'optimizer "muon" needs whole matrices, which FSDP splits; use "adamw" or DDP'
+        )
     rest = {name: p for name, p in parameters.items() if name not in matrices}
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(_groups(run, rest), betas=run.betas)
-    ]
+    optimizers: list[torch.optim.Optimizer] = []
+    if rest:
+        optimizers.append(torch.optim.AdamW(_groups(run, rest), betas=run.betas))
     if matrices:
         optimizers.append(Muon(_groups(run, matrices)))
     return optimizers
@@ -167,80 +313,40 @@ def _groups(run: Run, parameters: dict[str, nn.Parameter]) -> list[dict[str, Any
     ]
 
 
-def _ranks() -> tuple[int, int]:
-    if "WORLD_SIZE" not in os.environ:
-        return 0, 1
-    if not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    return dist.get_rank(), dist.get_world_size()
-
-
-def _average_gradients(parameters: list[nn.Parameter], world: int) -> None:
-    """Average over the processes in one message; a missing gradient counts as zero."""
-    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    dist.all_reduce(flat)
-    flat /= world
-    offset = 0
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = flat[offset : offset + gradient.numel()].view_as(gradient)
-        offset += gradient.numel()
-
-
-def _update_average(run: Run, parameters: dict[str, nn.Parameter], step: int) -> None:
+def _update_average(
+    run: Run, parameters: dict[str, nn.Parameter], average: dict[str, Tensor], step: int
+) -> None:
     decay = min(run.ema_decay, (1 + step) / (10 + step))
     with torch.no_grad():
         for name, parameter in parameters.items():
-            run.average[name].lerp_(parameter.float(), 1 - decay)
+            average[name].lerp_(parameter.float(), 1 - decay)
 
 
-def _resume(
-    run: Run,
-    parameters: dict[str, nn.Parameter],
-    optimizers: list[torch.optim.Optimizer],
-) -> int:
-    run.folder.mkdir(parents=True, exist_ok=True)
-    if not run.state_path.exists():
-        return 0
-    state = torch.load(run.state_path, map_location="cpu", weights_only=True)
-    shapes = {name: value.shape for name, value in state["weights"].items()}
-    if shapes != {name: parameter.shape for name, parameter in parameters.items()}:
-        raise ValueError(
-            f"{run.state_path}: state of another network; use another folder or delete it"
-        )
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(state["weights"][name])
-    for optimizer, values in zip(optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(values)
-    run.average = {
-        name: state["average"][name].to(parameters[name].device) for name in parameters
-    }
-    logger.info("%s: resumed at update %d", run.name, state["step"])
-    return state["step"]
+def _append_line(path: Path, line: str) -> None:
+    """Append a line; one that a killed run left unfinished stays one of its own."""
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        file.write(line.encode() + b"\n")
 
 
-def _save(
-    run: Run,
-    step: int,
-    parameters: dict[str, nn.Parameter],
-    optimizers: list[torch.optim.Optimizer],
-) -> None:
-    temporary = run.state_path.with_suffix(".pt.part")
-    weights: dict[str, Any] = {name: p.detach() for name, p in parameters.items()}
-    state: dict[str, Any] = {"step": step, "weights": weights, "average": run.average}
-    state["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
-    torch.save(state, temporary)
-    os.replace(temporary, run.state_path)
+def _is_due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
 
 
-def _log(run: Run, step: int, values: dict[str, list[float]], elapsed_s: float) -> None:
-    # Some parts exist in some updates only: each has its own count.
-    means = {name: sum(parts) / len(parts) for name, parts in values.items()}
-    if _ranks()[0] != 0:
-        return
-    with (run.folder / f"{run.name}.jsonl").open("a") as file:
-        line = {"step": step, "elapsed_s": round(elapsed_s, 1)}
-        file.write(json.dumps({**line, **{k: round(v, 5) for k, v in means.items()}}) + "\n")
-    if run.progress is not None:
-        run.progress(step, run.steps, means)
+def _any(accelerator: Accelerator, condition: bool) -> bool:
+    """Decide the same in every process: they save together."""
+    votes = accelerator.reduce(torch.tensor(float(condition), device=accelerator.device), "sum")
+    assert isinstance(votes, Tensor)
+    return bool(votes > 0)
+
+
+def _memory_gb(device: torch.device) -> float:
+    """Return the most memory used on a device so far, or what the process uses on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    import psutil
+
+    return psutil.Process().memory_info().rss / 1e9

@@ -1,4 +1,4 @@
-"""Losses. `pred` and `target` have equal shapes; every loss is a mean."""
+"""Losses: one value per clip, `[B]`. `pred` and `target` have equal shapes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def log_error(pred: Tensor, target: Tensor, floor: float) -> Tensor:
         floor: Added to the error: below it there is little left to win.
     """
     error = (pred - target).square().mean(dim=(1, 3, 4))
-    return (error + floor).log10().mean()
+    return (error + floor).log10().mean(dim=1)
 
 
 def spectrum_l1(pred: Tensor, target: Tensor) -> Tensor:
@@ -27,11 +27,11 @@ def spectrum_l1(pred: Tensor, target: Tensor) -> Tensor:
     the pixel differences.
     """
     difference = torch.fft.rfft2((pred - target).float(), norm="ortho")
-    return torch.view_as_real(difference).abs().mean()
+    return torch.view_as_real(difference).abs().flatten(1).mean(1)
 
 
 def velocity_loss(pred: Tensor, target: Tensor) -> Tensor:
-    """Return L_base of Wang & Long: the mean square error of v per clip `[B]`."""
+    """Return L_base of Wang & Long: the mean square error of v."""
     return (pred - target).square().flatten(1).mean(1)
 
 
@@ -43,8 +43,23 @@ def coherence_loss(pred: Tensor, target: Tensor) -> Tensor:
         target: The same shape.
 
     Returns:
-        `[B]`; 0 for a single frame.
+        `[B]`; 0 for clips of a single frame.
     """
     if pred.shape[2] < 2:
         return pred.new_zeros(pred.shape[0])
     return velocity_loss(pred.diff(dim=2), target.diff(dim=2))
+
+
+def min_snr_weight(alpha: Tensor, sigma: Tensor, gamma: float) -> Tensor:
+    """Return the min-SNR weight of v-prediction, `min(SNR, gamma) / (SNR + 1)`.
+
+    After Hang et al. (arXiv 2303.09556). With alpha^2 + sigma^2 = 1 the denominator turns
+    errors of v into errors of the clean latents in units of SNR.
+
+    Args:
+        alpha: Signal level per clip `[B]`.
+        sigma: Noise level per clip `[B]`; 0 is allowed.
+        gamma: Largest SNR that counts.
+    """
+    # Multiplied out by sigma^2, so that sigma = 0 divides nothing by zero.
+    return torch.minimum(alpha**2, gamma * sigma**2) / (alpha**2 + sigma**2)

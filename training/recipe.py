@@ -1,220 +1,369 @@
-"""A preset from start to end: data, stage 0, joint stage, exported checkpoint."""
+"""A preset from start to end: data, its stages in order, exported checkpoint."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..models.autoencoder import Autoencoder
 from ..models.checkpoint import load_model, save_checkpoint
 from ..models.config import AutoencoderConfig, DivdConfig
 from ..models.divd import Divd
-from .config import AutoencoderStage, JointStage, Preset
-from .data import TrainingData
+from .atomic import write_file
+from .config import AutoencoderStage, DiffusionStage, Preset
+from .data import ClipLoader, DrawnClip, TrainingData, clip_generator
 from .loop import Run, train
-from .stages import autoencoder_loss, joint_loss
+from .stages import AutoencoderTraining, DiffusionTraining, draw
+from .states import whole_weights
+from .validation import ValidationClips
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[int, int, dict[str, float]], None]
+ProgressFn = Callable[[str, int, int, dict[str, float]], None]
+"""Called with (stage, step, steps, averaged values)."""
+_MicroBatch = tuple[int, list[int], list[DrawnClip]]
+"""Update, places of the clips in it, clips."""
+_DIFFUSION_STAGES = ("joint", "stage1", "stage2")
 
 
 def train_preset(
     preset: Preset,
-    data_folder: str | Path,
+    data_specs: Sequence[str],
     folder: str | Path,
     *,
-    device: str = "cpu",
+    device: str = "auto",
     init: str | Path | None = None,
-    provenance: dict[str, object] | None = None,
-    progress: Progress | None = None,
+    validation: str | None = None,
+    validate_every: int = 500,
+    log_every: int = 20,
+    save_every_s: float = 60.0,
+    export: str | Path | None = None,
+    num_workers: int = 1,
+    progress: ProgressFn | None = None,
 ) -> Path:
     """Run the stages of a preset and export the checkpoint.
 
-    A folder with an unfinished run is resumed.
+    A folder with an unfinished run is resumed: it gives what never stopping would.
 
     Args:
         preset: Model, stages, seed.
-        data_folder: Training data; see `data`.
-        folder: Where states, logs and `checkpoint.safetensors` go.
-        device: Torch device.
+        data_specs: Training data, `KIND:PATH` or `KIND:PATH*WEIGHT`; see `sources`.
+        folder: Where states, logs, pictures, `best.safetensors` (with `validation`) and
+            `checkpoint.safetensors` go.
+        device: "auto" or "cpu"; several devices and processes by `accelerate launch`.
         init: Name or path of a checkpoint to start from; stage 0 is then skipped and the
             checkpoint's config kept.
-        provenance: More JSON values to store in the checkpoint.
+        validation: Pairs that are restored now and then, `KIND:PATH`.
+        validate_every: Updates between validations.
+        log_every: Updates between lines of the log.
+        save_every_s: Seconds between states.
+        export: Where to write the checkpoint besides.
+        num_workers: Processes that draw clips; 0 draws them in between.
         progress: Called at every log line.
 
     Returns:
-        Path of the exported checkpoint.
+        Path of the exported checkpoint: averaged weights in half precision.
 
     Raises:
-        ValueError: If the preset needs a checkpoint to start from and none is given.
+        ValueError: If the preset needs a checkpoint to start from, or a data set, a stage
+            or the folder does not fit.
+        FileNotFoundError: If a data set does not exist.
     """
-    stage = None if init is not None else preset.autoencoder
-    if init is None and stage is None:
+    if init is None and preset.autoencoder is None:
         raise ValueError("this preset starts from a checkpoint; name one with --init")
     folder = Path(folder)
+    stages = {n: s for n in _DIFFUSION_STAGES if (s := getattr(preset, n)) is not None}
+    configs = [c for s in stages.values() for c in (s.data, s.easy_data) if c is not None]
+    data = TrainingData(
+        data_specs,
+        num_frames=max(c.num_frames for c in configs),
+        crop=max(c.crop for c in configs),
+    )
+    clips = None if validation is None else ValidationClips(validation, configs[-1], folder)
+    recipe = _Recipe(
+        preset=preset,
+        data=data,
+        folder=folder,
+        accelerator=_accelerator(device, preset.precision, folder),
+        validation=clips,
+        intervals={
+            "validate_every": validate_every,
+            "log_every": log_every,
+            "save_every_s": save_every_s,
+        },
+        num_workers=num_workers,
+        progress=progress,
+        provenance=_provenance(preset, data_specs, init),
+    )
     torch.manual_seed(preset.seed)
-    data = TrainingData(data_folder)
     if init is not None:
-        model = load_model(init).requires_grad_(True).to(device)
+        model = load_model(init)
     else:
-        model = Divd(preset.model).to(device)
-        assert stage is not None
-        _train_autoencoder(
-            model.autoencoder, data, stage, preset.seed, folder, device, progress
-        )
-        model = _with_statistics(model, data, preset.seed, device)
-    joint_steps = _train_joint(model, data, preset, folder, device, progress)
+        assert preset.model is not None
+        assert preset.autoencoder is not None
+        model = recipe.train_autoencoder(Divd(preset.model), preset.autoencoder)
+    for name, stage in stages.items():
+        model = recipe.train_diffusion(name, model, stage)
+    recipe.accelerator.end_training()
     path = folder / "checkpoint.safetensors"
-    if int(os.environ.get("RANK", "0")) == 0:
-        save_checkpoint(
-            path,
-            model.state_dict(),
-            model.config,
-            provenance={
-                "seed": preset.seed,
-                "joint": {**dataclasses.asdict(preset.joint), "steps_done": joint_steps},
-                "autoencoder": None if stage is None else dataclasses.asdict(stage),
-                "init": None if init is None else Path(init).name,
-                **(provenance or {}),
-            },
-        )
+    if recipe.accelerator.is_main_process:
+        for target in (path, *([] if export is None else [Path(export)])):
+            save_checkpoint(
+                target, model.state_dict(), model.config, provenance=recipe.provenance
+            )
+    recipe.accelerator.wait_for_everyone()
     return path
 
 
-def _train_autoencoder(
-    autoencoder: Autoencoder,
-    data: TrainingData,
-    stage: AutoencoderStage,
-    seed: int,
-    folder: Path,
-    device: str,
-    progress: Progress | None,
-) -> None:
-    share = max(stage.batch_size // _world(), 1)
+@dataclass(kw_only=True)
+class _Recipe:
+    """What the stages of one run share."""
 
-    def loss_fn(step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        images = data.images(share, stage.crop, generator).to(device) * 2 - 1
-        with _autocast(device):
-            parts = autoencoder_loss(autoencoder, images, stage, generator)
-        parts["psnr"] = 10 * torch.log10(4 / parts.pop("mse"))
-        return parts
+    preset: Preset
+    data: TrainingData
+    folder: Path
+    accelerator: Accelerator
+    validation: ValidationClips | None
+    intervals: dict[str, Any]
+    """Of logging, saving and validating, as `Run` takes them."""
+    num_workers: int
+    progress: ProgressFn | None
+    provenance: dict[str, object]
 
-    run = Run(
-        name="autoencoder",
-        folder=folder,
-        steps=stage.steps,
-        learning_rate=stage.learning_rate,
-        weight_decay=0.0,
-        ema_decay=0.995,
-        seed=seed,
-        progress=progress,
-    )
-    train(run, autoencoder, loss_fn)
-    _take_average(autoencoder, run.average)
+    def __post_init__(self) -> None:
+        if self.accelerator.is_main_process:
+            text = json.dumps(dataclasses.asdict(self.preset), indent=2)
+            write_file(self.folder / "config.json", text.encode())
+
+    def train_autoencoder(self, model: Divd, stage: AutoencoderStage) -> Divd:
+        """Run stage 0; the blur encoder of the result is a copy of the sharp one."""
+        share = self._share(stage.batch_size, 1)
+        size = stage.crop // model.downscale
+        shape = (model.config.autoencoder.latent_channels, size, size)
+        seed = self.preset.seed
+
+        def image(step: int, index: int) -> tuple[Tensor, Tensor]:
+            generator = clip_generator(seed, step, index, "autoencoder")
+            pixels = self.data.images(1, stage.crop, generator)[0]
+            return pixels, torch.randn(shape, generator=generator)
+
+        def batches(first: int, last: int) -> Iterator[list[list[tuple[Tensor, Tensor]]]]:
+            # Drawn ahead in threads: cutting and decoding release the interpreter's lock.
+            with ThreadPoolExecutor(2) as pool:
+                queued = []
+                for step in range(first, last + 2):
+                    if step < last:
+                        queued.append([pool.submit(image, step, i) for i in share])
+                    if step >= first + 2:
+                        yield [[future.result() for future in queued.pop(0)]]
+
+        def prepare(drawn: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+            images, noise = (torch.stack(part) for part in zip(*drawn, strict=True))
+            device = self.accelerator.device
+            return images.to(device) * 2 - 1, noise.to(device)
+
+        run = Run(
+            name="autoencoder",
+            folder=self.folder,
+            steps=stage.steps,
+            learning_rate=stage.learning_rate,
+            weight_decay=0.0,
+            ema_decay=0.995,
+            **self.intervals,
+            progress=self._progress("autoencoder"),
+        )
+        module = AutoencoderTraining(model.autoencoder, stage)
+        average = train(run, self.accelerator, module, batches, prepare)
+        autoencoder = Autoencoder(model.config.autoencoder)
+        weights = whole_weights(module, average)
+        autoencoder.load_state_dict(_without_prefix(weights, "autoencoder."))
+        self.accelerator.free_memory()
+        return with_statistics(model.config, autoencoder, self.data, seed)
+
+    def train_diffusion(self, name: str, model: Divd, stage: DiffusionStage) -> Divd:
+        """Run one of the stages after stage 0."""
+        config, seed = model.config, self.preset.seed + 1 + _DIFFUSION_STAGES.index(name)
+        share = self._share(stage.data.clips_per_batch, stage.accumulation)
+        easy_steps = int(stage.easy_until * stage.steps) if stage.easy_data else 0
+        phases = [(easy_steps, stage.data)]
+        if stage.easy_data is not None and easy_steps:
+            phases.insert(0, (0, stage.easy_data))
+        loader = ClipLoader(
+            self.data,
+            phases,
+            clips=stage.data.clips_per_batch,
+            seed=seed,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+            num_workers=self.num_workers,
+        )
+
+        def batches(first: int, last: int) -> Iterator[list[_MicroBatch]]:
+            size = len(share) // stage.accumulation
+            for step, drawn in enumerate(loader.batches(first, last), start=first):
+                yield [
+                    (step, list(share[i : i + size]), drawn[i : i + size])
+                    for i in range(0, len(share), size)
+                ]
+
+        def prepare(micro_batch: _MicroBatch) -> tuple[object, ...]:
+            step, indices, drawn = micro_batch
+            device = self.accelerator.device
+            pair = self.data.finish(drawn, device)
+            blurry, sharp = (rearrange(c * 2 - 1, "b t c h w -> b c t h w") for c in pair)
+            generators = [clip_generator(seed, step, index, "draws") for index in indices]
+            num_frames, height, width = blurry.shape[2:]
+            at = step / stage.steps
+            draws = draw(stage, config, (num_frames, height, width), at, generators)
+            return blurry, sharp, draws.to(device), at
+
+        run = Run(
+            name=name,
+            folder=self.folder,
+            steps=stage.steps,
+            learning_rate=stage.learning_rate,
+            warmup_steps=stage.warmup_steps,
+            weight_decay=stage.weight_decay,
+            betas=stage.betas,
+            rate_factors={"model.blur_encoder.": stage.blur_encoder_rate},
+            takes_muon=is_hidden_matrix if stage.optimizer == "muon" else None,
+            gradient_clip=stage.gradient_clip,
+            ema_decay=stage.ema_decay,
+            **self.intervals,
+            progress=self._progress(name),
+        )
+        module = DiffusionTraining(model, stage)
+        validation = self.validation and self.validation.bound(
+            name, module, self.accelerator, self.provenance
+        )
+        average = train(run, self.accelerator, module, batches, prepare, validation)
+        trained = Divd(config)
+        trained.load_state_dict(_without_prefix(whole_weights(module, average), "model."))
+        self.accelerator.free_memory()
+        return trained
+
+    def _share(self, total: int, accumulation: int) -> range:
+        """Return the indices of this process's samples of an update."""
+        world = self.accelerator.num_processes
+        if total % (world * accumulation):
+            raise ValueError(
+                f"{total} samples per update cannot be split evenly over {world} processes "
+                f"times {accumulation} accumulation steps"
+            )
+        size = total // world
+        first = self.accelerator.process_index * size
+        return range(first, first + size)
+
+    def _progress(self, stage: str) -> Callable[[int, int, dict[str, float]], None] | None:
+        if self.progress is None:
+            return None
+        report = self.progress
+        return lambda step, steps, values: report(stage, step, steps, values)
 
 
-def _train_joint(
-    model: Divd,
-    data: TrainingData,
-    preset: Preset,
-    folder: Path,
-    device: str,
-    progress: Progress | None,
-) -> int:
-    stage: JointStage = preset.joint
-    share = max(stage.data.clips_per_batch // _world(), 1)
-    model.autoencoder.requires_grad_(False)
-
-    def loss_fn(step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        progress = step / stage.steps
-        easy = stage.easy_data if progress < stage.easy_until else None
-        pair = data.clips(share, easy or stage.data, generator, device)
-        blurry, sharp = (rearrange(clip * 2 - 1, "b t c h w -> b c t h w") for clip in pair)
-        with _autocast(device):
-            return joint_loss(model, blurry, sharp, stage, progress, generator)
-
-    run = Run(
-        name="joint",
-        folder=folder,
-        steps=stage.steps,
-        learning_rate=stage.learning_rate,
-        warmup_steps=stage.warmup_steps,
-        weight_decay=stage.weight_decay,
-        betas=stage.betas,
-        rate_factors={"blur_encoder.": stage.blur_encoder_rate},
-        takes_muon=is_hidden_matrix if stage.optimizer == "muon" else None,
-        gradient_clip=stage.gradient_clip,
-        ema_decay=stage.ema_decay,
-        seed=preset.seed + 1,
-        progress=progress,
-    )
-    steps = train(run, model, loss_fn)
-    _take_average(model, run.average)
-    return steps
-
-
-def is_hidden_matrix(name: str, parameter: torch.nn.Parameter) -> bool:
+def is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
     """Tell the matrices inside the UNet from its ends, embeddings, biases and norms."""
     ends = ("conv_in.", "conv_out.", "time_emb", "relative_position.")
-    return (
-        name.startswith("unet.") and parameter.ndim > 1 and not any(end in name for end in ends)
-    )
+    inside = name.removeprefix("model.").startswith("unet.")
+    return inside and parameter.ndim > 1 and not any(end in name for end in ends)
 
 
-def _with_statistics(model: Divd, data: TrainingData, seed: int, device: str) -> Divd:
-    """Measure the latents, store their statistics in the config, and copy the encoder.
+def with_statistics(
+    config: DivdConfig, autoencoder: Autoencoder, data: TrainingData, seed: int
+) -> Divd:
+    """Build the model around a trained autoencoder, its latents measured.
 
-    The blur encoder starts as a copy of the sharp one (Wang & Long).
+    Their statistics go into the config, and the blur encoder starts as a copy of the sharp
+    one (Wang & Long).
     """
     generator = torch.Generator().manual_seed(seed + 2)
-    images = data.images(192, 128, generator).to(device) * 2 - 1
+    images = data.images(192, 128, generator) * 2 - 1
     with torch.no_grad():
-        latents = torch.cat(
-            [model.autoencoder.encode(part) for part in images.split(32)]
-        ).float()
+        latents = torch.cat([autoencoder.encode(part) for part in images.split(32)])
     mean, std = latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3))
     normalised = rearrange(
         (latents - mean[:, None, None]) / std[:, None, None], "n c h w -> (n h w) c"
     )
-    colours = torch.nn.functional.avg_pool2d(images, model.downscale)
-    ones = torch.ones(len(normalised), 1, device=normalised.device)
+    colours = torch.nn.functional.avg_pool2d(images, config.autoencoder.downscale)
     solution = torch.linalg.lstsq(
-        torch.cat([normalised, ones], dim=1), rearrange(colours, "n c h w -> (n h w) c")
+        torch.cat([normalised, torch.ones(len(normalised), 1)], dim=1),
+        rearrange(colours, "n c h w -> (n h w) c"),
     ).solution
     rows = [tuple(round(float(v), 5) for v in row) for row in solution]
-    autoencoder: AutoencoderConfig = dataclasses.replace(
-        model.config.autoencoder,
+    measured: AutoencoderConfig = dataclasses.replace(
+        config.autoencoder,
         latent_mean=tuple(round(float(v), 5) for v in mean),
         latent_std=tuple(round(float(v), 5) for v in std),
         latent_rgb_factors=tuple(rows[:-1]),
         latent_rgb_bias=rows[-1],
     )
-    config: DivdConfig = dataclasses.replace(model.config, autoencoder=autoencoder)
     torch.manual_seed(seed + 3)
-    fresh = Divd(config).to(device)
-    fresh.autoencoder.load_state_dict(model.autoencoder.state_dict())
-    fresh.blur_encoder.load_state_dict(model.autoencoder.encoder.state_dict())
-    return fresh
+    model = Divd(dataclasses.replace(config, autoencoder=measured))
+    model.autoencoder.load_state_dict(autoencoder.state_dict())
+    model.blur_encoder.load_state_dict(autoencoder.encoder.state_dict())
+    return model
 
 
-def _take_average(module: torch.nn.Module, average: dict[str, Tensor]) -> None:
-    with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            if name in average:
-                parameter.copy_(average[name])
+def _accelerator(device: str, precision: str, folder: Path) -> Accelerator:
+    try:
+        from accelerate import Accelerator, DistributedDataParallelKwargs
+        from accelerate.state import AcceleratorState
+        from accelerate.utils import is_tensorboard_available
+    except ImportError as error:
+        raise ValueError(
+            "training needs the package accelerate: pip install 'video-deblur[train]'"
+        ) from error
+
+    # An earlier run of this process may have had another precision.
+    AcceleratorState._reset_state()
+    tensorboard = is_tensorboard_available()
+    accelerator = Accelerator(
+        cpu=device == "cpu",
+        mixed_precision=precision,
+        log_with="tensorboard" if tensorboard else None,
+        project_dir=folder,
+        # The decoder has no part in batches without a clip at the last timestep.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+    if tensorboard:
+        accelerator.init_trackers("tensorboard")
+    return accelerator
 
 
-def _autocast(device: str) -> torch.autocast:
-    return torch.autocast(torch.device(device).type, torch.bfloat16)
+def _provenance(
+    preset: Preset, data_specs: Sequence[str], init: str | Path | None
+) -> dict[str, object]:
+    """Say how a checkpoint came to be: stages, data by name, where it started from."""
+    values = dataclasses.asdict(preset)
+    values.pop("model")
+    if init is not None:
+        values["autoencoder"] = None
+    return {
+        **values,
+        "data": [_data_name(spec) for spec in data_specs],
+        "init": None if init is None else Path(init).name,
+    }
 
 
-def _world() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
+def _data_name(spec: str) -> str:
+    """Leave out the folders above the data set: they are nobody else's business."""
+    kind, _, rest = spec.partition(":")
+    path, star, weight = rest.partition("*")
+    return f"{kind}:{Path(path).name}{star}{weight}"
+
+
+def _without_prefix(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in weights.items()}

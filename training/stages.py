@@ -1,129 +1,288 @@
-"""The losses of each stage: one batch in, one scalar out.
+"""The losses of each stage: one batch in, one value per sample out.
 
-Stage 0 trains the autoencoder. The joint stage trains blur encoder, UNet and image tower
-by v-prediction and, at the last timestep, by pixels through residual decoding; the
-autoencoder stays as it is, since its sharp encoder defines what is predicted.
+Stage 0 trains the autoencoder. The other stages train the diffusion model, or parts of it,
+by v-prediction, and by pixels through residual decoding. Random decisions are drawn per
+clip from the clip's own generator (`draw`), so that a batch gives the same however it is
+split over processes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
 import torch
-from torch import Tensor
+from einops import rearrange
+from torch import Tensor, nn
 
 from ..models.autoencoder import Autoencoder
+from ..models.config import DivdConfig
 from ..models.divd import Divd
-from ..models.schedule import add_noise, clean_from_velocity, velocity
-from .config import AutoencoderStage, JointStage
-from .losses import coherence_loss, log_error, spectrum_l1, velocity_loss
+from ..models.schedule import (
+    add_noise,
+    alphas_at,
+    clean_from_velocity,
+    sigmas_at,
+    velocity,
+)
+from .config import AutoencoderStage, DiffusionStage
+from .losses import coherence_loss, log_error, min_snr_weight, spectrum_l1, velocity_loss
+
+_BUCKETS = (0, 250, 500, 750, 1000)
+"""Bounds of the timesteps whose losses are logged together."""
 
 
-def autoencoder_loss(
-    autoencoder: Autoencoder,
-    images: Tensor,
-    stage: AutoencoderStage,
-    generator: torch.Generator,
-) -> dict[str, Tensor]:
-    """Return the loss of stage 0 and its parts.
-
-    Args:
-        autoencoder: Trained in place by the caller.
-        images: `[N, 3, H, W]` in -1..1.
-        stage: Weights.
-        generator: CPU generator of the latent noise.
-    """
-    latents = autoencoder.encode(images)
-    spread = latents.detach().float().std(dim=(0, 2, 3), keepdim=True).to(latents.dtype)
-    noise = torch.randn(latents.shape, generator=generator).to(latents)
-    decoded = autoencoder.decode(latents + stage.latent_noise * spread * noise).float()
-    pixels = (decoded - images).abs().mean()
-    spectrum = spectrum_l1(decoded, images)
-    total = (
-        pixels + stage.fft_weight * spectrum + stage.kl_weight * latents.float().square().mean()
-    )
-    return {"loss": total, "l1": pixels, "mse": (decoded - images).square().mean()}
-
-
-def draw_timesteps(
-    count: int, stage: JointStage, progress: float, last: int, generator: torch.Generator
-) -> Tensor:
-    """Draw timesteps `[count]`: the last one alone at first, then the stage's mix."""
-    timesteps = torch.full((count,), last)
-    if progress < stage.mixed_from:
-        return timesteps
-    kind = torch.rand(count, generator=generator)
-    high = 700 + torch.randint(last - 700, (count,), generator=generator)
-    uniform = torch.randint(last, (count,), generator=generator)
-    rest = stage.last_timestep_share
-    timesteps = torch.where(kind >= rest, high, timesteps)
-    return torch.where(kind >= rest + stage.high_timestep_share, uniform, timesteps)
-
-
-def joint_loss(
-    model: Divd,
-    blurry: Tensor,
-    sharp: Tensor,
-    stage: JointStage,
-    progress: float,
-    generator: torch.Generator,
-) -> dict[str, Tensor]:
-    """Return the loss of the joint stage and its parts.
+class AutoencoderTraining(nn.Module):
+    """Stage 0.
 
     Args:
-        model: Trained in place by the caller.
-        blurry: `[B, 3, T, H, W]` in -1..1.
-        sharp: The same shape.
-        stage: Weights.
-        progress: Point of the run, 0 to 1.
-        generator: CPU generator of timesteps, noise and dropout.
+        autoencoder: Trained in place.
+        stage: Weights of the losses.
     """
-    schedule = model.config.schedule
-    last = schedule.num_timesteps - 1
-    count, _, num_frames = blurry.shape[:3]
-    timesteps = draw_timesteps(count, stage, progress, last, generator).to(blurry.device)
-    with torch.no_grad():
-        clean = model.encode_sharp(sharp).float()
-    # Float32 from here, so that the latents are rounded once and not at every sum.
-    condition = model.encode_blur(blurry).float()
-    tokens = model.encode_tokens(blurry[:, :, num_frames // 2])
-    kept = torch.rand(count, 1, 1, generator=generator) >= stage.token_dropout
-    tokens = tokens * kept.to(tokens)
 
-    noise = torch.randn(clean.shape, generator=generator).to(clean)
-    noisy = add_noise(schedule, clean, noise, timesteps)
-    target = velocity(schedule, clean, noise, timesteps)
-    pred = model.unet(torch.cat([noisy, condition], dim=1), timesteps, tokens)
-    pred = pred.float()
-    with torch.no_grad():
-        # What copying the condition would give: the figure to get below.
-        copy_loss = velocity_loss(clean, condition)
-        weights = 1 / (copy_loss + _annealed(stage.latent_floor, progress))
-    base_loss = velocity_loss(pred, target)
-    coherence = (weights * coherence_loss(pred, target)).mean()
-    total = (weights * base_loss).mean() + stage.coherence_weight * coherence
-    parts = {"v": base_loss.mean(), "v_copy": copy_loss.mean(), "coherence": coherence}
+    def __init__(self, autoencoder: Autoencoder, stage: AutoencoderStage):
+        super().__init__()
+        self.autoencoder = autoencoder
+        self.stage = stage
 
-    at_last = timesteps == last
-    if stage.pixel_weight and bool(at_last.any()):
-        restored = clean_from_velocity(schedule, noisy, pred, timesteps)[at_last]
-        frames = (
-            torch.randperm(num_frames, generator=generator)[: stage.pixel_frames].sort().values
-        )
-        frames = frames.to(blurry.device)
-        decoded = model.decode_restored(
-            restored[:, :, frames], blurry[at_last][:, :, frames]
-        ).float()
-        truth = sharp[at_last][:, :, frames]
-        floor = _annealed(stage.pixel_floor, progress)
-        pixels = log_error(decoded, truth, floor) + stage.fft_weight * spectrum_l1(
-            decoded, truth
-        )
-        total = total + stage.pixel_weight * pixels * at_last.float().mean()
+    def forward(self, images: Tensor, noise: Tensor) -> dict[str, Tensor]:
+        """Return the loss of each image and its parts.
+
+        Args:
+            images: `[N, 3, H, W]` in -1..1.
+            noise: Standard normal, the latents' shape.
+        """
+        latents = self.autoencoder.encode(images)
+        spread = latents.detach().float().std(dim=(2, 3), keepdim=True).to(latents.dtype)
+        noisy = latents + self.stage.latent_noise * spread * noise.to(latents)
+        decoded = self.autoencoder.decode(noisy).float()
+        pixels = (decoded - images).abs().flatten(1).mean(1)
+        spectrum = spectrum_l1(decoded, images)
+        size = latents.float().square().flatten(1).mean(1)
+        loss = pixels + self.stage.fft_weight * spectrum + self.stage.kl_weight * size
         with torch.no_grad():
-            parts["gain_db"] = 10 * (
-                log_error(blurry[at_last][:, :, frames], truth, floor)
-                - log_error(decoded, truth, floor)
-            )
-    return {"loss": total, **parts}
+            error = (decoded - images).square().flatten(1).mean(1)
+        return {"loss": loss, "l1": pixels, "psnr": 10 * torch.log10(4 / error)}
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """The random decisions of a batch."""
+
+    timesteps: Tensor
+    """`[B]`."""
+    kept: Tensor
+    """bool `[B]`: whose image tokens are kept."""
+    noise: Tensor
+    """`[B, C, T, h, w]`."""
+    frames: Tensor
+    """`[B, K]`: frames that the pixel loss decodes."""
+
+    def to(self, device: torch.device | str) -> Draws:
+        """Return them on a device."""
+        return Draws(
+            self.timesteps.to(device),
+            self.kept.to(device),
+            self.noise.to(device),
+            self.frames.to(device),
+        )
+
+
+def draw(
+    stage: DiffusionStage,
+    model: DivdConfig,
+    size: tuple[int, int, int],
+    progress: float,
+    generators: Sequence[torch.Generator],
+) -> Draws:
+    """Draw the random decisions of a batch, each clip's from its own generator.
+
+    Args:
+        stage: Shares and amounts.
+        model: Shape of the latents and number of timesteps.
+        size: Frames, height and width of the clips, in pixels.
+        progress: Point of the run, 0 to 1.
+        generators: One per clip.
+    """
+    num_frames, height, width = size
+    factor = model.autoencoder.downscale
+    shape = (
+        model.autoencoder.latent_channels,
+        num_frames,
+        height // factor,
+        width // factor,
+    )
+    last = model.schedule.num_timesteps - 1
+    timesteps, kept, noise, frames = [], [], [], []
+    for generator in generators:
+        timesteps.append(draw_timestep(stage, progress, last, generator))
+        kept.append(torch.rand((), generator=generator) >= stage.token_dropout)
+        clip_noise = torch.randn(shape, generator=generator)
+        if stage.offset_noise:
+            offset = torch.randn(*shape[:2], 1, 1, generator=generator)
+            clip_noise = clip_noise + stage.offset_noise * offset
+        noise.append(clip_noise)
+        order = torch.randperm(num_frames, generator=generator)
+        frames.append(order[: stage.pixel_frames].sort().values)
+    return Draws(
+        torch.tensor(timesteps), torch.stack(kept), torch.stack(noise), torch.stack(frames)
+    )
+
+
+def draw_timestep(
+    stage: DiffusionStage, progress: float, last: int, generator: torch.Generator
+) -> int:
+    """Draw a timestep: the last one alone at first, then the stage's mix."""
+    kind = float(torch.rand((), generator=generator))
+    high = 700 * (last + 1) // 1000
+    lowest = high if kind < stage.last_timestep_share + stage.high_timestep_share else 0
+    other = lowest + int(torch.randint(last - lowest, (), generator=generator))
+    if progress < stage.mixed_from or kind < stage.last_timestep_share:
+        return last
+    return other
+
+
+class DiffusionTraining(nn.Module):
+    """Every stage after stage 0.
+
+    Args:
+        model: Trained in place; what the stage does not train is frozen here.
+        stage: Weights of the losses, and what is trained.
+
+    Raises:
+        ValueError: If the stage trains a part that the model does not have.
+    """
+
+    def __init__(self, model: Divd, stage: DiffusionStage):
+        super().__init__()
+        self.model = model
+        self.stage = stage
+        names = [name for name, _ in model.named_parameters()]
+        for prefix in stage.trains:
+            if not any(name.startswith(prefix) for name in names):
+                raise ValueError(f"trains: {prefix!r} is no part of this model")
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name.startswith(stage.trains))
+        model.unet.gradient_checkpointing = stage.gradient_checkpointing
+
+    def forward(
+        self,
+        blurry: Tensor,
+        sharp: Tensor | None = None,
+        draws: Draws | None = None,
+        progress: float = 0.0,
+    ) -> dict[str, Tensor]:
+        """Return the loss of each clip and its parts; without `sharp`, restored clips.
+
+        Restoring passes through here too, since that is where FSDP gathers the weights.
+
+        Args:
+            blurry: `[B, 3, T, H, W]` in -1..1.
+            sharp: The same shape.
+            draws: Random decisions; for restoring only the noise is read.
+            progress: Point of the run, 0 to 1.
+        """
+        assert draws is not None
+        if sharp is None:
+            return {"restored": self._restore(blurry, draws.noise)}
+        stage, schedule = self.stage, self.model.config.schedule
+        timesteps = draws.timesteps
+        with torch.no_grad():
+            clean = self.model.encode_sharp(sharp).float()
+        # Float32 from here, so that the latents are rounded once and not at every sum.
+        condition = self.model.encode_blur(blurry).float()
+        noise = draws.noise.to(clean)
+        noisy = add_noise(schedule, clean, noise, timesteps)
+        target = velocity(schedule, clean, noise, timesteps)
+        pred = self._predict(blurry, noisy, condition, timesteps, draws.kept)
+        base = velocity_loss(pred, target)
+        coherence = coherence_loss(pred, target)
+        # What copying the condition would give: the figure to get below.
+        copied = velocity_loss(clean, condition.detach())
+        loss = self._weights(copied, timesteps, progress) * (
+            base + stage.coherence_weight * coherence
+        )
+        values = {"v": base, "v_copy": copied, "coherence": coherence}
+        values.update(_by_timestep(base, timesteps))
+        if stage.pixel_loss != "off":
+            restored = clean_from_velocity(schedule, noisy, pred, timesteps)
+            pixels, gain = self._pixel_loss(restored, blurry, sharp, draws, progress)
+            loss = loss + stage.pixel_weight * pixels
+            values["gain_db"] = gain
+        return {"loss": loss, **values}
+
+    def _predict(
+        self,
+        blurry: Tensor,
+        noisy: Tensor,
+        condition: Tensor,
+        timesteps: Tensor,
+        kept: Tensor | None = None,
+    ) -> Tensor:
+        tokens = self.model.encode_tokens(blurry[:, :, blurry.shape[2] // 2])
+        if kept is not None:
+            tokens = tokens * kept.to(tokens)[:, None, None]
+        return self.model.unet(torch.cat([noisy, condition], dim=1), timesteps, tokens).float()
+
+    def _weights(self, copied: Tensor, timesteps: Tensor, progress: float) -> Tensor:
+        weights = torch.ones_like(copied)
+        if self.stage.relative:
+            weights = weights / (copied + _annealed(self.stage.latent_floor, progress))
+        if self.stage.min_snr_gamma is not None:
+            schedule = self.model.config.schedule
+            alpha, sigma = alphas_at(schedule, timesteps), sigmas_at(schedule, timesteps)
+            weights = weights * min_snr_weight(alpha, sigma, self.stage.min_snr_gamma)
+        return weights
+
+    def _pixel_loss(
+        self, restored: Tensor, blurry: Tensor, sharp: Tensor, draws: Draws, progress: float
+    ) -> tuple[Tensor, Tensor]:
+        """Return the loss per clip, 0 where it has none, and the gain in dB, NaN there."""
+        last = self.model.config.schedule.num_timesteps - 1
+        every = self.stage.pixel_loss == "decoder"
+        clips = torch.nonzero(draws.timesteps >= (0 if every else last)).flatten()
+        loss = restored.new_zeros(len(blurry))
+        gain = torch.full_like(loss, torch.nan)
+        if not len(clips):
+            return loss, gain
+        frames = draws.frames[clips]
+        blurry, truth = _take(blurry[clips], frames), _take(sharp[clips], frames)
+        latents = _take(restored[clips], frames)
+        if every:
+            latents = latents.detach()
+        decoded = self.model.decode_restored(latents, blurry).float()
+        floor = _annealed(self.stage.pixel_floor, progress)
+        error = log_error(decoded, truth, floor)
+        pixels = error + self.stage.fft_weight * spectrum_l1(decoded, truth)
+        won = 10 * (log_error(blurry, truth, floor) - error).detach()
+        return loss.index_copy(0, clips, pixels), gain.index_copy(0, clips, won)
+
+    def _restore(self, blurry: Tensor, noise: Tensor) -> Tensor:
+        """Restore in one step from the last timestep, `[B, 3, T, H, W]` in -1..1."""
+        schedule = self.model.config.schedule
+        timesteps = torch.full((len(blurry),), schedule.num_timesteps - 1, device=blurry.device)
+        condition = self.model.encode_blur(blurry).float()
+        noise = noise.to(condition)
+        pred = self._predict(blurry, noise, condition, timesteps)
+        latents = clean_from_velocity(schedule, noise, pred, timesteps)
+        return self.model.decode_restored(latents, blurry).float().clamp(-1, 1)
+
+
+def _take(video: Tensor, frames: Tensor) -> Tensor:
+    """Take each clip's own frames `[B, K]` out of `[B, C, T, H, W]`."""
+    clips = torch.arange(len(video), device=video.device)[:, None]
+    return rearrange(video[clips, :, frames], "b k c h w -> b c k h w")
+
+
+def _by_timestep(loss: Tensor, timesteps: Tensor) -> dict[str, Tensor]:
+    """Return the losses of each range of timesteps, NaN where a clip is in another."""
+    return {
+        f"loss_t{low:03d}_{high - 1:03d}": torch.where(
+            (timesteps >= low) & (timesteps < high), loss.detach(), torch.nan
+        )
+        for low, high in pairwise(_BUCKETS)
+    }
 
 
 def _annealed(ends: tuple[float, float], progress: float) -> float:

@@ -180,3 +180,25 @@ def test_the_same_weights_give_the_same_result_in_low_precision(
     out = low(x.bfloat16(), timesteps, context.bfloat16())
     assert out.dtype == torch.bfloat16
     assert_same(out.float(), reference, torch.bfloat16)
+
+
+@pytest.mark.parametrize("kind", ["frame", "window"])
+def test_gradient_checkpointing_changes_nothing(kind):
+    config = dataclasses.replace(PUBLIC_LAYOUT, temporal_attention=kind)
+    torch.manual_seed(0)
+    unet = UNet3D(config)
+    x, timesteps, context = inputs(config)
+    results = []
+    for checkpointing in (False, True):
+        unet.gradient_checkpointing = checkpointing
+        unet.zero_grad()
+        out = unet(x, timesteps, context)
+        out.square().mean().backward()
+        gradients = {
+            n: p.grad.clone() for n, p in unet.named_parameters() if p.grad is not None
+        }
+        results.append((out.detach(), gradients))
+    assert torch.equal(results[0][0], results[1][0])
+    assert results[0][1].keys() == results[1][1].keys()
+    for name, gradient in results[0][1].items():
+        assert torch.equal(gradient, results[1][1][name]), name

@@ -14,9 +14,37 @@ class StoppedError(Exception):
     pass
 
 
-def make_network():
-    torch.manual_seed(3)
-    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+class Network(nn.Module):
+    """Learns the sum of its inputs; counts as a stage of training."""
+
+    def __init__(self, bad=()):
+        super().__init__()
+        torch.manual_seed(3)
+        self.layers = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+        self.bad = bad
+
+    def forward(self, step, x):
+        error = (self.layers(x) - x.sum(1, keepdim=True)).square().flatten()
+        odd = torch.full_like(error, 6.0 if step % 2 else torch.nan).detach()
+        return {"loss": error * (float("nan") if step in self.bad else 1), "odd": odd}
+
+
+@pytest.fixture(scope="module")
+def accelerator():
+    from accelerate import Accelerator
+
+    return Accelerator(cpu=True)
+
+
+def make_batches(stop_at=None, parts=1):
+    def batches(first, last):
+        for step in range(first, last):
+            if step == stop_at:
+                raise StoppedError
+            x = torch.randn(16, 4, generator=torch.Generator().manual_seed(step))
+            yield [(step, part) for part in x.chunk(parts)]
+
+    return batches
 
 
 def make_run(folder, **changes):
@@ -24,105 +52,142 @@ def make_run(folder, **changes):
     return Run(**{**values, "warmup_steps": 3, "save_every_s": -1.0, "log_every": 4, **changes})
 
 
-def make_loss(network, stop_at=None, bad=()):
-    def loss_fn(step, generator):
-        if step == stop_at:
-            raise StoppedError
-        x = torch.randn(16, 4, generator=generator)
-        loss = (network(x) - x.sum(1, keepdim=True)).square().mean()
-        return {"loss": loss * (float("nan") if step in bad else 1)}
+@pytest.fixture
+def run_training(accelerator):
+    def run_training(run, network, stop_at=None, parts=1, validation=None):
+        batches = make_batches(stop_at, parts)
+        return train(run, accelerator, network, batches, lambda micro: micro, validation)
 
-    return loss_fn
+    return run_training
 
 
+def lines_of(folder):
+    return [json.loads(line) for line in (folder / "stage.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("muon", [False, True])
 @pytest.mark.parametrize("stop_at", [1, 7, 11])
-def test_resuming_equals_never_stopping(tmp_path, stop_at):
-    whole = make_network()
-    run = make_run(tmp_path / "whole")
-    assert train(run, whole, make_loss(whole)) == 12
-    first = make_network()
+def test_resuming_equals_never_stopping(tmp_path, run_training, stop_at, muon):
+    takes_muon = (lambda name, parameter: parameter.ndim > 1) if muon else None
+    whole = Network()
+    average = run_training(make_run(tmp_path / "whole", takes_muon=takes_muon), whole)
+    run = make_run(tmp_path / "parts", takes_muon=takes_muon)
     with pytest.raises(StoppedError):
-        train(make_run(tmp_path / "parts"), first, make_loss(first, stop_at))
-    second = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
-    torch.manual_seed(77)
-    resumed = make_run(tmp_path / "parts")
-    assert train(resumed, second, make_loss(second)) == 12
+        run_training(run, Network(), stop_at)
+    resumed = Network()
+    torch.nn.init.normal_(resumed.layers[0].weight)
+    resumed_average = run_training(run, resumed)
     for name, value in whole.state_dict().items():
-        assert torch.equal(second.state_dict()[name], value)
-        assert torch.equal(resumed.average[name], run.average[name])
-    assert [p.name for p in (tmp_path / "parts").glob("*.part")] == []
+        assert torch.equal(resumed.state_dict()[name], value)
+        assert torch.equal(resumed_average[name], average[name])
+    assert [line["step"] for line in lines_of(tmp_path / "parts")] == [4, 8, 12]
+    assert not list((tmp_path / "parts" / "states").glob("*.part"))
 
 
-def test_a_finished_run_does_nothing_more(tmp_path):
-    network = make_network()
-    train(make_run(tmp_path), network, make_loss(network))
+def test_a_finished_run_does_nothing_more(tmp_path, run_training):
+    network = Network()
+    run_training(make_run(tmp_path), network)
     before = copy.deepcopy(network.state_dict())
-    assert train(make_run(tmp_path), network, make_loss(network, stop_at=0)) == 12
+    run_training(make_run(tmp_path), network, stop_at=0)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
-def test_training_learns_and_logs(tmp_path):
-    network, seen = make_network(), []
+def test_parts_of_an_update_add_up_to_it(tmp_path, run_training):
+    whole, parts = Network(), Network()
+    run_training(make_run(tmp_path / "whole"), whole)
+    run_training(make_run(tmp_path / "parts"), parts, parts=4)
+    for name, value in whole.state_dict().items():
+        assert torch.allclose(parts.state_dict()[name], value, atol=1e-5), name
+    losses = [[line["loss"] for line in lines_of(tmp_path / n)] for n in ("whole", "parts")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_training_learns_and_logs(tmp_path, run_training):
+    seen = []
     run = make_run(tmp_path, steps=60, log_every=20, progress=lambda *call: seen.append(call))
-    train(run, network, make_loss(network))
-    lines = [json.loads(line) for line in (tmp_path / "stage.jsonl").read_text().splitlines()]
+    run_training(run, Network())
+    lines = lines_of(tmp_path)
     assert [line["step"] for line in lines] == [20, 40, 60]
     assert lines[-1]["loss"] < lines[0]["loss"]
     assert [call[:2] for call in seen] == [(20, 60), (40, 60), (60, 60)]
+    assert seen[0][2]["left_s"] > 0 == seen[-1][2]["left_s"]
+    for line in lines:
+        assert line["samples_per_s"] > 0
+        assert 0 <= line["data_wait"] < 1
+        assert line["memory_gb"] > 0
+        assert line["learning_rate"] <= run.learning_rate
+        # Every second update has none: averaged over those that have one.
+        assert line["odd"] == 6.0
+    elapsed = [line["elapsed_s"] for line in lines]
+    assert elapsed == sorted(elapsed)
 
 
-def test_an_update_that_is_not_finite_is_skipped(tmp_path, caplog):
-    network, skipped = make_network(), make_network()
-    train(make_run(tmp_path / "one", steps=1), network, make_loss(network))
+def test_a_line_that_a_kill_cut_off_spoils_no_other(tmp_path, run_training):
+    (tmp_path / "stage.jsonl").write_text('{"step": 2, "lo')
+    run_training(make_run(tmp_path), Network())
+    lines = (tmp_path / "stage.jsonl").read_text().splitlines()
+    assert lines[0] == '{"step": 2, "lo'
+    assert [json.loads(line)["step"] for line in lines[1:]] == [4, 8, 12]
+
+
+def test_an_update_that_is_not_finite_is_skipped(tmp_path, run_training, caplog):
+    network = Network(bad=(0,))
+    before = copy.deepcopy(network.state_dict())
     with caplog.at_level(logging.WARNING):
-        run = make_run(tmp_path / "two", steps=2)
-        bad = make_loss(skipped, bad=(0,))
-        before = copy.deepcopy(skipped.state_dict())
-
-        def stop_after_the_bad_one(step, generator):
-            if step == 1:
-                current = skipped.state_dict()
-                assert all(torch.equal(current[name], before[name]) for name in before)
-            return bad(step, generator)
-
-        train(run, skipped, stop_after_the_bad_one)
+        run_training(make_run(tmp_path, steps=1), network)
     assert "update 0: gradient is not finite, skipped" in caplog.text
-    assert all(value.isfinite().all() for value in skipped.state_dict().values())
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
-def test_ten_bad_updates_in_a_row_end_the_run(tmp_path):
-    network = make_network()
+def test_ten_bad_updates_in_a_row_end_the_run(tmp_path, run_training):
+    network = Network(bad=range(1, 12))
     with pytest.raises(
-        RuntimeError, match="10 times in a row at update 10; lower the learning"
+        FloatingPointError, match="10 times in a row at update 10; lower the learning"
     ):
-        train(make_run(tmp_path), network, make_loss(network, bad=range(1, 12)))
+        run_training(make_run(tmp_path / "ten"), network)
     assert all(value.isfinite().all() for value in network.state_dict().values())
-    network = make_network()
-    run = make_run(tmp_path / "nine", steps=25)
-    assert train(run, network, make_loss(network, bad={*range(9), *range(10, 19)})) == 25
+    nine = Network(bad={*range(9), *range(10, 19)})
+    run_training(make_run(tmp_path / "nine", steps=25), nine)
+    assert all(value.isfinite().all() for value in nine.state_dict().values())
 
 
-def test_a_part_that_is_sometimes_missing_is_averaged_where_it_is(tmp_path):
-    network = make_network()
-    loss_fn = make_loss(network)
+class Scores:
+    """A validation whose scores are given."""
 
-    def with_part(step, generator):
-        extra = {"pixels": torch.tensor(6.0)} if step % 2 else {}
-        return {**loss_fn(step, generator), **extra}
+    def __init__(self, scores, network):
+        self.scores, self.network = dict(scores), network
+        self.measured, self.kept = [], []
 
-    train(make_run(tmp_path, steps=4), network, with_part)
-    assert json.loads((tmp_path / "stage.jsonl").read_text())["pixels"] == 6.0
+    def measure(self, step):
+        self.measured.append((step, self.network.layers[0].weight.detach().clone()))
+        return {"validation_psnr": self.scores[step]}
+
+    def keep(self):
+        self.kept.append(self.measured[-1][0])
 
 
-def test_the_state_of_another_network_is_refused(tmp_path):
-    network = make_network()
-    train(make_run(tmp_path), network, make_loss(network))
-    other = nn.Sequential(nn.Linear(4, 1))
-    with pytest.raises(ValueError, match=r"stage\.pt: state of another network"):
-        train(make_run(tmp_path), other, make_loss(other))
-    wider = nn.Sequential(nn.Linear(4, 9), nn.Tanh(), nn.Linear(9, 1))
-    with pytest.raises(ValueError, match=r"stage\.pt: state of another network"):
-        train(make_run(tmp_path), wider, make_loss(wider))
+def test_the_best_averaged_weights_are_kept(tmp_path, run_training):
+    network = Network()
+    scores = Scores({3: 20.0, 6: 22.0, 9: 21.0, 12: 22.5}, network)
+    run = make_run(tmp_path, validate_every=3)
+    average = run_training(run, network, validation=scores)
+    assert [step for step, _ in scores.measured] == [3, 6, 9, 12]
+    assert scores.kept == [3, 6, 12]
+    assert torch.equal(scores.measured[-1][1], average["layers.0.weight"])
+    assert not torch.equal(network.layers[0].weight.detach(), average["layers.0.weight"])
+    lines = [line for line in lines_of(tmp_path) if "validation_psnr" in line]
+    assert {line["step"]: line["validation_psnr"] for line in lines} == scores.scores
+
+
+def test_the_best_score_survives_resuming(tmp_path, run_training):
+    first, second = Network(), Network()
+    before = Scores({3: 25.0, 6: 22.0}, first)
+    run = make_run(tmp_path, validate_every=3)
+    with pytest.raises(StoppedError):
+        run_training(run, first, stop_at=7, validation=before)
+    after = Scores({9: 24.0, 12: 26.0}, second)
+    run_training(run, second, validation=after)
+    assert (before.kept, after.kept) == ([3], [12])
 
 
 def test_the_learning_rate_warms_up_and_falls_to_zero():

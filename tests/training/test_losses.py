@@ -7,6 +7,7 @@ import torch
 from video_deblur.training.losses import (
     coherence_loss,
     log_error,
+    min_snr_weight,
     spectrum_l1,
     velocity_loss,
 )
@@ -22,9 +23,9 @@ def test_log_error_is_the_mean_logarithm_per_frame():
 def test_the_spectrum_of_a_constant_difference_is_one_value():
     # Orthonormal: a difference of 0.5 on 4 x 6 is 0.5 * sqrt(24) at zero frequency; the half
     # spectrum has 4 x 4 complex values.
-    target = torch.randn(2, 3, 4, 6)
+    target = torch.randn(2, 3, 2, 4, 6)
     expected = 0.5 * math.sqrt(24) / (4 * 4 * 2)
-    assert float(spectrum_l1(target + 0.5, target)) == pytest.approx(expected, rel=1e-5)
+    assert spectrum_l1(target + 0.5, target).tolist() == pytest.approx([expected] * 2, rel=1e-5)
 
 
 def test_velocity_loss_is_a_mean_per_clip():
@@ -41,3 +42,12 @@ def test_coherence_sees_differences_of_neighbouring_frames_only():
     flicker = torch.tensor([0.0, 1, 0, 1])[:, None, None]
     torch.testing.assert_close(coherence_loss(target + flicker, target), torch.ones(2))
     assert coherence_loss(target[:, :, :1], target[:, :, :1] + 1).tolist() == [0, 0]
+
+
+def test_min_snr_weighs_as_the_paper_does_for_v():
+    alpha = torch.tensor([0.1, 0.8, 0.999, 1.0, 0.0])
+    sigma = (1 - alpha**2).sqrt()
+    snr = (alpha / sigma) ** 2
+    expected = snr.clamp(max=5) / (snr + 1)
+    expected[3:] = 0  # without noise, without signal
+    torch.testing.assert_close(min_snr_weight(alpha, sigma, 5.0), expected)

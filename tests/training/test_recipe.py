@@ -1,15 +1,24 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import multiprocessing
+import os
+import random
+import socket
+import subprocess
+import sys
+import time
 
 import cv2
 import numpy as np
 import pytest
 import torch
 from video_deblur.models.checkpoint import load_model, read_info
-from video_deblur.training.config import AutoencoderStage, DataConfig, JointStage, Preset
+from video_deblur.training.config import AutoencoderStage, DataConfig, DiffusionStage, Preset
 from video_deblur.training.recipe import is_hidden_matrix, train_preset
-from video_deblur.training.stages import draw_timesteps, joint_loss
+
+DATA = DataConfig(num_frames=3, crop=32, clips_per_batch=2, compressed_share=0.0)
 
 
 @pytest.fixture
@@ -21,37 +30,177 @@ def data_folder(tmp_path):
     return tmp_path / "data"
 
 
-def make_preset(model):
-    data = DataConfig(num_frames=3, crop=32, clips_per_batch=1, compressed_share=0.0)
+@pytest.fixture
+def pairs_folder(tmp_path):
+    rng = np.random.default_rng(0)
+    for sequence in ("first", "second"):
+        for kind in ("blur", "sharp"):
+            (tmp_path / "pairs" / sequence / kind).mkdir(parents=True)
+            for index in range(4):
+                pixels = rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)
+                path = tmp_path / "pairs" / sequence / kind / f"{index:03d}.png"
+                cv2.imwrite(str(path), pixels)
+    return tmp_path / "pairs"
+
+
+def make_preset(model, **changes):
+    stage = DiffusionStage(steps=3, data=DATA, mixed_from=0.5, warmup_steps=1)
     return Preset(
         model=model,
         autoencoder=AutoencoderStage(steps=2, batch_size=2, crop=32),
-        joint=JointStage(steps=3, data=data, mixed_from=0.5),
+        joint=dataclasses.replace(stage, **changes),
+        precision="no",
     )
+
+
+def train(preset, data_folder, folder, **options):
+    options = {"device": "cpu", "num_workers": 0, **options}
+    return train_preset(preset, [f"synthetic:{data_folder}"], folder, **options)
+
+
+def weights_of(path):
+    return load_model(path).state_dict()
+
+
+def losses_of(folder, stage="joint"):
+    lines = (folder / f"{stage}.jsonl").read_text().splitlines()
+    return {values["step"]: values["loss"] for values in map(json.loads, lines)}
+
+
+def assert_same_weights(first, second):
+    ours, theirs = weights_of(first), weights_of(second)
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
 def test_a_short_run_exports_a_checkpoint_that_loads(tmp_path, data_folder, small_config):
     preset = make_preset(small_config)
-    path = train_preset(preset, data_folder, tmp_path / "run", provenance={"data": "noise"})
+    exported = tmp_path / "exported.safetensors"
+    path = train(preset, data_folder, tmp_path / "run", export=exported)
     info = read_info(path)
-    assert info.provenance["data"] == "noise"
-    assert info.provenance["joint"]["steps_done"] == 3
+    assert info.provenance["data"] == ["synthetic:data"]
+    assert info.provenance["joint"]["steps"] == 3
+    assert info.provenance["init"] is None
     assert len(info.config.autoencoder.latent_std) == 4
-    weights = load_model(path).state_dict()
-    again = train_preset(preset, data_folder, tmp_path / "again")
-    assert again.parent == tmp_path / "again"
-    for name, value in load_model(again).state_dict().items():
-        assert torch.equal(value, weights[name]), name
-    warm = train_preset(preset, data_folder, tmp_path / "warm", init=path)
+    assert_same_weights(path, exported)
+    again = train(preset, data_folder, tmp_path / "again")
+    assert_same_weights(path, again)
+    warm = train(preset, data_folder, tmp_path / "warm", init=path)
     assert read_info(warm).provenance["init"] == path.name
+    assert read_info(warm).provenance["autoencoder"] is None
     assert read_info(warm).config.autoencoder == info.config.autoencoder
 
 
-def test_a_preset_without_stage_0_needs_a_checkpoint(tmp_path, data_folder, small_config):
-    preset = dataclasses.replace(make_preset(small_config), autoencoder=None)
+def test_a_preset_without_stage_0_needs_a_checkpoint(tmp_path, data_folder):
+    preset = Preset(joint=DiffusionStage(steps=1, data=DATA))
     with pytest.raises(ValueError, match="starts from a checkpoint; name one with --init"):
-        train_preset(preset, data_folder, tmp_path / "run")
+        train(preset, data_folder, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_papers_stages_change_what_they_train_alone(tmp_path, data_folder, small_config):
+    start = train(make_preset(small_config), data_folder, tmp_path / "start")
+    paper = {"data": DATA, "optimizer": "adamw", "relative": False, "warmup_steps": 1}
+    stage1 = DiffusionStage(
+        steps=2, trains=("blur_encoder.",), pixel_loss="off", mixed_from=0.0, **paper
+    )
+    stage2 = DiffusionStage(
+        steps=3,
+        trains=("blur_encoder.", "unet.", "image_encoder.token_proj", "autoencoder.decoder."),
+        pixel_loss="decoder",
+        mixed_from=0.0,
+        learning_rate=1e-2,
+        **paper,
+    )
+    first = train(Preset(stage1=stage1), data_folder, tmp_path / "first", init=start)
+    both = train(
+        Preset(stage1=stage1, stage2=stage2), data_folder, tmp_path / "both", init=start
+    )
+    weights = [weights_of(path) for path in (start, first, both)]
+    for name, value in weights[0].items():
+        assert torch.equal(value, weights[1][name]) != name.startswith("blur_encoder."), name
+        assert name.startswith(stage2.trains) or torch.equal(value, weights[2][name]), name
+    for prefix in stage2.trains:
+        names = [name for name in weights[0] if name.startswith(prefix)]
+        assert any(not torch.equal(weights[1][n], weights[2][n]) for n in names), prefix
+
+
+def test_validation_draws_pictures_and_keeps_the_best(
+    tmp_path, data_folder, pairs_folder, small_config
+):
+    preset, folder = make_preset(small_config), tmp_path / "run"
+    train(preset, data_folder, folder, validation=f"pairs:{pairs_folder}", validate_every=2)
+    names = sorted(path.name for path in (folder / "pictures").iterdir())
+    assert names == ["joint_000002.png", "joint_000003.png"]
+    lines = [json.loads(line) for line in (folder / "joint.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 3]
+    assert all(np.isfinite(line["validation_gain_db"]) for line in lines)
+    assert len(weights_of(folder / "best.safetensors")) > 100
+    assert any((folder / "tensorboard").rglob("events.*"))
+    assert json.loads((folder / "config.json").read_text())["joint"]["steps"] == 3
+
+
+def test_clips_too_short_for_validation_are_refused_before_training(
+    tmp_path, data_folder, pairs_folder, small_config
+):
+    longer = dataclasses.replace(DATA, num_frames=5)
+    preset = make_preset(small_config, data=longer)
+    with pytest.raises(ValueError, match="first: has 4 frames, validation needs 5"):
+        train(preset, data_folder, tmp_path / "run", validation=f"pairs:{pairs_folder}")
+
+
+def test_killed_at_random_moments_and_resumed_equals_never_stopped(
+    tmp_path, data_folder, small_config
+):
+    preset = make_preset(small_config, steps=40)
+    options = {"init": train(make_preset(small_config), data_folder, tmp_path / "start")}
+    before = time.monotonic()
+    whole = train(preset, data_folder, tmp_path / "whole", **options)
+    duration_s = time.monotonic() - before
+    folder, rng, reached = tmp_path / "killed", random.Random(4), [0]
+    options["save_every_s"] = 0.0
+    for _ in range(5):
+        context = multiprocessing.get_context("fork")
+        process = context.Process(
+            target=train, args=(preset, data_folder, folder), kwargs=options
+        )
+        process.start()
+        process.join(timeout=rng.uniform(0.1, 0.5) * duration_s)
+        process.kill()
+        process.join()
+        reached.append(max((int(p.stem[-7:]) for p in folder.rglob("*.pt")), default=0))
+    assert reached == sorted(reached)
+    assert any(0 < step < preset.joint.steps for step in reached)
+    assert_same_weights(whole, train(preset, data_folder, folder, **options))
+
+
+def test_two_processes_give_the_losses_of_one(tmp_path, data_folder, small_config):
+    preset = make_preset(
+        small_config, steps=24, data=dataclasses.replace(DATA, clips_per_batch=4)
+    )
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({**dataclasses.asdict(preset), "preset": "tiny"}))
+    losses = []
+    for processes in (1, 2):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        folder = tmp_path / f"by_{processes}"
+        launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu"]
+        launch += ["--num_processes", str(processes), "--num_machines", "1"]
+        launch += ["--mixed_precision", "no", "--main_process_port", str(port)]
+        launch += ["-m", "video_deblur.cli", "train", str(config), "--device", "cpu"]
+        launch += ["--data", f"synthetic:{data_folder}", "--out", str(folder)]
+        done = subprocess.run(
+            [*launch, "--workers", "0"],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        losses.append({**losses_of(folder, "autoencoder"), **losses_of(folder)})
+    assert losses[0].keys() == {2, 20, 24}
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 def test_muon_takes_the_matrices_inside_the_unet(untrained_model):
@@ -65,30 +214,3 @@ def test_muon_takes_the_matrices_inside_the_unet(untrained_model):
     assert not names & {"unet.conv_in.weight", "unet.conv_out.weight"}
     assert all(name.startswith("unet.") and name.endswith("weight") for name in names)
     assert not any("time_emb" in name or "norm" in name for name in names)
-
-
-def test_timesteps_are_the_last_alone_before_the_mix():
-    stage, generator = JointStage(steps=1), torch.Generator().manual_seed(0)
-    assert set(draw_timesteps(50, stage, 0.1, 999, generator).tolist()) == {999}
-    mixed = draw_timesteps(4000, stage, 0.9, 999, generator)
-    assert abs(float((mixed == 999).float().mean()) - stage.last_timestep_share) < 0.05
-    assert int(mixed.min()) >= 0
-    below = float((mixed < 700).float().mean())
-    expected = 0.7 * (1 - stage.last_timestep_share - stage.high_timestep_share)
-    assert abs(below - expected) < 0.05
-
-
-def test_the_joint_loss_reaches_everything_that_is_trained(untrained_model, small_config):
-    model = untrained_model.requires_grad_(True)
-    model.autoencoder.requires_grad_(False)
-    with torch.no_grad():
-        model.unet.conv_out.weight.add_(0.01)
-    sharp = torch.rand(2, 3, 3, 16, 16) * 2 - 1
-    stage = dataclasses.replace(JointStage(steps=1), token_dropout=0.0)
-    generator = torch.Generator().manual_seed(0)
-    parts = joint_loss(model, sharp.roll(1, -1), sharp, stage, 0.0, generator)
-    parts["loss"].backward()
-    for prefix in ("unet.conv_in", "blur_encoder.", "image_encoder."):
-        gradients = [p.grad for n, p in model.named_parameters() if n.startswith(prefix)]
-        assert any(g is not None and g.abs().max() > 0 for g in gradients), prefix
-    assert all(p.grad is None for p in model.autoencoder.parameters())

@@ -1,0 +1,178 @@
+"""The `train` command: one preset, a comparison of several, or the page on a run."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .training.config import Preset
+
+
+def add_train(commands: Any) -> None:
+    """Add the parser of `train`."""
+    parser = commands.add_parser(
+        "train",
+        help="train a checkpoint",
+        description="Train a checkpoint, or go on with a run that was stopped. On several "
+        "devices: accelerate launch -m video_deblur.cli train ...",
+    )
+    parser.add_argument(
+        "preset", nargs="*", help="tiny, tiny-further, paper, or a JSON file of changes to one"
+    )
+    parser.add_argument(
+        "--data",
+        action="append",
+        default=[],
+        metavar="KIND:PATH[*WEIGHT]",
+        help="training data: synthetic, pairs, gopro, gopro_gamma or dvd; may be repeated",
+    )
+    parser.add_argument("--out", required=True, help="folder of the run; resumed if it exists")
+    parser.add_argument("--init", help="checkpoint to start from instead of stage 0")
+    parser.add_argument("--steps", type=int, help="updates, of a preset with one main stage")
+    parser.add_argument("--autoencoder-steps", type=int, help="updates of stage 0")
+    parser.add_argument("--seed", type=int, help="seed of weights, data and noise")
+    parser.add_argument(
+        "--validation", metavar="KIND:PATH", help="pairs to restore and measure now and then"
+    )
+    parser.add_argument(
+        "--validate-every", type=int, default=500, help="updates between (default: 500)"
+    )
+    parser.add_argument(
+        "--save-every", type=float, default=60, help="seconds between states (default: 60)"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=1, help="processes that draw clips (default: 1)"
+    )
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu"))
+    parser.add_argument("--export", metavar="FILE", help="write the checkpoint here as well")
+    parser.add_argument(
+        "--report",
+        action="store_true",
+        help="write OUT/report.html, of a new run or of one that exists",
+    )
+    parser.add_argument(
+        "--compare",
+        action="store_true",
+        help="train every preset given with every seed, and write a table",
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="for --compare")
+    parser.add_argument(
+        "--unequal-budget",
+        action="store_true",
+        help="compare presets that differ in updates, clips, frames or crop",
+    )
+    parser.set_defaults(run=_train, interrupted="the same command goes on from the last state")
+
+
+def _train(args: argparse.Namespace) -> None:
+    from .training.report import write_report
+
+    logging.getLogger("video_deblur").setLevel(logging.INFO)
+    if args.compare:
+        _compare(args)
+        return
+    if args.preset:
+        print(_train_one(args))
+    elif not args.report:
+        raise ValueError("name a preset or a JSON file to train, or --report for the page")
+    if args.report and int(os.environ.get("RANK", "0")) == 0:
+        print(write_report(args.out))
+
+
+def _train_one(args: argparse.Namespace) -> Path:
+    from .training.config import load_preset
+
+    if len(args.preset) > 1:
+        raise ValueError(f"expected one preset, got {', '.join(args.preset)}; or --compare")
+    return _run_training(_with_changes(load_preset(args.preset[0]), args), args.out, args)
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from .training.compare import compare, config_names
+    from .training.config import load_preset
+    from .training.report import read_log
+
+    if args.validation is None:
+        raise ValueError("--compare measures by --validation KIND:PATH; give one")
+    configs = {
+        name: _with_changes(load_preset(path), args)
+        for name, path in config_names(args.preset).items()
+    }
+
+    def score(checkpoint: Path) -> float:
+        preset = load_preset(checkpoint.parent / "config.json")
+        last = [n for n in ("joint", "stage1", "stage2") if getattr(preset, n) is not None][-1]
+        # The last score, not the best one, which would pick by luck.
+        return read_log(checkpoint.parent / f"{last}.jsonl")[-1]["validation_psnr"]
+
+    comparison = compare(
+        configs,
+        args.seeds,
+        lambda preset, folder: _run_training(preset, folder, args),
+        score,
+        args.out,
+        score_name="validation PSNR, dB",
+        settings={"data": args.data, "init": args.init, "validation": args.validation},
+        unequal_budget=args.unequal_budget,
+    )
+    print(comparison.to_markdown())
+    if comparison.failures:
+        raise ValueError(f"runs failed: {', '.join(comparison.failures)}; see above")
+
+
+def _run_training(preset: Preset, folder: str | Path, args: argparse.Namespace) -> Path:
+    from .training.recipe import train_preset
+
+    return train_preset(
+        preset,
+        args.data,
+        folder,
+        device=args.device,
+        init=args.init,
+        validation=args.validation,
+        validate_every=args.validate_every,
+        save_every_s=args.save_every,
+        export=args.export,
+        num_workers=args.workers,
+        progress=_training_line,
+    )
+
+
+def _with_changes(preset: Preset, args: argparse.Namespace) -> Preset:
+    """Apply --steps, --autoencoder-steps and --seed."""
+    changes: dict[str, Any] = {} if args.seed is None else {"seed": args.seed}
+    if args.autoencoder_steps is not None and preset.autoencoder is not None:
+        changes["autoencoder"] = dataclasses.replace(
+            preset.autoencoder, steps=args.autoencoder_steps
+        )
+    if args.steps is not None:
+        names = [n for n in ("joint", "stage1", "stage2") if getattr(preset, n) is not None]
+        if len(names) != 1:
+            raise ValueError(
+                f"--steps: this preset has the stages {', '.join(names)}; set their steps in a "
+                "JSON file"
+            )
+        changes[names[0]] = dataclasses.replace(getattr(preset, names[0]), steps=args.steps)
+    return dataclasses.replace(preset, **changes)
+
+
+def _training_line(stage: str, step: int, steps: int, values: dict[str, float]) -> None:
+    shown = [f"{stage} {step}/{steps}", f"loss {values['loss']:.4f}"]
+    shown += [
+        f"{label} {values[name]:.2f}"
+        for label, name in (
+            ("gain dB", "gain_db"),
+            ("PSNR", "psnr"),
+            ("validation gain dB", "validation_gain_db"),
+        )
+        if name in values
+    ]
+    left = str(timedelta(seconds=round(values["left_s"])))
+    shown += [f"{values['samples_per_s']:.1f} samples/s", f"{left} left"]
+    print("  ".join(shown), flush=True)

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from video_deblur.models.config import ConfigError
+from video_deblur.training.config import (
+    PRESETS,
+    DataConfig,
+    DiffusionStage,
+    Preset,
+    load_preset,
+)
+
+
+def write(folder, values):
+    path = folder / "config.json"
+    path.write_text(values if isinstance(values, str) else json.dumps(values))
+    return path
+
+
+def test_presets_are_found_by_name():
+    assert load_preset("tiny") is PRESETS["tiny"]
+    assert PRESETS["paper"].stage1.trains == ("blur_encoder.",)
+    assert "autoencoder.decoder." in PRESETS["paper"].stage2.trains
+    for preset in PRESETS.values():
+        for stage in (preset.joint, preset.stage1, preset.stage2):
+            # The sharp encoder defines what is predicted: never trained by the loss on it.
+            trained = "" if stage is None else stage.trains
+            assert not any("autoencoder.encoder.".startswith(prefix) for prefix in trained)
+
+
+def test_a_file_changes_what_it_names_and_nothing_else(tmp_path):
+    path = write(
+        tmp_path,
+        {
+            "preset": "tiny",
+            "seed": 4,
+            "joint": {"steps": 7, "data": {"crop": 64, "shake": {"motion": [1, 2]}}},
+            "model": {"unet": {"temporal_attention": "frame"}},
+        },
+    )
+    preset, tiny = load_preset(path), PRESETS["tiny"]
+    shake = dataclasses.replace(tiny.joint.data.shake, motion=(1.0, 2.0))
+    data = dataclasses.replace(tiny.joint.data, crop=64, shake=shake)
+    unet = dataclasses.replace(tiny.model.unet, temporal_attention="frame")
+    assert preset == dataclasses.replace(
+        tiny,
+        seed=4,
+        joint=dataclasses.replace(tiny.joint, steps=7, data=data),
+        model=dataclasses.replace(tiny.model, unet=unet),
+    )
+
+
+def test_a_file_adds_and_drops_stages(tmp_path):
+    path = write(tmp_path, {"preset": "tiny", "joint": None, "stage1": {"steps": 3}})
+    preset = load_preset(path)
+    assert preset.joint is None
+    assert preset.stage1 == DiffusionStage(steps=3)
+
+
+def test_what_a_run_stores_loads_again(tmp_path):
+    for preset in PRESETS.values():
+        path = write(tmp_path, dataclasses.asdict(preset))
+        assert load_preset(path) == preset
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"preset": "tiny", "joint": {"stepz": 5}}, "joint: unknown field 'stepz'; known"),
+        ({"preset": "tiny", "joint": {"data": {"crop": "big"}}}, "crop: expected int"),
+        ({"preset": "tiny", "joint": {"optimizer": "sgd"}}, "must be one of muon, adamw"),
+        ({"preset": "tiny", "joint": {"accumulation": 3}}, "multiple of accumulation"),
+        ({"preset": "tiny", "joint": {"trains": []}}, "names nothing to train"),
+        ({"preset": "tiny", "autoencoder": None}, "come together or not at all"),
+        ({"preset": "huge"}, '"preset" must be one of tiny, tiny-further, paper'),
+        ([1], '"preset" must be one of'),
+        ("{not json", "not JSON"),
+    ],
+)
+def test_bad_files_name_the_field(tmp_path, values, message):
+    path = write(tmp_path, values)
+    with pytest.raises(ConfigError) as error:
+        load_preset(path)
+    assert message in str(error.value)
+    assert str(path) in str(error.value)
+
+
+def test_a_name_that_is_nothing_is_refused():
+    with pytest.raises(FileNotFoundError, match=r"tinny: neither a preset \(tiny, .* nor a"):
+        load_preset("tinny")
+
+
+def test_accumulation_must_divide_the_batch():
+    with pytest.raises(ConfigError, match=r"clips_per_batch \(4\).*accumulation \(8\)"):
+        DiffusionStage(steps=1, data=DataConfig(clips_per_batch=4), accumulation=8)
+    assert Preset(joint=DiffusionStage(steps=1)).autoencoder is None

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+from video_deblur.training import states
+from video_deblur.training.muon import Muon
+from video_deblur.training.states import Progress, load_state, save_state, whole_weights
+
+
+@pytest.fixture(scope="module")
+def accelerator():
+    from accelerate import Accelerator
+
+    return Accelerator(cpu=True)
+
+
+class Trained:
+    """A network with two optimizers and an average, after an update."""
+
+    def __init__(self, seed, width=5):
+        torch.manual_seed(seed)
+        self.module = nn.Sequential(nn.Linear(4, width), nn.Linear(width, 2))
+        self.module[1].bias.requires_grad_(False)
+        matrices = [p for p in self.module.parameters() if p.ndim > 1]
+        vectors = [p for p in self.module.parameters() if p.ndim == 1 and p.requires_grad]
+        self.optimizers = [torch.optim.AdamW(vectors), Muon(matrices)]
+        for parameter in (*matrices, *vectors):
+            parameter.grad = torch.randn_like(parameter)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        self.average = {
+            name: torch.randn_like(parameter)
+            for name, parameter in self.module.named_parameters()
+            if parameter.requires_grad
+        }
+
+    def save(self, folder, step, accelerator):
+        progress = Progress(step=step, best=20.5, elapsed_s=3.0)
+        module, optimizers = self.module, self.optimizers
+        save_state(folder, "stage", progress, module, optimizers, self.average, accelerator)
+
+    def load(self, folder):
+        return load_state(folder, "stage", self.module, self.optimizers, self.average)
+
+
+def assert_equal(a, b):
+    for (name, first), second in zip(
+        a.module.named_parameters(), b.module.parameters(), strict=True
+    ):
+        assert torch.equal(first, second) == first.requires_grad, name
+    for first, second in zip(a.optimizers, b.optimizers, strict=True):
+        ours, theirs = first.state_dict()["state"], second.state_dict()["state"]
+        assert ours.keys() == theirs.keys() != set()
+        for key, values in ours.items():
+            for name, value in values.items():
+                assert torch.equal(value, theirs[key][name]), name
+    assert all(torch.equal(value, b.average[name]) for name, value in a.average.items())
+
+
+def test_a_state_brings_everything_trained_back(tmp_path, accelerator):
+    saved, loaded = Trained(0), Trained(1)
+    assert loaded.load(tmp_path) == Progress()
+    saved.save(tmp_path, 7, accelerator)
+    assert loaded.load(tmp_path) == Progress(step=7, best=20.5, elapsed_s=3.0)
+    assert_equal(saved, loaded)
+
+
+def test_the_newest_three_are_kept(tmp_path, accelerator):
+    trained = Trained(0)
+    for step in (9, 10, 99, 100, 101):
+        trained.save(tmp_path, step, accelerator)
+    names = sorted(path.name for path in (tmp_path / "states").iterdir())
+    assert names == ["stage_0000099.pt", "stage_0000100.pt", "stage_0000101.pt"]
+
+
+def test_a_damaged_state_falls_back_to_the_one_before(tmp_path, accelerator, caplog):
+    old, new = Trained(0), Trained(1)
+    old.save(tmp_path, 5, accelerator)
+    new.save(tmp_path, 6, accelerator)
+    path = tmp_path / "states" / "stage_0000006.pt"
+    for damage in (path.read_bytes()[: path.stat().st_size // 2], b"", b"nonsense"):
+        path.write_bytes(damage)
+        loaded = Trained(2)
+        with caplog.at_level(logging.WARNING):
+            assert loaded.load(tmp_path).step == 5
+        assert "stage_0000006.pt: cannot be read" in caplog.text
+        assert_equal(old, loaded)
+
+
+def test_a_full_disk_costs_no_older_state(tmp_path, accelerator, monkeypatch, caplog):
+    trained = Trained(0)
+    for step in (1, 2, 3):
+        trained.save(tmp_path, step, accelerator)
+
+    def full(state, file):
+        file.write(b"half of it")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(states.torch, "save", full)
+    with caplog.at_level(logging.WARNING):
+        trained.save(tmp_path, 4, accelerator)
+    assert "No space left on device" in caplog.text
+    assert "training goes on" in caplog.text
+    names = sorted(path.name for path in (tmp_path / "states").iterdir())
+    assert names == ["stage_0000001.pt", "stage_0000002.pt", "stage_0000003.pt"]
+
+
+def test_a_kill_while_writing_leaves_the_older_states(tmp_path, accelerator, monkeypatch):
+    trained = Trained(0)
+    trained.save(tmp_path, 1, accelerator)
+
+    def killed(file_number):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(states.os, "fsync", killed)
+    with pytest.raises(KeyboardInterrupt):
+        trained.save(tmp_path, 2, accelerator)
+    assert [path.name for path in (tmp_path / "states").iterdir()] == ["stage_0000001.pt"]
+    (tmp_path / "states" / "stage_0000002.pt.part").write_bytes(b"what a killed process left")
+    assert Trained(1).load(tmp_path).step == 1
+
+
+def test_the_state_of_another_network_is_refused(tmp_path, accelerator):
+    Trained(0).save(tmp_path, 1, accelerator)
+    with pytest.raises(ValueError, match=r"stage_0000001\.pt: state of another network"):
+        Trained(0, width=6).load(tmp_path)
+    other = Trained(0)
+    other.optimizers.pop()
+    with pytest.raises(ValueError, match=r"stage_0000001\.pt: state of another optimizer"):
+        other.load(tmp_path)
+
+
+def test_whole_weights_take_the_average_where_there_is_one():
+    trained = Trained(0)
+    weights = whole_weights(trained.module, trained.average)
+    assert weights.keys() == trained.module.state_dict().keys()
+    for name, value in weights.items():
+        expected = trained.average.get(name, trained.module.state_dict()[name])
+        assert torch.equal(value, expected)
+
+
+SPLIT_OVER_TWO_PROCESSES = """
+import sys
+from pathlib import Path
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from video_deblur.training.states import Progress, load_state, save_state, whole_weights
+
+dist.init_process_group("gloo")
+
+class Processes:
+    is_main_process = dist.get_rank() == 0
+    wait_for_everyone = staticmethod(dist.barrier)
+
+def make(seed):
+    torch.manual_seed(seed)
+    module = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 3))
+    fully_shard(module, mesh=init_device_mesh("cpu", (2,)))
+    optimizer = torch.optim.AdamW(module.parameters())
+    module(torch.randn(3, 4)).square().mean().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    average = {name: p.detach().clone() for name, p in module.named_parameters()}
+    for value in average.values():
+        value.lerp_(torch.ones_like(value), 0.3)
+    return module, optimizer, average
+
+folder = Path(sys.argv[1])
+module, optimizer, average = make(0)
+save_state(folder, "stage", Progress(step=3), module, [optimizer], average, Processes())
+other, other_optimizer, other_average = make(1)
+load_state(folder, "stage", other, [other_optimizer], other_average)
+for mine, theirs in (({}, {}), (average, other_average)):
+    expected, loaded = whole_weights(module, mine), whole_weights(other, theirs)
+    assert {k: tuple(v.shape) for k, v in loaded.items()} == {
+        "0.weight": (6, 4), "0.bias": (6,), "1.weight": (3, 6), "1.bias": (3,)
+    }
+    assert all(torch.equal(value, loaded[name]) for name, value in expected.items())
+moments = [o.state_dict()["state"][0]["exp_avg"] for o in (optimizer, other_optimizer)]
+assert torch.equal(*(moment.full_tensor() for moment in moments))
+"""
+
+
+def test_states_of_weights_split_by_fsdp_are_whole(tmp_path):
+    (tmp_path / "script.py").write_text(SPLIT_OVER_TWO_PROCESSES)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    launch += ["--nproc-per-node", "2", str(tmp_path / "script.py"), str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(launch, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    state = torch.load(tmp_path / "states" / "stage_0000003.pt", weights_only=True)
+    assert state["weights"]["0.weight"].shape == (6, 4)

@@ -1,0 +1,182 @@
+"""States of a run on disk: written atomically, the newest three kept, resumed exactly.
+
+A state is one file `<folder>/states/<stage>_<step>.pt` with whole tensors, whatever the
+processes split, so that a run may go on with another number of them.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import pickle
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+logger = logging.getLogger(__name__)
+
+_KEPT = 3
+"""A newer state may have been written while a disk or the weights were going bad."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a run has come."""
+
+    step: int = 0
+    """Updates done."""
+    best: float = -math.inf
+    """Best validation PSNR so far, in dB."""
+    elapsed_s: float = 0.0
+    """Time spent on those updates."""
+
+
+def save_state(
+    folder: Path,
+    name: str,
+    progress: Progress,
+    module: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    average: dict[str, Tensor],
+    accelerator: Accelerator,
+) -> None:
+    """Write a state from the main process; every process must call this.
+
+    A disk that is full costs a warning and no older state.
+    """
+    options = StateDictOptions(
+        full_state_dict=True, cpu_offload=_is_split(average), ignore_frozen_params=True
+    )
+    state = {
+        "step": progress.step,
+        "best": progress.best,
+        "elapsed_s": progress.elapsed_s,
+        "weights": get_model_state_dict(module, options=options),
+        "optimizers": [
+            get_optimizer_state_dict(module, optimizer, options=options)
+            for optimizer in optimizers
+        ],
+        "average": {key: _whole(value) for key, value in average.items()},
+    }
+    if accelerator.is_main_process:
+        path = folder / "states" / f"{name}_{progress.step:07d}.pt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write_atomically(path, state)
+        except OSError as error:
+            logger.warning("%s: state not written (%s); training goes on", path, error)
+        else:
+            for _, old in sorted(_states(folder, name))[:-_KEPT]:
+                old.unlink()
+    accelerator.wait_for_everyone()
+
+
+def load_state(
+    folder: Path,
+    name: str,
+    module: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    average: dict[str, Tensor],
+) -> Progress:
+    """Load the newest state that can be read into everything given.
+
+    Raises:
+        ValueError: If it is the state of another network or optimizer.
+    """
+    for _, path in sorted(_states(folder, name), reverse=True):
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+            logger.warning("%s: cannot be read (%s); trying the one before", path, error)
+            continue
+        _check(path, state, average, optimizers)
+        options = StateDictOptions(full_state_dict=True, strict=False)
+        # The optimizers' states are made before they are filled, unless gradients wait.
+        module.zero_grad(set_to_none=True)
+        set_model_state_dict(module, state["weights"], options=options)
+        for optimizer, values in zip(optimizers, state["optimizers"], strict=True):
+            set_optimizer_state_dict(module, optimizer, values, options=options)
+        with torch.no_grad():
+            for key, value in average.items():
+                value.copy_(_split_as(state["average"][key], value))
+        logger.info("%s: resumed at update %d", name, state["step"])
+        return Progress(step=state["step"], best=state["best"], elapsed_s=state["elapsed_s"])
+    return Progress()
+
+
+def whole_weights(module: nn.Module, average: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return all of a module's weights on the CPU, averaged where there is an average.
+
+    With FSDP every process must call this; all get them.
+    """
+    weights = module.state_dict()
+    merged = {**weights, **average}
+    return {
+        name: _whole(merged[name]).detach().to("cpu", value.dtype)
+        for name, value in weights.items()
+    }
+
+
+def write_atomically(path: Path, state: dict[str, Any]) -> None:
+    """Save under the final name only once all of it is on the disk."""
+    temporary = path.with_name(f"{path.name}.part")
+    try:
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _states(folder: Path, name: str) -> Iterator[tuple[int, Path]]:
+    for path in (folder / "states").glob(f"{name}_*.pt"):
+        step = path.stem.removeprefix(f"{name}_")
+        if step.isdigit():
+            yield int(step), path
+
+
+def _check(
+    path: Path,
+    state: dict[str, Any],
+    average: dict[str, Tensor],
+    optimizers: Sequence[torch.optim.Optimizer],
+) -> None:
+    shapes = {name: value.shape for name, value in state["average"].items()}
+    if shapes != {name: value.shape for name, value in average.items()}:
+        raise ValueError(f"{path}: state of another network; use another folder or delete it")
+    if len(state["optimizers"]) != len(optimizers):
+        raise ValueError(f"{path}: state of another optimizer; use another folder or delete it")
+
+
+def _is_split(average: dict[str, Tensor]) -> bool:
+    return any(isinstance(value, DTensor) for value in average.values())
+
+
+def _whole(value: Tensor) -> Tensor:
+    """Gather what FSDP has split."""
+    return value.full_tensor().cpu() if isinstance(value, DTensor) else value
+
+
+def _split_as(value: Tensor, like: Tensor) -> Tensor:
+    if not isinstance(like, DTensor):
+        return value
+    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
