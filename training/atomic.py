@@ -1,13 +1,19 @@
-"""Write a file whole or not at all: a full disk or a kill leaves the old one as it was."""
+"""Write files whole or not at all: a full disk or a kill leaves the old ones as they were."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Replace `path` by `data` once all of it is on the disk; makes missing folders.
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that takes the place of `path` once the block has ended without an error.
+
+    Missing folders are made.
 
     Raises:
         OSError: If the disk is full or cannot be written; `path` is as it was.
@@ -16,9 +22,19 @@ def write_file(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.part-{os.getpid()}")
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Replace `path` by `data` once all of it is on the disk; makes missing folders.
+
+    Raises:
+        OSError: If the disk is full or cannot be written; `path` is as it was.
+    """
+    with replacing(path) as file:
+        file.write(data)

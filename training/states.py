@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import pickle
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,8 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+from .atomic import replacing
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -76,9 +77,12 @@ def save_state(
     }
     if accelerator.is_main_process:
         path = folder / "states" / f"{name}_{progress.step:07d}.pt"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        # What killed processes left; a state can be large.
+        for left in path.parent.glob(f".{name}_*.part-*"):
+            left.unlink(missing_ok=True)
         try:
-            write_atomically(path, state)
+            with replacing(path) as file:
+                torch.save(state, file)
         except OSError as error:
             logger.warning("%s: state not written (%s); training goes on", path, error)
         else:
@@ -131,20 +135,6 @@ def whole_weights(module: nn.Module, average: dict[str, Tensor]) -> dict[str, Te
         name: _whole(merged[name]).detach().to("cpu", value.dtype)
         for name, value in weights.items()
     }
-
-
-def write_atomically(path: Path, state: dict[str, Any]) -> None:
-    """Save under the final name only once all of it is on the disk."""
-    temporary = path.with_name(f"{path.name}.part")
-    try:
-        with temporary.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _states(folder: Path, name: str) -> Iterator[tuple[int, Path]]:

@@ -81,7 +81,7 @@ def test_resuming_equals_never_stopping(tmp_path, run_training, stop_at, muon):
         assert torch.equal(resumed.state_dict()[name], value)
         assert torch.equal(resumed_average[name], average[name])
     assert [line["step"] for line in lines_of(tmp_path / "parts")] == [4, 8, 12]
-    assert not list((tmp_path / "parts" / "states").glob("*.part"))
+    assert not list((tmp_path / "parts" / "states").glob(".*"))
 
 
 def test_a_finished_run_does_nothing_more(tmp_path, run_training):

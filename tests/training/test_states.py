@@ -120,12 +120,18 @@ def test_a_kill_while_writing_leaves_the_older_states(tmp_path, accelerator, mon
     def killed(file_number):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(states.os, "fsync", killed)
+    monkeypatch.setattr(os, "fsync", killed)
     with pytest.raises(KeyboardInterrupt):
         trained.save(tmp_path, 2, accelerator)
     assert [path.name for path in (tmp_path / "states").iterdir()] == ["stage_0000001.pt"]
-    (tmp_path / "states" / "stage_0000002.pt.part").write_bytes(b"what a killed process left")
+    (tmp_path / "states" / ".stage_0000002.pt.part-1").write_bytes(
+        b"what a killed process left"
+    )
     assert Trained(1).load(tmp_path).step == 1
+    monkeypatch.undo()
+    trained.save(tmp_path, 2, accelerator)
+    names = sorted(path.name for path in (tmp_path / "states").iterdir())
+    assert names == ["stage_0000001.pt", "stage_0000002.pt"]
 
 
 def test_the_state_of_another_network_is_refused(tmp_path, accelerator):
