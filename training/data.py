@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import multiprocessing
+import os
 import signal
+import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -196,6 +199,15 @@ def _prepare_worker(worker: int) -> None:
     cv2.setNumThreads(0)
     # Ctrl-C reaches every process; the main one ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # One that was killed cannot, and workers would wait for it for ever, their queue full.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _pack(batch: list[DrawnClip | Exception]) -> list[DrawnClip] | Exception:

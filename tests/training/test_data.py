@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import signal
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -129,6 +132,34 @@ def test_what_workers_hold_can_be_sent_to_them(data):
     copy = pickle.loads(pickle.dumps(loader))
     ours, theirs = ([described(c) for b in x.batches(4, 6) for c in b] for x in (loader, copy))
     assert ours == theirs
+
+
+KILLED = """
+import os, signal, sys, time
+from video_deblur.training.config import DataConfig
+from video_deblur.training.data import ClipLoader, TrainingData
+
+if __name__ == "__main__":
+    data = TrainingData([f"synthetic:{sys.argv[1]}"], num_frames=3, crop=24)
+    config = DataConfig(num_frames=3, crop=24, photo_share=1.0, clip_share=0.0)
+    batches = ClipLoader(data, [(0, config)], clips=32, seed=0, num_workers=2).batches(0, 99)
+    next(batches)
+    time.sleep(0.5)
+    print("drawing", flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no SIGKILL")
+def test_workers_end_with_a_process_that_is_killed(folder, tmp_path):
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    # Its end of the pipe closes when the last worker is gone.
+    done = subprocess.run(
+        [sys.executable, script, folder], stdout=subprocess.PIPE, timeout=30, check=False
+    )
+    assert done.stdout == b"drawing\n"
+    assert done.returncode == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
