@@ -17,7 +17,7 @@ from types import ModuleType
 import cv2
 import numpy as np
 
-from ..video.color import to_float
+from ..video.pixels import to_float
 
 Plane = np.ndarray
 _MARGIN = 48

@@ -16,7 +16,7 @@ import torch
 
 from ..restoration.pipeline import Deblurrer
 from ..restoration.settings import RestorationSettings
-from ..video.color import to_float, to_uint8
+from ..video.pixels import to_float, to_uint8
 from ..video.reader import VideoReader
 from ..video.writer import VideoWriter
 from .fidelity import psnr, ssim

@@ -12,8 +12,8 @@ import torch
 
 from ..restoration.pipeline import Deblurrer
 from ..restoration.settings import RestorationSettings
-from ..video.color import to_float
 from ..video.datasets import PairedSequence
+from ..video.pixels import to_float
 from .baselines import BASELINES, restore_clip
 from .report import RestoreFn, read_predictions
 

@@ -13,7 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ..video.color import to_uint8
+from ..video.pixels import to_uint8
 from .crops import ERROR_SCALE, Crop, error_legend, error_map, telling_crops
 from .metrics import Group
 from .report import MeasuredSequence

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..video.color import to_float, to_uint8
+from ..video.pixels import to_float, to_uint8
 
 AVERAGES = ("frames", "sequences", "windows")
 SSIM_KINDS = ("window", "across_channels")

@@ -200,7 +200,7 @@ def _restore_components(
 ) -> Path:
     """Restore a video that exists only as frames, without encoding them first."""
     from ..restoration.stream import restore_stream
-    from ..video.color import to_uint8
+    from ..video.pixels import to_uint8
     from ..video.writer import VideoWriter
 
     parts = video.get_components()

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from ..video.codecs import codec_named
-from ..video.color import to_float, to_uint8, to_uint16
-from ..video.frames import FrameFolder, FrameFolderWriter, read_image
-from ..video.reader import VideoFrame, VideoReader
+from ..video.frames import FrameFolder, FrameFolderWriter, VideoFrame, read_image
+from ..video.pixels import to_float, to_uint8, to_uint16
+from ..video.reader import VideoReader
 from ..video.source import Source
 from ..video.writer import VideoWriter
 from .noise import FrameNoise

@@ -183,6 +183,8 @@ def loaded_after(*modules: str) -> set[str]:
     [
         ("video_deblur", HEAVY | COMFYUI | {"torch", "numpy", "cv2", "av", "einops"}),
         ("video_deblur.restoration.pipeline", HEAVY | COMFYUI | {"torchvision"}),
+        # So that training on photos runs where PyAV is not installed.
+        ("video_deblur.training.recipe", HEAVY | COMFYUI | {"torchvision", "av"}),
         ("video_deblur.models.checkpoint", HEAVY | COMFYUI | {"torchvision", "cv2", "av"}),
     ],
 )

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from einops import repeat
 
-from ..video.color import to_uint8
+from ..video.pixels import to_uint8
 from .atomic import write_file
 
 COLUMNS = ("blurry", "restored", "sharp")

@@ -26,10 +26,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..video.color import to_float, to_uint8
 from ..video.datasets import KINDS, PairedSequence, load_dataset
 from ..video.frames import read_image
 from ..video.image_check import check_image
+from ..video.pixels import to_float, to_uint8
 
 logger = logging.getLogger(__name__)
 

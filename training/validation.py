@@ -12,9 +12,9 @@ from einops import rearrange
 from torch import Tensor
 
 from ..models.checkpoint import save_checkpoint
-from ..video.color import to_float
 from ..video.datasets import PairedSequence, load_dataset
 from ..video.frames import read_image
+from ..video.pixels import to_float
 from .config import DataConfig
 from .pictures import picture_grid, write_picture
 from .stages import DiffusionTraining, Draws
@@ -46,7 +46,7 @@ class ValidationClips:
         self.folder = folder
         self.names: list[str] = []
         self.clips: list[tuple[Tensor, Tensor]] = []
-        for sequence in load_dataset(spec)[:_MAX_CLIPS]:
+        for sequence in load_dataset(spec, "test")[:_MAX_CLIPS]:
             self.names.append(sequence.name)
             self.clips.append(_read(sequence, config.num_frames))
 

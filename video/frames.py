@@ -6,16 +6,27 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 import cv2
 import numpy as np
 
-from .reader import VideoFrame
-
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 """What counts as a frame in a folder; other files are ignored."""
+
+
+@dataclass(frozen=True, eq=False)
+class VideoFrame:
+    """One picture and its place in time."""
+
+    pixels: np.ndarray
+    """`[H, W, C]`, RGB or RGBA, uint8; uint16 (0 to 65535) from more than 8 bits."""
+    pts: int
+    """Start of display, in units of the clip's `time_base`."""
+    duration: int
+    """Time on display, same unit."""
 
 
 def natural_key(name: str) -> list[tuple[int, int | str]]:

@@ -22,6 +22,7 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from .color import ColorTags, PixelConverter, array_format, bit_depth, decoded_pixels, has_alpha
+from .frames import VideoFrame
 from .source import Source, VideoError, ends_inside_a_box, open_input, source_name
 
 _DEFAULT_RATE = Fraction(25)
@@ -54,18 +55,6 @@ class VideoInfo:
     """Width of a pixel over its height, after rotation; 1 for square pixels."""
     audio_codecs: tuple[str, ...]
     """libav codec names, one per audio stream."""
-
-
-@dataclass(frozen=True, eq=False)
-class VideoFrame:
-    """One picture and its place in time."""
-
-    pixels: np.ndarray
-    """`[H, W, C]`, RGB or RGBA, uint8; uint16 (0 to 65535) from more than 8 bits."""
-    pts: int
-    """Start of display, in units of the clip's `time_base`."""
-    duration: int
-    """Time on display, same unit."""
 
 
 class VideoReader:

@@ -19,7 +19,6 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from .color import to_float, to_uint8
 from .frames import read_image
 from .motion_blur import (
     ShakeConfig,
@@ -29,6 +28,7 @@ from .motion_blur import (
     degrade,
     shake_clips,
 )
+from .pixels import to_float, to_uint8
 from .reader import VideoReader
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")

@@ -13,7 +13,8 @@ import av
 import numpy as np
 import pytest
 from video_deblur.video.codecs import container_for
-from video_deblur.video.color import ColorTags, to_float, to_uint8
+from video_deblur.video.color import ColorTags
+from video_deblur.video.pixels import to_float, to_uint8
 from video_deblur.video.reader import VideoReader
 from video_deblur.video.writer import VideoWriter
 
