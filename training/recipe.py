@@ -324,7 +324,7 @@ def _accelerator(device: str, precision: str, folder: Path) -> Accelerator:
         from accelerate.utils import is_tensorboard_available
     except ImportError as error:
         raise ValueError(
-            "training needs the package accelerate: pip install 'video-deblur[train]'"
+            "training needs the package accelerate: pip install accelerate tensorboard"
         ) from error
 
     # An earlier run of this process may have had another precision.
