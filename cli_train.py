@@ -34,6 +34,9 @@ def add_train(commands: Any) -> None:
     )
     parser.add_argument("--out", required=True, help="folder of the run; resumed if it exists")
     parser.add_argument("--init", help="checkpoint to start from instead of stage 0")
+    parser.add_argument(
+        "--autoencoder", metavar="CHECKPOINT", help="take its autoencoder instead of stage 0"
+    )
     parser.add_argument("--steps", type=int, help="updates, of a preset with one main stage")
     parser.add_argument("--autoencoder-steps", type=int, help="updates of stage 0")
     parser.add_argument("--seed", type=int, help="seed of weights, data and noise")
@@ -118,7 +121,12 @@ def _compare(args: argparse.Namespace) -> None:
         score,
         args.out,
         score_name="validation PSNR, dB",
-        settings={"data": args.data, "init": args.init, "validation": args.validation},
+        settings={
+            "data": args.data,
+            "init": args.init,
+            "autoencoder": args.autoencoder,
+            "validation": args.validation,
+        },
         unequal_budget=args.unequal_budget,
     )
     print(comparison.to_markdown())
@@ -135,6 +143,7 @@ def _run_training(preset: Preset, folder: str | Path, args: argparse.Namespace) 
         folder,
         device=args.device,
         init=args.init,
+        autoencoder=args.autoencoder,
         validation=args.validation,
         validate_every=args.validate_every,
         save_every_s=args.save_every,

@@ -57,6 +57,8 @@ class UNet3DConfig:
     """Levels with temporal attention. The middle block always has it."""
     windows: tuple[tuple[int, int, int], ...] = ((8, 8, 8),) * 4
     """Extent [T, H, W] of an attention window on each level, in positions of that level."""
+    relative_positions: bool = True
+    """Whether window attention has DIVD's multi-frame relative positions (MRPE)."""
     norm: Literal["group", "channel"] = "group"
     """`group`: GroupNorm, as the public weights need. `channel`: over the channels of each
     position, so that the result does not depend on the size of the tile or the window."""

@@ -35,6 +35,7 @@ class WindowAttention(nn.Module):
         norm: str,
         groups: int,
         *,
+        relative_positions: bool = True,
         device: Any,
         dtype: Any,
         operations: Any,
@@ -48,14 +49,17 @@ class WindowAttention(nn.Module):
         self.norm1 = make_norm(norm, channels, groups, 1e-6, **where, operations=operations)
         self.to_qkv = operations.Linear(channels, 3 * channels, **where)
         # An embedding rather than a bare parameter, so that ComfyUI can stream it.
-        self.relative_position = operations.Embedding(
-            num_offsets, channels // head_dim, **where
+        self.relative_position = (
+            operations.Embedding(num_offsets, channels // head_dim, **where)
+            if relative_positions
+            else None
         )
         self.to_out = operations.Linear(channels, channels, **where)
         self.norm2 = make_norm(norm, channels, groups, 1e-6, **where, operations=operations)
         self.ff_in = operations.Linear(channels, 2 * channels, **where)
         self.ff_out = operations.Linear(2 * channels, channels, **where)
-        nn.init.trunc_normal_(self.relative_position.weight, std=0.02)
+        if self.relative_position is not None:
+            nn.init.trunc_normal_(self.relative_position.weight, std=0.02)
         zero_init(self.to_out)
         zero_init(self.ff_out)
 
@@ -71,28 +75,33 @@ class WindowAttention(nn.Module):
         size = _extent(volume.shape[1:4])
         window, shift = window_and_shift(size, self.window, self.shifted)
         tokens, padded = partition(volume, window, shift)
-        bias = self._bias(window, x)
-        mask = window_mask(size, window, shift, x.device)
-        if mask is not None:
-            # [1, windows, 1, L, L] + [heads, L, L] -> one bias per window and head
-            repeats = tokens.shape[0] // mask.shape[0]
-            bias = (mask[:, None].to(bias) + bias).repeat(repeats, 1, 1, 1)
+        bias = self._bias(window, window_mask(size, window, shift, x.device), tokens)
         q, k, v = rearrange(
             self.to_qkv(tokens),
             "n l (three heads d) -> three n heads l d",
             three=3,
             d=self.head_dim,
         )
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
+        bias = None if bias is None else bias.to(q.dtype)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         out = self.to_out(rearrange(out, "n heads l d -> n l (heads d)"))
         return rearrange(merge(out, window, shift, padded, size), "b t h w c -> (b t) c h w")
 
-    def _bias(self, window: Extent, x: Tensor) -> Tensor:
-        index = relative_position_index(window, self.window).to(x.device)
+    def _bias(self, window: Extent, mask: Tensor | None, tokens: Tensor) -> Tensor | None:
+        """Return what is added to the scores: by offset and head, and by what is allowed.
+
+        Broadcasts to `[windows, heads, L, L]`; None where nothing is to be added.
+        """
+        if mask is not None:
+            mask = mask[:, None].to(tokens).repeat(tokens.shape[0] // mask.shape[0], 1, 1, 1)
+        if self.relative_position is None:
+            return mask
+        index = relative_position_index(window, self.window).to(tokens.device)
         length = window[0] * window[1] * window[2]
-        return rearrange(
+        bias = rearrange(
             self.relative_position(index), "(q k) heads -> heads q k", q=length, k=length
         )
+        return bias if mask is None else mask.to(bias) + bias
 
 
 def window_and_shift(size: Extent, window: Extent, shifted: bool) -> tuple[Extent, Extent]:

@@ -87,6 +87,7 @@ class Level(nn.Module):
                     config.head_dim,
                     config.windows[level],
                     shifted=bool((index + shift_first) % 2),
+                    relative_positions=config.relative_positions,
                     **norm,
                     **make,
                 )

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from ..models.checkpoint import load_model
+from ..models.layers import multiplies_bfloat16
 from .pipeline import Deblurrer
 
 DTYPES = {
@@ -47,11 +48,7 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
         ValueError: If the name is unknown.
     """
     if name == "auto":
-        if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-            return torch.bfloat16
-        if device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False):
-            return torch.bfloat16
-        return torch.float32
+        return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
     if name not in DTYPES:
         raise ValueError(f"dtype must be auto or one of {', '.join(DTYPES)}, got {name!r}")
     return DTYPES[name]

@@ -180,8 +180,9 @@ class Preset:
     """The paper's first stage: the blur encoder alone."""
     stage2: DiffusionStage | None = None
     """The paper's second stage: blur encoder, UNet, token projection and decoder."""
-    precision: Literal["bf16", "no"] = "bf16"
-    """Autocast of networks; "no" computes in float32."""
+    precision: Literal["auto", "bf16", "no"] = "auto"
+    """Autocast of networks: "bf16", or "no" to compute in float32. "auto" takes bf16 where the
+    device multiplies it natively."""
     seed: int = 0
     """Seed of weights, data and noise."""
 

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..models.layers import multiplies_bfloat16
+
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic Newton-Schulz iteration: steep at zero, so that few iterations do; the
 singular values end between about 0.7 and 1.2."""
@@ -95,10 +97,11 @@ class Muon(torch.optim.Optimizer):
 def orthogonalise(matrices: Tensor, num_iterations: int = 5) -> Tensor:
     """Replace the singular values of `matrices` `[N, R, C]` by values near one.
 
-    Computed in bfloat16; the result has the input's dtype.
+    Computed in bfloat16 where the device multiplies it natively; the result has the input's
+    dtype.
     """
     a, b, c = _COEFFICIENTS
-    wide = matrices.bfloat16()
+    wide = matrices.bfloat16() if multiplies_bfloat16(matrices.device) else matrices.float()
     tall = wide.shape[-2] > wide.shape[-1]
     if tall:
         wide = wide.mT

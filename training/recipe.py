@@ -19,6 +19,8 @@ from ..models.autoencoder import Autoencoder
 from ..models.checkpoint import load_model, save_checkpoint
 from ..models.config import AutoencoderConfig, DivdConfig
 from ..models.divd import Divd
+from ..models.layers import multiplies_bfloat16
+from ..restoration.load import choose_device
 from .atomic import write_file
 from .config import AutoencoderStage, DiffusionStage, Preset
 from .data import ClipLoader, DrawnClip, TrainingData, clip_generator
@@ -46,6 +48,7 @@ def train_preset(
     *,
     device: str = "auto",
     init: str | Path | None = None,
+    autoencoder: str | Path | None = None,
     validation: str | None = None,
     validate_every: int = 500,
     log_every: int = 20,
@@ -66,6 +69,8 @@ def train_preset(
         device: "auto" or "cpu"; several devices and processes by `accelerate launch`.
         init: Name or path of a checkpoint to start from; stage 0 is then skipped and the
             checkpoint's config kept.
+        autoencoder: Name or path of a checkpoint whose autoencoder is taken as stage 0 would
+            leave it; everything else starts from the preset.
         validation: Pairs that are restored now and then, `KIND:PATH`.
         validate_every: Updates between validations.
         log_every: Updates between lines of the log.
@@ -84,6 +89,8 @@ def train_preset(
     """
     if init is None and preset.autoencoder is None:
         raise ValueError("this preset starts from a checkpoint; name one with --init")
+    if init is not None and autoencoder is not None:
+        raise ValueError("--init brings its own autoencoder: leave out --autoencoder")
     folder = Path(folder)
     stages = {n: s for n in _DIFFUSION_STAGES if (s := getattr(preset, n)) is not None}
     configs = [c for s in stages.values() for c in (s.data, s.easy_data) if c is not None]
@@ -106,7 +113,7 @@ def train_preset(
         },
         num_workers=num_workers,
         progress=progress,
-        provenance=_provenance(preset, data_specs, init),
+        provenance=_provenance(preset, data_specs, init, autoencoder),
     )
     torch.manual_seed(preset.seed)
     if init is not None:
@@ -114,7 +121,11 @@ def train_preset(
     else:
         assert preset.model is not None
         assert preset.autoencoder is not None
-        model = recipe.train_autoencoder(Divd(preset.model), preset.autoencoder)
+        model = (
+            recipe.train_autoencoder(Divd(preset.model), preset.autoencoder)
+            if autoencoder is None
+            else with_autoencoder(preset.model, autoencoder, preset.seed)
+        )
     for name, stage in stages.items():
         model = recipe.train_diffusion(name, model, stage)
     recipe.accelerator.end_training()
@@ -284,11 +295,7 @@ def is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
 def with_statistics(
     config: DivdConfig, autoencoder: Autoencoder, data: TrainingData, seed: int
 ) -> Divd:
-    """Build the model around a trained autoencoder, its latents measured.
-
-    Their statistics go into the config, and the blur encoder starts as a copy of the sharp
-    one (Wang & Long).
-    """
+    """Build the model around a trained autoencoder, its latents measured for the config."""
     generator = torch.Generator().manual_seed(seed + 2)
     images = data.images(192, 128, generator) * 2 - 1
     with torch.no_grad():
@@ -310,9 +317,39 @@ def with_statistics(
         latent_rgb_factors=tuple(rows[:-1]),
         latent_rgb_bias=rows[-1],
     )
+    return _around(dataclasses.replace(config, autoencoder=measured), autoencoder, seed)
+
+
+def with_autoencoder(config: DivdConfig, checkpoint: str | Path, seed: int) -> Divd:
+    """Build the model around the autoencoder of a checkpoint.
+
+    Raises:
+        FileNotFoundError: If there is no such checkpoint.
+        ValueError: If it is damaged, or its autoencoder is not the one that `config` asks for.
+    """
+    trained = load_model(checkpoint)
+    wanted, found = config.autoencoder, trained.config.autoencoder
+    for name in ("latent_channels", "channels", "blocks"):
+        if getattr(wanted, name) != getattr(found, name):
+            raise ValueError(
+                f"{checkpoint}: its autoencoder has {name} {getattr(found, name)}, the preset "
+                f"asks for {getattr(wanted, name)}; choose another checkpoint or preset"
+            )
+    measured = dataclasses.replace(found, detail_skip=wanted.detail_skip)
+    config = dataclasses.replace(config, autoencoder=measured)
+    return _around(config, trained.autoencoder, seed)
+
+
+def _around(config: DivdConfig, autoencoder: Autoencoder, seed: int) -> Divd:
+    """Build new networks around an autoencoder.
+
+    The blur encoder starts as a copy of the sharp one (Wang & Long), a detail skip as nothing.
+    """
     torch.manual_seed(seed + 3)
-    model = Divd(dataclasses.replace(config, autoencoder=measured))
-    model.autoencoder.load_state_dict(autoencoder.state_dict())
+    model = Divd(config)
+    fresh = model.autoencoder.state_dict()
+    kept = {n: w for n, w in autoencoder.state_dict().items() if n in fresh}
+    model.autoencoder.load_state_dict({**fresh, **kept})
     model.blur_encoder.load_state_dict(autoencoder.encoder.state_dict())
     return model
 
@@ -329,6 +366,9 @@ def _accelerator(device: str, precision: str, folder: Path) -> Accelerator:
 
     # An earlier run of this process may have had another precision.
     AcceleratorState._reset_state()
+    if precision == "auto":
+        native = multiplies_bfloat16(choose_device("cpu" if device == "cpu" else "auto"))
+        precision = "bf16" if native else "no"
     tensorboard = is_tensorboard_available()
     accelerator = Accelerator(
         cpu=device == "cpu",
@@ -344,13 +384,16 @@ def _accelerator(device: str, precision: str, folder: Path) -> Accelerator:
 
 
 def _provenance(
-    preset: Preset, data_specs: Sequence[str], init: str | Path | None
+    preset: Preset,
+    data_specs: Sequence[str],
+    init: str | Path | None,
+    autoencoder: str | Path | None,
 ) -> dict[str, object]:
     """Say how a checkpoint came to be: stages, data by name, where it started from."""
     values = dataclasses.asdict(preset)
     values.pop("model")
-    if init is not None:
-        values["autoencoder"] = None
+    if init is not None or autoencoder is not None:
+        values["autoencoder"] = None if autoencoder is None else Path(autoencoder).name
     return {
         **values,
         "data": [_data_name(spec) for spec in data_specs],

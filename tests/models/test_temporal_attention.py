@@ -19,7 +19,7 @@ SIZES = [(5, 7, 9), (4, 4, 4), (3, 2, 1), (8, 5, 4), (1, 1, 1), (9, 4, 6)]
 WINDOWS = [(4, 4, 4), (2, 3, 5), (8, 8, 8)]
 
 
-def make_attention(window, shifted, channels=8, head_dim=4):
+def make_attention(window, shifted, channels=8, head_dim=4, **options):
     module = WindowAttention(
         channels,
         head_dim,
@@ -30,6 +30,7 @@ def make_attention(window, shifted, channels=8, head_dim=4):
         device=None,
         dtype=torch.float64,
         operations=nn,
+        **options,
     )
     with torch.no_grad():
         for parameter in module.parameters():
@@ -182,6 +183,30 @@ def test_a_place_that_moved_inside_the_window_is_found():
     moved = x.clone()
     moved[3, :, 3, 3], moved[3, :, 3, 0] = x[3, :, 3, 0], x[3, :, 3, 3]
     assert (module(moved, 4) - out)[0, :, 0, 0].abs().max() > 1e-6
+
+
+def test_without_relative_positions_places_of_a_window_are_alike():
+    def swapped(module):
+        x = torch.randn(
+            4, 8, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+        )
+        moved = x.clone()
+        moved[3, :, 3, 3], moved[3, :, 3, 0] = x[3, :, 3, 0], x[3, :, 3, 3]
+        return (module(moved, 4) - module(x, 4))[0, :, 0, 0].abs().max()
+
+    assert swapped(make_attention((4, 4, 4), False, relative_positions=False)) < 1e-12
+    assert swapped(make_attention((4, 4, 4), False)) > 1e-6
+
+
+def test_without_relative_positions_what_a_shift_wrapped_around_stays_hidden():
+    # The window at the far end holds rows 5 and 6, and after the roll rows 0 and 1.
+    module = make_attention((1, 4, 4), True, relative_positions=False)
+    x = torch.randn(1, 8, 7, 4, dtype=torch.float64)
+    changed = x.clone()
+    changed[:, :, 0] += 1
+    difference = (module(changed, 1) - module(x, 1)).abs().amax(dim=(0, 1, 3))
+    assert difference[0] > 1e-6
+    assert difference[5:].max() == 0
 
 
 def test_clips_in_a_batch_stay_apart(assert_same):

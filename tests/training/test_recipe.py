@@ -30,6 +30,36 @@ def data_folder(tmp_path):
     return tmp_path / "data"
 
 
+def test_an_autoencoder_of_another_checkpoint_replaces_stage_0(
+    tmp_path, data_folder, small_config
+):
+    start = train(make_preset(small_config), data_folder, tmp_path / "start")
+    unet = dataclasses.replace(small_config.unet, relative_positions=False)
+    skip = dataclasses.replace(small_config.autoencoder, detail_skip=True)
+    other = make_preset(dataclasses.replace(small_config, unet=unet, autoencoder=skip))
+    path = train(other, data_folder, tmp_path / "other", autoencoder=start)
+    assert not (tmp_path / "other" / "autoencoder.jsonl").exists()
+    weights = weights_of(path)
+    for name, value in weights_of(start).items():
+        if name.startswith("autoencoder."):
+            assert torch.equal(weights[name], value)
+    assert not any("relative_position" in name for name in weights)
+    info, started = read_info(path), read_info(start)
+    assert info.config.autoencoder.latent_std == started.config.autoencoder.latent_std
+    assert info.config.autoencoder.detail_skip
+    assert info.provenance["autoencoder"] == start.name
+
+
+def test_an_autoencoder_of_another_shape_is_refused(tmp_path, data_folder, small_config):
+    wider = dataclasses.replace(small_config.autoencoder, channels=(24, 32))
+    preset = make_preset(dataclasses.replace(small_config, autoencoder=wider))
+    start = train(make_preset(small_config), data_folder, tmp_path / "start")
+    with pytest.raises(
+        ValueError, match=r"checkpoint.safetensors: its autoencoder has channels"
+    ):
+        train(preset, data_folder, tmp_path / "run", autoencoder=start)
+
+
 @pytest.fixture
 def pairs_folder(tmp_path):
     rng = np.random.default_rng(0)
