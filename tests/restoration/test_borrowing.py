@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from video_deblur.restoration import borrowing
+from video_deblur.restoration.borrowing import REACH, borrow, borrow_stream
+
+
+def texture(seed=0, size=(200, 240)):
+    """Detail of all scales, as photos have it: [H, W, 3] in 0..1."""
+    rng = np.random.default_rng(seed)
+    picture = np.zeros((*size, 3), np.float32)
+    for scale in (1, 2, 4, 8, 16):
+        noise = rng.normal(size=(size[0] // scale + 2, size[1] // scale + 2, 3))
+        grown = cv2.resize(noise.astype(np.float32), size[::-1], interpolation=cv2.INTER_CUBIC)
+        picture += grown * scale**0.7
+    picture = cv2.GaussianBlur(picture, (0, 0), 0.8)
+    low, high = picture.min(), picture.max()
+    return (picture - low) / (high - low)
+
+
+def panned(picture, offsets, size=(128, 160)):
+    """Film a picture from offsets (y, x): [T, H, W, 3]."""
+    return np.stack([picture[y : y + size[0], x : x + size[1]] for y, x in offsets])
+
+
+def smeared(frame, length, vertical=False):
+    size = (1, length) if vertical else (length, 1)
+    return cv2.blur(frame, size, borderType=cv2.BORDER_REFLECT)
+
+
+def psnr(first, second):
+    error = np.square(np.asarray(first) - np.asarray(second)).mean()
+    return 10 * np.log10(1 / max(error, 1e-12))
+
+
+OFFSETS = [(20 + 2 * i, 20 + 3 * i) for i in range(9)]
+
+
+def test_a_blurred_frame_takes_detail_from_sharp_neighbours_that_moved():
+    sharp = panned(texture(), OFFSETS)
+    blurry = sharp.copy()
+    blurry[4] = smeared(sharp[4], 9)
+    restored = borrow(torch.from_numpy(blurry)).numpy()
+    assert psnr(restored[4], sharp[4]) > psnr(blurry[4], sharp[4]) + 5
+
+
+def test_frames_blurred_in_different_directions_complete_each_other():
+    sharp = panned(texture(), OFFSETS[:2])
+    blurry = np.stack([smeared(sharp[0], 7), smeared(sharp[1], 7, vertical=True)])
+    restored = borrow(torch.from_numpy(blurry)).numpy()
+    for index in range(2):
+        gain = psnr(restored[index], sharp[index]) - psnr(blurry[index], sharp[index])
+        assert gain > 1
+
+
+def test_sharp_frames_stay_as_they_are():
+    sharp = panned(texture(), OFFSETS)
+    restored = borrow(torch.from_numpy(sharp)).numpy()
+    assert min(map(psnr, restored, sharp)) > 50
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_what_no_neighbour_can_help_stays_bit_equal(count):
+    frame = smeared(panned(texture(), OFFSETS[:1])[0], 9)
+    frames = torch.from_numpy(np.stack([frame] * count))
+    assert torch.equal(borrow(frames), frames)
+
+
+def test_a_sharp_neighbour_that_shows_something_else_is_not_taken():
+    blurry = smeared(panned(texture(0), OFFSETS[:1])[0], 9)
+    other = panned(texture(1), OFFSETS[1:2])[0]
+    restored = borrow(torch.from_numpy(np.stack([blurry, other]))).numpy()
+    assert psnr(restored[0], blurry) > 45
+
+
+def test_frames_out_of_reach_have_no_influence():
+    frames = torch.from_numpy(panned(texture(), [(20, 20 + i) for i in range(REACH + 3)]))
+    frames[0] = torch.from_numpy(smeared(frames[0].numpy(), 9))
+    changed = frames.clone()
+    changed[REACH + 1] = torch.from_numpy(texture(5)[:128, :160])
+    assert torch.equal(borrow(frames)[0], borrow(changed)[0])
+    changed[REACH] = changed[REACH + 1]
+    assert not torch.equal(borrow(frames)[0], borrow(changed)[0])
+
+
+def test_the_stream_reads_no_further_than_it_must():
+    frames = torch.from_numpy(panned(texture(), [(20, 20 + i) for i in range(REACH + 4)]))
+    read = 0
+
+    def source():
+        nonlocal read
+        for frame in frames:
+            read += 1
+            yield frame
+
+    stream = borrow_stream(source())
+    next(stream)
+    assert read == REACH + 1
+    assert len(list(stream)) == len(frames) - 1
+
+
+@pytest.mark.parametrize("size", [(1, 1), (30, 200), (70, 71), (65, 300)])
+def test_any_size_is_kept(size):
+    sharp = np.stack([texture(0, (size[0] + 9, size[1] + 9))[: size[0], : size[1]]] * 3)
+    sharp[1] = cv2.blur(sharp[1], (5, 5))
+    restored = borrow(torch.from_numpy(sharp))
+    assert restored.shape == sharp.shape
+    assert torch.isfinite(restored).all()
+
+
+def test_patches_add_up_to_the_picture():
+    line = borrowing._window(torch.device("cpu")).square()
+    hop = borrowing._HOP
+    overlap = borrowing._PATCH - hop
+    torch.testing.assert_close(
+        line[overlap:hop, :overlap] + line[overlap:hop, hop:],
+        torch.ones(hop - overlap, overlap),
+    )
+
+
+def test_equal_pictures_fuse_to_themselves():
+    picture = torch.from_numpy(texture()).permute(2, 0, 1)[None]
+    fused = borrowing._aggregate(picture.repeat(3, 1, 1, 1), torch.ones(1, 1, 200, 240))
+    torch.testing.assert_close(fused, picture, atol=1e-5, rtol=0)
