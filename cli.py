@@ -155,6 +155,19 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overlap", type=int, help="frames shared by neighbouring windows")
     parser.add_argument("--tile", type=int, help="tile side in pixels, 0 = automatic")
     parser.add_argument("--color-match", action="store_true", default=None)
+    parser.add_argument(
+        "--no-scene-cuts",
+        dest="scene_cuts",
+        action="store_false",
+        default=None,
+        help="take the clip for one shot; else windows end where scenes do",
+    )
+    parser.add_argument(
+        "--skip-sharp",
+        action="store_true",
+        default=None,
+        help="leave frames alone that are sharp already, which also saves their time",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16")
 
@@ -176,7 +189,7 @@ def _demo(args: argparse.Namespace) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from .restoration.stream import restore_file, restore_folder, restore_image
+    from .restoration.files import restore_file, restore_folder, restore_image
     from .video.frames import SUFFIXES
 
     source, output = Path(args.input), Path(args.output)
@@ -312,6 +325,8 @@ def _engine(args: argparse.Namespace) -> tuple[Any, Any]:
         overlap=args.overlap,
         tile=args.tile,
         color_match=args.color_match,
+        scene_cuts=args.scene_cuts,
+        skip_sharp=args.skip_sharp,
     )
     return deblurrer, settings
 

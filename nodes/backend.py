@@ -8,7 +8,6 @@ versions are absorbed here: run with 0.3.64, newer ones from their source.
 from __future__ import annotations
 
 import dataclasses
-import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,10 +39,9 @@ from ..models.config import AutoencoderConfig, DivdConfig
 from ..models.divd import Divd
 from ..models.image_encoder import ImageEncoder
 from ..models.unet3d import UNet3D
-from ..restoration.pipeline import Deblurrer, halve, is_out_of_memory, make_layout
+from ..restoration.layout import halve, is_out_of_memory, make_layout
+from ..restoration.pipeline import Deblurrer
 from ..restoration.windows import Layout, Piece, fuse
-
-logger = logging.getLogger(__name__)
 
 OPTIONS_KEY = "video_deblur"
 """Our entry in `transformer_options` (run-time settings) and in LATENT (see `encode`)."""
@@ -208,16 +206,13 @@ class DeblurModel(comfy.model_base.BaseModel):
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                smaller = halve(layout, volume.shape, self.deblur_config.autoencoder.downscale)
+                smaller = halve(
+                    layout, tuple(volume.shape[2:]), self.deblur_config.autoencoder.downscale
+                )
                 if smaller is None:
                     raise
             # Outside the handler: the exception holds the failed attempt's tensors.
             layout = self._fitting[key] = smaller
-            logger.warning(
-                "out of memory: going on with windows of %d frames and tiles of %d pixels",
-                layout.window,
-                layout.tile * self.deblur_config.autoencoder.downscale,
-            )
 
     def layout(self, height: int, width: int, settings: dict[str, Any] | None = None) -> Layout:
         """Return how latents of `height` x `width` positions are cut.

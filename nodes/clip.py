@@ -169,7 +169,7 @@ def _restore_file(
 ) -> Path:
     # Here and below: what reads and writes files is imported when it is needed, so that
     # ComfyUI starts without it.
-    from ..restoration.stream import restore_file
+    from ..restoration.files import restore_file
     from ..video.codecs import container_for
     from ..video.reader import VideoReader
 

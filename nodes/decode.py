@@ -11,12 +11,8 @@ from torch import Tensor
 
 from ..models.autoencoder import normalise_latents
 from ..restoration.color import match_color
-from ..restoration.pipeline import (
-    check_frames,
-    frames_to_video,
-    is_out_of_memory,
-    video_to_frames,
-)
+from ..restoration.layout import is_out_of_memory
+from ..restoration.pipeline import check_frames, frames_to_video, video_to_frames
 from .backend import (
     CATEGORY,
     OPTIONS_KEY,

@@ -24,8 +24,32 @@ class FrameNoise:
 
     def draw(self, num_frames: int, channels: int, height: int, width: int) -> Tensor:
         """Return noise of the next frames, float32 `[1, C, T, h, w]`."""
+        if num_frames == 0:
+            return torch.empty(1, channels, 0, height, width)
         frames = [
             torch.randn(1, channels, height, width, generator=self._generator)
             for _ in range(num_frames)
         ]
         return torch.stack(frames, dim=2)
+
+    def skip(self, num_frames: int, channels: int, height: int, width: int) -> None:
+        """Pass over frames: their noise is drawn, in memory for one."""
+        frame = torch.empty(1, channels, height, width)
+        for _ in range(num_frames):
+            frame.normal_(generator=self._generator)
+
+    @property
+    def state(self) -> bytes:
+        """Where the generator stands, for `restore`."""
+        return self._generator.get_state().numpy().tobytes()
+
+    def restore(self, state: bytes) -> None:
+        """Go back or ahead to where `state` was taken.
+
+        Raises:
+            ValueError: If it is no state of a generator.
+        """
+        try:
+            self._generator.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
+        except RuntimeError as error:
+            raise ValueError("not the state of a noise generator") from error

@@ -5,31 +5,84 @@ Frames are `[T, H, W, C]`, float32 in 0..1, C = 3, or 4 with alpha, which passes
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from ..models.config import SamplingConfig
 from ..models.divd import Divd
 from ..models.schedule import clean_from_velocity
 from .color import match_color
+from .footage import survey_clip
+from .layout import halve, is_out_of_memory, make_layout
 from .noise import FrameNoise
-from .sampler import SOLVERS
+from .sampler import SOLVERS, DenoisedFn
 from .settings import RestorationSettings
-from .windows import Layout, Piece, fuse
+from .windows import Layout, Piece, Span, fuse
+
+Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
 
 ProgressCallback = Callable[[int, int], None]
 """Called with (pieces of work done, pieces in all); may raise to cancel."""
 
-_ENCODE_FRAMES = 8
-"""Frames that are encoded or decoded at once: bounds memory, costs no speed."""
+_GROUP_FRAMES = 8
+_GROUP_PIXELS = 8 * 1280 * 720
+"""Frames and pixels that are encoded or decoded at once: bounds memory, costs no speed."""
+
+
+class Work:
+    """Count pieces of work for a callback."""
+
+    def __init__(self, callback: ProgressCallback | None, total: int) -> None:
+        self._callback = callback
+        self.done = 0
+        self.total = total
+
+    def advance(self) -> None:
+        """Report before a piece; whatever the callback raises goes through."""
+        if self._callback is not None:
+            self._callback(self.done, self.total)
+        self.done += 1
+
+    def finish(self) -> None:
+        """Report that all is done."""
+        if self._callback is not None:
+            self._callback(self.total, self.total)
+
+
+class WindowCache:
+    """Clean estimates of one window, for the next segment that begins with it.
+
+    Keyed by tile and strength of the tokens; in one step a window depends on nothing else.
+    """
+
+    def __init__(self, known: dict | None = None, keep: Span | None = None) -> None:
+        self.known: dict[tuple[Span, Span, float], Tensor] = known or {}
+        """Of the window that begins at frame 0."""
+        self.keep = keep
+        """The window whose estimates go into `kept`."""
+        self.kept: dict[tuple[Span, Span, float], Tensor] = {}
+
+    def look_up(self, piece: Piece, scale: float) -> Tensor | None:
+        """Return what is known of a piece."""
+        if piece.frames[0] != 0:
+            return None
+        known = self.known.get((piece.rows, piece.columns, scale))
+        # Out of memory, windows may have become shorter.
+        return known if known is not None and known.shape[2] == piece.frames[1] else None
+
+    def add(self, piece: Piece, scale: float, estimate: Tensor) -> None:
+        """Keep the estimate of a piece if it belongs to the window to keep."""
+        if piece.frames == self.keep:
+            self.kept[piece.rows, piece.columns, scale] = estimate
 
 
 class Deblurrer:
@@ -51,6 +104,7 @@ class Deblurrer:
         self.model = model
         self.device = torch.device(device)
         self.dtype = dtype
+        self._fitting: dict[tuple[Layout, tuple[int, ...]], Layout] = {}
 
     # Not inference mode: callers may change the result in place.
     @torch.no_grad()
@@ -77,129 +131,256 @@ class Deblurrer:
             ValueError: If the frames are not of that form.
         """
         check_frames(frames)
-        color = frames[..., :3]
         if settings.strength == 0:
             return frames.clone()
-        video = frames_to_video(color, self.model.downscale)
-        layout = self.layout(settings, video.shape[3], video.shape[4])
-        while True:
-            try:
-                restored = self._restore(video, color, settings, layout, callback, noise)
-                break
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                smaller = halve(layout, video.shape, self.model.downscale)
-                if smaller is None:
-                    raise
-            # Outside the handler, so that the failed attempt's tensors are let go.
-            layout = smaller
-            logger.warning(
-                "out of memory: going on with windows of %d frames and tiles of %d pixels",
-                layout.window,
-                layout.tile * self.model.downscale,
-            )
-        if settings.color_match:
-            restored = match_color(restored, color)
-        restored = (color + settings.strength * (restored - color)).clamp_(0, 1)
-        return torch.cat([restored, frames[..., 3:]], dim=-1)
+        num_frames, height, width = frames.shape[:3]
+        size = self.latent_size(height, width)
+        cuts, shares = survey_clip(frames.float().numpy(), settings)
+        if not any(shares):
+            return frames.clone()
+        layout = dataclasses.replace(self.layout(settings, height, width), cuts=cuts)
+        layout = self.fitting(layout, num_frames, *size)
+        groups = self.groups(num_frames, height, width)
+        pieces = settings.passes * layout.count(num_frames, *size)
+        work = Work(callback, 2 * len(groups) + pieces)
+        parts = []
+        for start, stop in groups:
+            work.advance()
+            parts.append(self.encode(frames[start:stop]))
+        condition = torch.cat([part[0] for part in parts], dim=2)
+        tokens = torch.cat([part[1] for part in parts])
+        if noise is None:
+            noise = FrameNoise(settings.seed).draw(num_frames, condition.shape[1], *size)
+        latents = self.denoise(
+            (condition, tokens), noise, settings, layout, work, needed=shares
+        )
+        restored = frames.float().clone()
+        for start, stop in groups:
+            work.advance()
+            if any(shares[start:stop]):
+                part = self.decode(latents[:, :, start:stop], frames[start:stop])
+                part = blend(frames[start:stop], part, settings, shares[start:stop])
+                restored[start:stop] = part
+        work.finish()
+        return restored
+
+    def latent_size(self, height: int, width: int) -> Span:
+        """Return height and width of the latents of frames of this size."""
+        downscale = self.model.downscale
+        return -(-height // downscale), -(-width // downscale)
 
     def layout(self, settings: RestorationSettings, height: int, width: int) -> Layout:
-        """Return how a clip of padded size `height` x `width` pixels is cut."""
+        """Return how a shot of frames of `height` x `width` pixels is cut."""
+        rows, columns = self.latent_size(height, width)
         return make_layout(
             settings.window,
             settings.overlap,
             settings.tile,
-            height,
-            width,
+            rows * self.model.downscale,
+            columns * self.model.downscale,
             self.model.config.sampling,
             self.model.downscale,
         )
 
-    def _restore(
+    @staticmethod
+    def groups(
+        num_frames: int, height: int, width: int, bounds: Sequence[int] = ()
+    ) -> list[Span]:
+        """Cut frames into groups that are encoded or decoded at once.
+
+        Args:
+            num_frames: To cut.
+            height: Pixels.
+            width: Pixels.
+            bounds: Frames at which a group must end.
+        """
+        size = max(1, min(_GROUP_FRAMES, _GROUP_PIXELS // (height * width)))
+        edges = sorted({0, num_frames, *(b for b in bounds if 0 < b < num_frames)})
+        return [
+            (start, min(start + size, stop))
+            for first, stop in pairwise(edges)
+            for start in range(first, stop, size)
+        ]
+
+    def fitting(self, layout: Layout, num_frames: int, height: int, width: int) -> Layout:
+        """Return `layout`, or what it had to shrink to for such latents before."""
+        return self._fitting.get((layout, (num_frames, height, width)), layout)
+
+    @torch.no_grad()
+    def encode(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode frames `[T, H, W, C]`: blur latents `[1, C, T, h, w]`, tokens `[T, M, D]`."""
+
+        def encode(start: int, stop: int) -> tuple[Tensor, Tensor]:
+            video = self._video(frames[start:stop])
+            images = rearrange(video, "1 c t h w -> t c h w")
+            return self.model.encode_blur(video), self.model.encode_tokens(images)
+
+        parts = _in_halves(encode, 0, frames.shape[0])
+        return torch.cat([part[0] for part in parts], 2), torch.cat([part[1] for part in parts])
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, frames: Tensor) -> Tensor:
+        """Decode latents onto the frames they belong to.
+
+        Args:
+            latents: `[1, C, T, h, w]`, normalised.
+            frames: `[T, H, W, C]`, blurry.
+
+        Returns:
+            `[T, H, W, 3]`, not clamped, on the CPU.
+        """
+
+        def decode(start: int, stop: int) -> Tensor:
+            video = self._video(frames[start:stop])
+            return self.model.decode_restored(latents[:, :, start:stop], video).cpu()
+
+        restored = torch.cat(_in_halves(decode, 0, frames.shape[0]), dim=2)
+        return video_to_frames(restored, *frames.shape[1:3])
+
+    def _video(self, frames: Tensor) -> Tensor:
+        return frames_to_video(frames[..., :3], self.model.downscale).to(self.device)
+
+    @torch.no_grad()
+    def denoise(
         self,
-        video: Tensor,
-        color: Tensor,
+        encoded: tuple[Tensor, Tensor],
+        noise: Tensor,
         settings: RestorationSettings,
         layout: Layout,
-        callback: ProgressCallback | None,
-        noise: Tensor | None,
+        work: Work,
+        *,
+        needed: Sequence[float] | None = None,
+        cache: WindowCache | None = None,
     ) -> Tensor:
-        num_frames = video.shape[2]
-        chunks = math.ceil(num_frames / _ENCODE_FRAMES)
-        size = tuple(extent // self.model.downscale for extent in video.shape[3:])
-        passes = settings.steps * (1 if settings.guidance_scale == 1 else 2)
-        total = 2 * chunks + passes * layout.count(num_frames, *size)
-        done = 0
+        """Sample clean latents; out of memory, with smaller pieces from then on.
 
-        def advance() -> None:
-            nonlocal done
-            if callback is not None:
-                callback(done, total)
-            done += 1
+        Args:
+            encoded: From `encode`.
+            noise: Like the blur latents.
+            settings: What the user chose.
+            layout: How to cut, from `fitting`.
+            work: Counts each piece of `layout`, once per pass.
+            needed: For each frame, 0 where its result is not needed. In one step, windows
+                of such frames alone are left out, and undefined.
+            cache: Estimates that are known or will be asked for again; for one step.
 
-        condition, tokens = self._encode(video, advance)
-        if noise is None:
-            noise = FrameNoise(settings.seed).draw(num_frames, condition.shape[1], *size)
-        latents = SOLVERS[settings.solver](
-            self._denoised_fn(condition, tokens, layout, settings.guidance_scale, advance),
-            noise.to(self.device),
-            self.model.config.schedule,
-            settings.steps,
-        )
-        restored = self._decode(latents, video, advance)
-        if callback is not None:
-            callback(total, total)
-        return video_to_frames(restored, color.shape[1], color.shape[2])
+        Returns:
+            `[1, C, T, h, w]`, normalised.
+        """
+        size = tuple(noise.shape[2:])
+        wanted, done = layout, work.done
+        estimates = _Estimates(self, encoded, settings, needed, cache)
+        while True:
+            try:
+                return SOLVERS[settings.solver](
+                    estimates.denoised_fn(layout, work),
+                    noise.to(self.device),
+                    self.model.config.schedule,
+                    settings.steps,
+                )
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                smaller = halve(layout, size, self.model.downscale)
+                if smaller is None:
+                    raise
+            # Outside the handler, so that the failed attempt's tensors are let go.
+            work.done = done
+            work.total += settings.passes * (smaller.count(*size) - layout.count(*size))
+            layout = self._fitting[wanted, size] = smaller
 
-    def _encode(self, video: Tensor, advance: Callable[[], None]) -> tuple[Tensor, Tensor]:
-        condition, tokens = [], []
-        for part in video.split(_ENCODE_FRAMES, dim=2):
-            advance()
-            part = part.to(self.device)
-            condition.append(self.model.encode_blur(part))
-            tokens.append(self.model.encode_tokens(rearrange(part, "1 c t h w -> t c h w")))
-        return torch.cat(condition, dim=2), torch.cat(tokens)
-
-    def _decode(self, latents: Tensor, video: Tensor, advance: Callable[[], None]) -> Tensor:
-        parts = []
-        pairs = zip(
-            latents.split(_ENCODE_FRAMES, dim=2),
-            video.split(_ENCODE_FRAMES, dim=2),
-            strict=True,
-        )
-        for part, blurry in pairs:
-            advance()
-            parts.append(self.model.decode_restored(part, blurry.to(self.device)).cpu())
-        return torch.cat(parts, dim=2)
-
-    def _denoised_fn(
-        self,
-        condition: Tensor,
-        tokens: Tensor,
-        layout: Layout,
-        guidance_scale: float,
-        advance: Callable[[], None],
-    ) -> Callable[[Tensor, int], Tensor]:
-        def denoised_fn(x: Tensor, timestep: int) -> Tensor:
-            def predict(piece: Piece, scale: float) -> Tensor:
-                context = tokens[piece.centre_frame][None] * scale
-                return self._predict(piece.cut(x), piece.cut(condition), context, timestep)
-
-            cond = fuse(lambda piece: predict(piece, 1.0), layout, x, advance)
-            if guidance_scale == 1:
-                return cond
-            uncond = fuse(lambda piece: predict(piece, 0.0), layout, x, advance)
-            return uncond + guidance_scale * (cond - uncond)
-
-        return denoised_fn
-
-    def _predict(self, x: Tensor, condition: Tensor, context: Tensor, timestep: int) -> Tensor:
+    def predict(self, x: Tensor, condition: Tensor, context: Tensor, timestep: int) -> Tensor:
+        """Return the clean estimate of a piece from its noisy and its blur latents."""
         timesteps = torch.tensor([timestep], device=self.device)
         network_input = torch.cat([x, condition], dim=1)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             v = self.model.unet(network_input, timesteps, context)
         return clean_from_velocity(self.model.config.schedule, x, v.float(), timesteps)
+
+
+class _Estimates:
+    """The network as a sampler sees it: clean estimates of a clip, fused from pieces."""
+
+    def __init__(
+        self,
+        deblurrer: Deblurrer,
+        encoded: tuple[Tensor, Tensor],
+        settings: RestorationSettings,
+        needed: Sequence[float] | None,
+        cache: WindowCache | None,
+    ) -> None:
+        self._deblurrer = deblurrer
+        self._condition, self._tokens = encoded
+        self._guidance_scale = settings.guidance_scale
+        # More steps carry information from window to window.
+        self._needed = needed if settings.steps == 1 else None
+        self._cache = cache if settings.steps == 1 else None
+
+    def denoised_fn(self, layout: Layout, work: Work) -> DenoisedFn:
+        def denoised_fn(x: Tensor, timestep: int) -> Tensor:
+            def fused(scale: float) -> Tensor:
+                return fuse(
+                    lambda piece: self._estimate(piece, x, timestep, scale),
+                    layout,
+                    x,
+                    work.advance,
+                )
+
+            cond = fused(1.0)
+            if self._guidance_scale == 1:
+                return cond
+            uncond = fused(0.0)
+            return uncond + self._guidance_scale * (cond - uncond)
+
+        return denoised_fn
+
+    def _estimate(self, piece: Piece, x: Tensor, timestep: int, scale: float) -> Tensor:
+        if self._needed is not None and not any(self._needed[slice(*piece.frames)]):
+            return torch.zeros_like(piece.cut(x))
+        known = self._cache and self._cache.look_up(piece, scale)
+        if known is None:
+            context = self._tokens[piece.centre_frame][None] * scale
+            condition = piece.cut(self._condition)
+            known = self._deblurrer.predict(piece.cut(x), condition, context, timestep)
+        if self._cache:
+            self._cache.add(piece, scale, known)
+        return known
+
+
+def blend(
+    frames: Tensor,
+    restored: Tensor,
+    settings: RestorationSettings,
+    shares: Sequence[float] | None = None,
+) -> Tensor:
+    """Mix restored colours into the frames they were made from, the last step of all.
+
+    Args:
+        frames: `[T, H, W, C]`, blurry.
+        restored: `[T, H, W, 3]`.
+        settings: Colour matching and strength.
+        shares: Factor on the strength for each frame, less than 1 where it is sharp already.
+
+    Returns:
+        `[T, H, W, C]` in 0..1.
+    """
+    color = frames[..., :3].float()
+    if settings.color_match:
+        restored = match_color(restored, color)
+    strength = settings.strength * torch.tensor(shares or [1.0])[:, None, None, None]
+    mixed = (color + strength * (restored - color)).clamp_(0, 1)
+    return torch.cat([mixed, frames[..., 3:].float()], dim=-1)
+
+
+def _in_halves(function: Callable[[int, int], Result], start: int, stop: int) -> list[Result]:
+    """Call `function` on a range; out of memory, on its halves, down to single positions."""
+    try:
+        return [function(start, stop)]
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if stop - start == 1 or not is_out_of_memory(error):
+            raise
+    middle = (start + stop) // 2
+    return [*_in_halves(function, start, middle), *_in_halves(function, middle, stop)]
 
 
 def check_frames(frames: Tensor) -> None:
@@ -227,69 +408,3 @@ def frames_to_video(frames: Tensor, multiple: int) -> Tensor:
 def video_to_frames(video: Tensor, height: int, width: int) -> Tensor:
     """Undo `frames_to_video`, cropping to `height` x `width`; not clamped."""
     return rearrange(video[..., :height, :width] * 0.5 + 0.5, "1 c t h w -> t h w c")
-
-
-def make_layout(
-    window: int,
-    overlap: int,
-    tile: int,
-    height: int,
-    width: int,
-    sampling: SamplingConfig,
-    downscale: int,
-) -> Layout:
-    """Turn a window in frames and a tile in pixels into a layout of latents.
-
-    Args:
-        window: Frames of a window.
-        overlap: Frames shared by neighbours.
-        tile: Side of a tile in pixels; 0 takes whole frames where they hold at most twice
-            the pixels of the checkpoint's tile, else that tile.
-        height: Padded height of the frames, in pixels.
-        width: Padded width, in pixels.
-        sampling: The checkpoint's `SamplingConfig`.
-        downscale: Pixels per latent position.
-    """
-    default_tile = sampling.tile
-    tile_overlap = sampling.tile_overlap
-    if tile == 0 and height * width > 2 * default_tile**2:
-        tile = default_tile
-    return Layout(
-        window=window,
-        overlap=overlap,
-        tile=tile // downscale,
-        tile_overlap=min(tile_overlap, tile // 4) // downscale,
-    )
-
-
-def halve(layout: Layout, shape: torch.Size, downscale: int) -> Layout | None:
-    """Return a layout of half the memory, or None when it cannot shrink further.
-
-    Tiles shrink first, down to 128 pixels: they cost only their overlap, while shorter
-    windows also see fewer frames.
-    """
-    side = layout.tile or max(shape[3:]) // downscale
-    if side * downscale >= 256:
-        tile = side // 2
-        return Layout(
-            window=layout.window,
-            overlap=layout.overlap,
-            tile=tile,
-            tile_overlap=min(layout.tile_overlap or 64 // downscale, tile // 4),
-        )
-    window = min(layout.window, shape[2]) // 2
-    if window < 2:
-        return None
-    return Layout(
-        window=window,
-        overlap=min(layout.overlap, window // 2),
-        tile=layout.tile,
-        tile_overlap=layout.tile_overlap,
-    )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an exception means that memory ran out, on any device."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    return "out of memory" in str(error) or "not enough memory" in str(error)

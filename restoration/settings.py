@@ -35,6 +35,15 @@ class RestorationSettings:
     """Side of a spatial tile in pixels; 0 chooses by the size of the frames."""
     color_match: bool = False
     """Take the low frequencies from the input."""
+    scene_cuts: bool = True
+    """Find scene cuts and end windows there, so that nothing of one scene shows in the next."""
+    skip_sharp: bool = False
+    """Leave frames alone that are sharp already."""
+
+    @property
+    def passes(self) -> int:
+        """How often the network sees each window."""
+        return self.steps * (1 if self.guidance_scale == 1 else 2)
 
     def __post_init__(self) -> None:
         if not 1 <= self.steps <= 1000:

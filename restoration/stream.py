@@ -1,42 +1,60 @@
-"""Restore clips of any length in bounded memory: segments on one grid of windows.
+"""Restore clips of any length in bounded memory, segment by segment.
 
-A clip is cut into segments of whole windows that share windows with their neighbours; a
-segment keeps the frames whose windows it holds all of. Noise belongs to frames, and the
-grid of windows is that of the whole clip, so with one step the result equals restoring
-the clip at once.
+Segments and windows are those of `segments`: the grid of each shot. Noise belongs to frames.
+So with one step the result equals restoring the clip at once, and every segment can be
+restored on its own, by another machine or after a stop, with the same result.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import logging
-import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..video.codecs import codec_named
-from ..video.frames import FrameFolder, FrameFolderWriter, VideoFrame, read_image
 from ..video.pixels import to_float, to_uint8, to_uint16
-from ..video.reader import VideoReader
-from ..video.source import Source
-from ..video.writer import VideoWriter
+from .footage import FRAMES_BACK, SurveyedFrame, survey
 from .noise import FrameNoise
-from .pipeline import Deblurrer
+from .pipeline import Deblurrer, WindowCache, Work, blend
+from .segments import Segment, segment_grid
 from .settings import RestorationSettings
-
-logger = logging.getLogger(__name__)
 
 FrameCallback = Callable[[float, int | None], None]
 """Called with (frames done, as a fraction where a segment is under way; frames in all or
 None); may raise to cancel."""
 
-_SEGMENT_PIXELS = 48 * 1280 * 720
-"""Pixels of a segment: float32 frames, latents and noise take about 60 bytes for each."""
+
+@dataclass(frozen=True, kw_only=True)
+class Position:
+    """Between two segments: all that is needed to go on from there."""
+
+    next_frame: int = 0
+    """First frame that is to be handed out."""
+    context_start: int = 0
+    """First frame that is needed for it."""
+    noise_state: bytes | None = None
+    """State of the noise generator before it draws for `context_start`; None at the start."""
+
+    @property
+    def read_from(self) -> int:
+        """First frame to read: scene cuts and blur are judged by what is around a frame."""
+        return max(0, self.context_start - FRAMES_BACK)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RestoredSegment:
+    """What a segment hands out."""
+
+    start: int
+    """Index of its first frame."""
+    frames: list[np.ndarray]
+    """Restored, like the inputs."""
+    sources: list[SurveyedFrame]
+    """What was known of the same frames."""
+    position: Position
+    """Where to go on after it."""
 
 
 def restore_stream(
@@ -60,218 +78,330 @@ def restore_stream(
     Yields:
         Restored frames, like the inputs, in order.
     """
-    hop = settings.window - settings.overlap
-    noise_source = FrameNoise(settings.seed)
-    source = iter(frames)
-    noise: Tensor | None = None
-    done = kept = 0
-    buffer = _take(source, 1)
-    while buffer:
-        length = segment_length(settings, *buffer[0].shape[:2])
-        # The clip's last window ends at its end, off the grid. Reading a hop ahead keeps it
-        # away from the frames that this segment hands out.
-        buffer += _take(source, length + hop + 1 - len(buffer))
-        ended = len(buffer) <= length + hop
-        segment = buffer if ended else buffer[:length]
-        noise = _extend(noise, noise_source, deblurrer, segment)
-        if before_segment is not None:
-            before_segment()
-        restored = _restore_segment(
-            segment,
-            deblurrer,
-            settings,
-            noise,
-            _progress(callback, done, len(segment) - kept, num_frames),
-        )
-        # Frames before `stop` have all their windows in this segment: a hop after the start
-        # of its last one, the next window of the grid begins.
-        last_start = length - settings.window
-        stop = len(segment) if ended else last_start + hop
-        for frame in restored[kept:stop]:
-            yield frame
-            done += 1
-        if ended:
-            break
-        start = max(0, last_start - _context(settings, hop))
-        kept = stop - start
-        buffer = buffer[start:]
-        noise = noise[:, :, start:]
-    if callback is not None:
-        callback(done, done)
+    segments = restore_segments(
+        frames,
+        deblurrer,
+        settings,
+        callback=callback,
+        num_frames=num_frames,
+        before_segment=before_segment,
+    )
+    for segment in segments:
+        yield from segment.frames
 
 
-def segment_length(settings: RestorationSettings, height: int, width: int) -> int:
-    """Return the frames of a segment: windows on the grid, within the memory budget."""
-    hop = settings.window - settings.overlap
-    affordable = _SEGMENT_PIXELS // (height * width)
-    fewest = settings.window + 2 * hop + _context(settings, hop)
-    count = max(affordable, fewest) - settings.window
-    return settings.window + count // hop * hop
-
-
-def restore_file(
-    source: Source,
-    output: str | Path,
+def restore_segments(
+    frames: Iterable[np.ndarray],
     deblurrer: Deblurrer,
     settings: RestorationSettings,
     *,
-    codec: str = "h264",
-    crf: int | None = None,
+    position: Position | None = None,
+    measure_blur: bool = False,
     callback: FrameCallback | None = None,
+    num_frames: int | None = None,
     before_segment: Callable[[], None] | None = None,
-) -> int:
-    """Restore a video file: time stamps and audio packets stay as they are.
+) -> Iterator[RestoredSegment]:
+    """Restore frames as they come, from the start or from where a run was stopped.
 
     Args:
-        source: Path or binary file object.
-        output: Target, replaced when complete.
+        frames: From `position.read_from` on; as for `restore_stream`, and so is the rest.
         deblurrer: The engine.
         settings: What the user chose.
-        codec: One of `video.codecs.CODECS`.
-        crf: Quality of h264 and h265; None: nearly lossless.
-        callback: Progress; may raise to cancel, which leaves nothing under `output`.
+        position: Of the last segment that is done.
+        measure_blur: Whether to measure blur even if no frame is to be left alone.
+        callback: Progress; may raise to cancel.
+        num_frames: Number of frames of the whole clip where it is known.
         before_segment: Called before each segment.
 
-    Returns:
-        The number of frames.
-
-    Raises:
-        FileNotFoundError, ValueError: If input or output cannot be used.
-        VideoError: If the file ends early; `output` is then not written.
+    Yields:
+        The segments that are left, in order.
     """
-    with VideoReader(source) as reader:
-        alpha = reader.info.has_alpha and codec_named(codec).alpha
-        if reader.info.has_alpha and not alpha:
-            logger.warning(
-                "%s: transparency is dropped, %s cannot store it (ffv1 and prores can)",
-                reader.name,
-                codec,
-            )
-        info = dataclasses.replace(reader.info, has_alpha=alpha)
-        writer = VideoWriter.like(output, info, codec=codec, crf=crf, audio_from=source)
-        times: list[VideoFrame] = []
+    position = position or Position()
+    surveyed = survey(frames, settings, measure=measure_blur)
+    source = _Shots(surveyed, position.context_start - position.read_from)
+    if source.ended:
+        return
+    height, width = source.size
+    grid = segment_grid(settings, height, width)
+    restorer = SegmentRestorer(deblurrer, settings, height, width, position.noise_state)
+    start, context_start = position.next_frame, position.context_start
+    buffer: list[SurveyedFrame] = []
+    while buffer or not source.ended:
+        source.fill(buffer, grid.lookahead)
+        segment = grid.segment(context_start, start, len(buffer))
+        is_last = len(buffer) < grid.lookahead
+        following = segment.stop if is_last else grid.next_context(segment)
+        if before_segment is not None:
+            before_segment()
+        context = buffer[: segment.context_stop - context_start]
+        progress = _progress(callback, segment, num_frames)
+        restored = restorer.restore(context, segment, following, progress)
+        yield RestoredSegment(
+            start=start,
+            frames=restored,
+            sources=context[start - context_start :][: len(restored)],
+            position=Position(
+                next_frame=segment.stop,
+                context_start=following,
+                noise_state=restorer.noise_state,
+            ),
+        )
+        del buffer[: following - context_start]
+        start, context_start = segment.stop, following
+    if callback is not None:
+        callback(start, start)
 
-        def pixels() -> Iterator[np.ndarray]:
-            for frame in reader:
-                times.append(VideoFrame(frame.pixels[:0, :0], frame.pts, frame.duration))
-                yield frame.pixels if alpha else frame.pixels[..., :3]
 
-        count = 0
-        with writer:
-            restored = restore_stream(
-                pixels(), deblurrer, settings, callback, info.num_frames, before_segment
-            )
-            for frame in restored:
-                writer.write(frame, times[0].pts, times[0].duration)
-                del times[0]
-                count += 1
-    return count
-
-
-def restore_folder(
-    source: str | Path,
-    output: str | Path,
+def restore_segment(
+    frames: Sequence[np.ndarray],
+    segment: Segment,
     deblurrer: Deblurrer,
     settings: RestorationSettings,
-    callback: FrameCallback | None = None,
-) -> int:
-    """Restore a folder of images into a folder of PNG files of the same names.
-
-    Returns:
-        The number of frames.
-
-    Raises:
-        FileNotFoundError, ValueError: If input or output cannot be used.
-    """
-    folder = FrameFolder(source)
-    with FrameFolderWriter(output) as writer:
-        pixels = (frame.pixels for frame in folder)
-        restored = restore_stream(pixels, deblurrer, settings, callback, len(folder))
-        for name, frame in zip(folder.names, restored, strict=True):
-            writer.write(frame, name)
-    return len(folder)
-
-
-def restore_image(
-    source: str | Path,
-    output: str | Path,
-    deblurrer: Deblurrer,
-    settings: RestorationSettings,
-    callback: FrameCallback | None = None,
-) -> int:
-    """Restore one image into a PNG file.
-
-    Returns:
-        1, the number of frames.
-
-    Raises:
-        FileNotFoundError, ValueError: If input or output cannot be used.
-    """
-    output = Path(output)
-    if output.suffix.lower() != ".png":
-        raise ValueError(f"{output}: an image is written as PNG, name the output .png")
-    if not output.absolute().parent.is_dir():
-        raise FileNotFoundError(f"{output}: its folder does not exist, create it")
-    pixels = read_image(Path(source))
-    # A folder of one frame: written whole beside the target, then moved onto it.
-    with tempfile.TemporaryDirectory(prefix=f".{output.stem}.", dir=output.parent) as folder:
-        with FrameFolderWriter(Path(folder) / "frames") as writer:
-            for frame in restore_stream([pixels], deblurrer, settings, callback, 1):
-                writer.write(frame, output.name)
-        os.replace(Path(folder) / "frames" / f"{output.stem}.png", output)
-    return 1
-
-
-def _restore_segment(
-    segment: list[np.ndarray],
-    deblurrer: Deblurrer,
-    settings: RestorationSettings,
-    noise: Tensor,
-    callback: Callable[[int, int], None] | None,
+    *,
+    shares: Sequence[float] | None = None,
+    callback: Callable[[int, int], None] | None = None,
 ) -> list[np.ndarray]:
-    deep = segment[0].dtype == np.uint16
-    frames = torch.from_numpy(np.stack([to_float(frame) for frame in segment]))
-    restored = deblurrer.restore(frames, settings, callback, noise).numpy()
-    quantise = to_uint16 if deep else to_uint8
-    return [quantise(frame) for frame in restored]
+    """Restore one segment of a plan on its own.
 
+    Args:
+        frames: From `context_start` to `context_stop`.
+        segment: Of `plan_segments`.
+        deblurrer: The engine.
+        settings: What the user chose.
+        shares: How much of the restoration each of `frames` gets, from `footage.survey` over
+            the whole clip; None: all of it.
+        callback: Progress; may raise to cancel.
 
-def _extend(
-    noise: Tensor | None,
-    source: FrameNoise,
-    deblurrer: Deblurrer,
-    segment: list[np.ndarray],
-) -> Tensor:
-    """Draw the noise of the frames that have none yet."""
-    height, width = (-(-extent // deblurrer.model.downscale) for extent in segment[0].shape[:2])
-    have = 0 if noise is None else noise.shape[2]
-    channels = deblurrer.model.config.autoencoder.latent_channels
-    fresh = source.draw(len(segment) - have, channels, height, width)
-    return fresh if noise is None else torch.cat([noise, fresh], dim=2)
-
-
-def _context(settings: RestorationSettings, hop: int) -> int:
-    """Return how far before its predecessor's last window a segment starts, in frames.
-
-    With one step a frame depends on its own windows alone. More steps carry information
-    from window to window; a window more on the side keeps the difference invisible.
+    Returns:
+        Frames `start` to `stop`.
     """
-    return 0 if settings.steps == 1 else 2 * hop
+    height, width = frames[0].shape[:2]
+    restorer = SegmentRestorer(deblurrer, settings, height, width)
+    restorer.skip(segment.context_start)
+    surveyed = [
+        SurveyedFrame(pixels=pixels, starts_shot=False, blur=None, share=share)
+        for pixels, share in zip(frames, shares or [1.0] * len(frames), strict=True)
+    ]
+    return restorer.restore(surveyed, segment, segment.stop, callback)
+
+
+class SegmentRestorer:
+    """Restore the segments of a clip in order.
+
+    Holds what a segment has of use for the next: the state of the noise, and with one step
+    the encoded frames and the estimates of the window that both share. That saves time and
+    changes no bit, as groups of frames end where windows of the grid do.
+    """
+
+    def __init__(
+        self,
+        deblurrer: Deblurrer,
+        settings: RestorationSettings,
+        height: int,
+        width: int,
+        noise_state: bytes | None = None,
+    ) -> None:
+        self._deblurrer = deblurrer
+        self._settings = settings
+        self._size = (height, width)
+        self._latent_size = deblurrer.latent_size(height, width)
+        self._noise = FrameNoise(settings.seed)
+        if noise_state is not None:
+            self._noise.restore(noise_state)
+        self._carried: _Carried | None = None
+
+    @property
+    def noise_state(self) -> bytes:
+        """State of the noise before the next segment's context."""
+        return self._noise.state
+
+    def skip(self, num_frames: int) -> None:
+        """Pass over frames at the start of the clip."""
+        self._noise.skip(num_frames, *self._latent_shape())
+
+    def restore(
+        self,
+        frames: Sequence[SurveyedFrame],
+        segment: Segment,
+        next_context: int,
+        callback: Callable[[int, int], None] | None = None,
+    ) -> list[np.ndarray]:
+        """Restore a segment.
+
+        Args:
+            frames: Its context.
+            segment: Where it lies.
+            next_context: Where the context of the next one starts, which moves the noise.
+            callback: Progress; may raise to cancel.
+
+        Returns:
+            The frames it hands out, like the inputs.
+        """
+        carried, self._carried = self._carried, None
+        noise = self._draw(len(frames), next_context - segment.context_start)
+        shares = [frame.share for frame in frames]
+        kept = segment.start - segment.context_start
+        outgoing = range(kept, segment.stop - segment.context_start)
+        untouched = self._settings.strength == 0
+        if untouched or not any(shares[index] for index in outgoing):
+            return [frames[index].pixels for index in outgoing]
+        return self._restore(frames, segment, next_context, noise, carried, callback)
+
+    def _restore(
+        self,
+        frames: Sequence[SurveyedFrame],
+        segment: Segment,
+        next_context: int,
+        noise: Tensor,
+        carried: _Carried | None,
+        callback: Callable[[int, int], None] | None,
+    ) -> list[np.ndarray]:
+        settings, engine = self._settings, self._deblurrer
+        window = settings.window
+        if carried is None or carried.start != segment.context_start:
+            carried = None
+        known = 0 if carried is None else window
+        layout = engine.fitting(
+            engine.layout(settings, *self._size), len(frames), *self._latent_size
+        )
+        encoding = [
+            group
+            for group in self._groups(len(frames), self._group_bounds(len(frames)))
+            if group[0] >= known
+        ]
+        kept, stop = (edge - segment.context_start for edge in (segment.start, segment.stop))
+        decoding = [
+            (kept + first, kept + last) for first, last in self._groups(stop - kept, ())
+        ]
+        pieces = settings.passes * layout.count(len(frames), *self._latent_size)
+        work = Work(callback, len(encoding) + pieces + len(decoding))
+        encoded = self._encode(frames, encoding, carried, work)
+        shared = next_context - segment.context_start
+        cache = WindowCache(carried and carried.estimates, (shared, shared + window))
+        shares = [frame.share for frame in frames]
+        latents = engine.denoise(
+            encoded, noise, settings, layout, work, needed=shares, cache=cache
+        )
+        if settings.steps == 1 and shared + window == len(frames):
+            self._carried = _Carried(
+                start=next_context,
+                encoded=(encoded[0][:, :, shared:].clone(), encoded[1][shared:].clone()),
+                estimates=cache.kept,
+            )
+        restored = []
+        for first, last in decoding:
+            work.advance()
+            restored += self._decode(latents[:, :, first:last], frames[first:last])
+        work.finish()
+        return restored
+
+    def _encode(
+        self,
+        frames: Sequence[SurveyedFrame],
+        groups: list[tuple[int, int]],
+        carried: _Carried | None,
+        work: Work,
+    ) -> tuple[Tensor, Tensor]:
+        parts = [] if carried is None else [carried.encoded]
+        for first, last in groups:
+            work.advance()
+            parts.append(self._deblurrer.encode(_to_tensor(frames[first:last])))
+        condition = torch.cat([part[0] for part in parts], dim=2)
+        return condition, torch.cat([part[1] for part in parts])
+
+    def _decode(self, latents: Tensor, frames: Sequence[SurveyedFrame]) -> list[np.ndarray]:
+        shares = [frame.share for frame in frames]
+        if not any(shares):
+            return [frame.pixels for frame in frames]
+        blurry = _to_tensor(frames)
+        restored = self._deblurrer.decode(latents, blurry)
+        mixed = blend(blurry, restored, self._settings, shares).numpy()
+        quantise = to_uint16 if frames[0].pixels.dtype == np.uint16 else to_uint8
+        return [
+            quantise(pixels) if frame.share else frame.pixels
+            for pixels, frame in zip(mixed, frames, strict=True)
+        ]
+
+    def _draw(self, num_frames: int, until_next: int) -> Tensor:
+        """Draw the noise of a context; the generator stays where the next one starts."""
+        first = self._noise.draw(min(num_frames, until_next), *self._latent_shape())
+        state = self._noise.state
+        rest = self._noise.draw(num_frames - first.shape[2], *self._latent_shape())
+        self._noise.restore(state)
+        return torch.cat([first, rest], dim=2)
+
+    def _latent_shape(self) -> tuple[int, int, int]:
+        channels = self._deblurrer.model.config.autoencoder.latent_channels
+        return channels, *self._latent_size
+
+    def _groups(self, num_frames: int, bounds: Sequence[int]) -> list[tuple[int, int]]:
+        return self._deblurrer.groups(num_frames, *self._size, bounds)
+
+    def _group_bounds(self, num_frames: int) -> list[int]:
+        """Let groups end on the grid and after the first window: where contexts start and end.
+
+        Which frames are encoded together may change the last bits of each.
+        """
+        settings = self._settings
+        hop = settings.window - settings.overlap
+        return [*range(0, num_frames, hop), settings.window]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Carried:
+    """What two segments share: the last window of one, the first of the other."""
+
+    start: int
+    """First frame of the window."""
+    encoded: tuple[Tensor, Tensor]
+    """Blur latents and tokens."""
+    estimates: dict
+    """`WindowCache.kept`."""
+
+
+class _Shots:
+    """Hand out surveyed frames shot by shot.
+
+    Args:
+        frames: In order.
+        back: Frames at the start that were only there for their successors.
+    """
+
+    def __init__(self, frames: Iterator[SurveyedFrame], back: int) -> None:
+        self._frames = frames
+        self._next: SurveyedFrame | None = None
+        for _ in range(back + 1):
+            self._next = next(frames, None)
+
+    @property
+    def ended(self) -> bool:
+        """Whether no frame is left that was not handed out."""
+        return self._next is None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the next frame, in pixels."""
+        assert self._next is not None
+        height, width = self._next.pixels.shape[:2]
+        return height, width
+
+    def fill(self, buffer: list[SurveyedFrame], count: int) -> None:
+        """Append frames of the buffer's shot until it holds `count` or the shot ends."""
+        while len(buffer) < count and self._next is not None:
+            if buffer and self._next.starts_shot:
+                return
+            buffer.append(self._next)
+            self._next = next(self._frames, None)
+
+
+def _to_tensor(frames: Sequence[SurveyedFrame]) -> Tensor:
+    return torch.from_numpy(np.stack([to_float(frame.pixels) for frame in frames]))
 
 
 def _progress(
-    callback: FrameCallback | None, done: int, fresh: int, num_frames: int | None
+    callback: FrameCallback | None, segment: Segment, num_frames: int | None
 ) -> Callable[[int, int], None] | None:
     if callback is None:
         return None
-    return lambda part, parts: callback(done + fresh * part / parts, num_frames)
-
-
-def _take(source: Iterator[np.ndarray], count: int) -> list[np.ndarray]:
-    taken = []
-    while len(taken) < count:
-        frame = next(source, None)
-        if frame is None:
-            break
-        taken.append(frame)
-    return taken
+    fresh = segment.stop - segment.start
+    return lambda part, parts: callback(segment.start + fresh * part / parts, num_frames)

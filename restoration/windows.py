@@ -1,14 +1,16 @@
 """Cut a clip of latents into overlapping windows and tiles, and fuse what comes back.
 
 Windows run over time, tiles over height and width; all are half-open ranges of positions.
+Every shot has windows of its own: across a cut there is nothing to borrow, only ghosts.
 The library's sampler and the ComfyUI model call the same code at every denoising step, with
 a clean estimate per piece, so that neighbours agree on the borders before the next step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -26,6 +28,8 @@ class Piece:
     """First row, and one past the last."""
     columns: Span
     """First column, and one past the last."""
+    shot: Span
+    """First frame of the shot the window lies in, and one past the last."""
 
     @property
     def centre_frame(self) -> int:
@@ -49,6 +53,8 @@ class Layout:
     """Side of a tile; 0 means the whole frame."""
     tile_overlap: int
     """Positions shared by neighbouring tiles."""
+    cuts: tuple[int, ...] = ()
+    """Frames that start a new shot, rising. No window reaches over one."""
 
     def __post_init__(self) -> None:
         if self.window < 2:
@@ -68,14 +74,23 @@ class Layout:
         """Yield the pieces of a clip, window by window."""
         rows = split(height, self.tile or height, self.tile_overlap)
         columns = split(width, self.tile or width, self.tile_overlap)
-        for frames in split(num_frames, self.window, self.overlap):
-            for row in rows:
-                for column in columns:
-                    yield Piece(frames=frames, rows=row, columns=column)
+        for shot in shots(num_frames, self.cuts):
+            first, last = shot
+            for start, stop in split(last - first, self.window, self.overlap):
+                frames = (first + start, first + stop)
+                for row in rows:
+                    for column in columns:
+                        yield Piece(frames=frames, rows=row, columns=column, shot=shot)
 
     def count(self, num_frames: int, height: int, width: int) -> int:
         """Return the number of pieces of a clip."""
         return sum(1 for _ in self.pieces(num_frames, height, width))
+
+
+def shots(num_frames: int, cuts: Sequence[int]) -> list[Span]:
+    """Return the spans between cuts; those outside the clip do not count."""
+    bounds = [0, *(cut for cut in cuts if 0 < cut < num_frames), num_frames]
+    return list(pairwise(bounds))
 
 
 def split(length: int, size: int, overlap: int) -> list[Span]:
@@ -97,20 +112,25 @@ def split(length: int, size: int, overlap: int) -> list[Span]:
     return [(start, start + size) for start in starts]
 
 
-def crossfade_weights(span: Span, length: int, overlap: int) -> Tensor:
+def crossfade_weights(span: Span, whole: Span, overlap: int) -> Tensor:
     """Weight the positions of a span so that it fades where a neighbour takes over.
 
+    Args:
+        span: What is weighted.
+        whole: The shot, height or width it is a part of.
+        overlap: Positions shared by neighbours.
+
     Returns:
-        float32 `[size]` above 0: 1 in the middle and at the ends of the clip, linear ramps
+        float32 `[size]` above 0: 1 in the middle and at the ends of `whole`, linear ramps
         over `overlap` positions elsewhere. `fuse` divides by the sum.
     """
     size = span[1] - span[0]
     weights = torch.ones(size)
     # Half-step offsets keep the ends above zero.
     ramp = (torch.arange(overlap) + 0.5) / max(overlap, 1)
-    if span[0] > 0:
+    if span[0] > whole[0]:
         weights[:overlap] = torch.minimum(weights[:overlap], ramp)
-    if span[1] < length:
+    if span[1] < whole[1]:
         weights[size - overlap :] = torch.minimum(weights[size - overlap :], ramp.flip(0))
     return weights
 
@@ -145,9 +165,10 @@ def fuse(
         if before_piece is not None:
             before_piece()
         spans = (piece.frames, piece.rows, piece.columns)
+        wholes = (piece.shot, (0, size[1]), (0, size[2]))
         along = [
-            crossfade_weights(span, length, overlap).to(like)
-            for span, length, overlap in zip(spans, size, overlaps, strict=True)
+            crossfade_weights(span, whole, overlap).to(like)
+            for span, whole, overlap in zip(spans, wholes, overlaps, strict=True)
         ]
         weights = along[0][:, None, None] * along[1][:, None] * along[2]
         piece.cut(total).add_(predict(piece) * weights)

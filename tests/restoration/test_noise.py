@@ -34,3 +34,17 @@ def test_seeds_matter_and_the_global_generator_does_not():
     torch.manual_seed(99)
     assert torch.equal(FrameNoise(2**64 - 1).draw(1, 4, 4, 4), first)
     assert not torch.equal(FrameNoise(0).draw(1, 4, 4, 4), first)
+
+
+@pytest.mark.parametrize("size", [(4, 8, 8), (3, 5, 7)])
+def test_skipping_and_going_back_lead_to_the_same_noise(size):
+    long = FrameNoise(1).draw(9, *size)
+    noise = FrameNoise(1)
+    noise.skip(4, *size)
+    state = noise.state
+    assert torch.equal(noise.draw(5, *size), long[:, :, 4:])
+    other = FrameNoise(99)
+    other.restore(state)
+    assert torch.equal(other.draw(5, *size), long[:, :, 4:])
+    with pytest.raises(ValueError, match="not the state of a noise generator"):
+        other.restore(b"damaged")

@@ -5,6 +5,7 @@ import logging
 
 import pytest
 import torch
+from video_deblur.restoration import footage
 from video_deblur.restoration.color import match_color
 from video_deblur.restoration.pipeline import Deblurrer, frames_to_video, video_to_frames
 from video_deblur.restoration.settings import RestorationSettings, preset_settings
@@ -123,6 +124,29 @@ def test_guidance_moves_away_from_no_tokens(deblurrer, make_frames):
     assert (strong - plain).abs().max() > 1e-5
 
 
+def test_shots_do_not_see_each_other(deblurrer, make_frames):
+    first, second = make_frames(9, 16, 24) * 0.4, make_frames(7, 16, 24) * 0.4 + 0.6
+    clip = torch.cat([first, second])
+    changed = torch.cat([first, second.flip(2)])
+    plain, other = (deblurrer.restore(frames, settings()) for frames in (clip, changed))
+    assert torch.equal(plain[:9], other[:9])
+    chosen = settings(scene_cuts=False)
+    ghosts = [deblurrer.restore(frames, chosen)[:9] for frames in (clip, changed)]
+    assert not torch.equal(*ghosts)
+
+
+def test_sharp_frames_pass_through(deblurrer, make_frames, monkeypatch):
+    frames = make_frames(12, 16, 24)
+    blur = iter([1.0] * 2 + [0.0] * 10)
+    monkeypatch.setattr(footage, "measure_blur", lambda frame: next(blur))
+    restored = deblurrer.restore(frames, settings(skip_sharp=True, steps=2))
+    changes = (restored - frames).abs().amax(dim=(1, 2, 3))
+    assert (changes[:5] > 0).all()
+    assert (changes[5:] == 0).all()
+    monkeypatch.setattr(footage, "measure_blur", lambda frame: 0.0)
+    assert torch.equal(deblurrer.restore(frames, settings(skip_sharp=True)), frames)
+
+
 def test_tiles_agree_with_the_whole_frame(deblurrer, make_frames):
     # Attention with random weights spreads what a trained one would ignore.
     for name, parameter in deblurrer.model.unet.named_parameters():
@@ -178,6 +202,34 @@ def test_running_out_of_memory_halves_the_pieces(
     assert all("out of memory: going on with" in r.getMessage() for r in caplog.records)
     assert "windows of 3 frames and tiles of 128 pixels" in caplog.records[-1].getMessage()
     assert sizes[:3] == [(12, 64, 16), (12, 32, 16), (6, 32, 16)]
+
+
+def test_what_fitted_once_is_taken_again(deblurrer, make_frames, monkeypatch):
+    error = torch.OutOfMemoryError("out of memory")
+    sizes = limit_memory(monkeypatch, deblurrer.model, 4 * 4 * 4, error)
+    for _ in range(2):
+        deblurrer.restore(make_frames(8, 16, 16), settings())
+    assert [size[0] for size in sizes] == [8, 4, 4, 4, 4, 4, 4]
+
+
+def test_encoding_and_decoding_that_run_out_of_memory_take_fewer_frames(
+    deblurrer, make_frames, monkeypatch
+):
+    frames = make_frames(8, 16, 16)
+    whole = deblurrer.restore(frames, settings())
+    sizes = []
+    for part in (deblurrer.model.blur_encoder, deblurrer.model.autoencoder.decoder):
+        forward = part.forward
+
+        def limited(x, *args, forward=forward):
+            sizes.append(x.shape[0])
+            if x.shape[0] > 2:
+                raise torch.OutOfMemoryError("out of memory")
+            return forward(x, *args)
+
+        monkeypatch.setattr(part, "forward", limited)
+    torch.testing.assert_close(deblurrer.restore(frames, settings()), whole, atol=1e-5, rtol=0)
+    assert set(sizes) == {8, 4, 2}
 
 
 def test_memory_that_never_suffices_ends_with_the_error(deblurrer, make_frames, monkeypatch):

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
 import pytest
 import torch
-from video_deblur.restoration import stream
+from video_deblur.restoration import footage, segments
+from video_deblur.restoration.noise import FrameNoise
 from video_deblur.restoration.pipeline import Deblurrer
+from video_deblur.restoration.segments import plan_segments, segment_grid
 from video_deblur.restoration.settings import RestorationSettings
-from video_deblur.restoration.stream import restore_stream, segment_length
+from video_deblur.restoration.stream import (
+    restore_segment,
+    restore_segments,
+    restore_stream,
+)
+from video_deblur.video.scene_cuts import find_cuts
 
 
 def moving(num_frames: int) -> np.ndarray:
@@ -31,7 +39,7 @@ def deblurrer(small_model) -> Deblurrer:
 
 @pytest.fixture
 def _short_segments(monkeypatch):
-    monkeypatch.setattr(stream, "_SEGMENT_PIXELS", 1)
+    monkeypatch.setattr(segments, "_SEGMENT_PIXELS", 1)
 
 
 @pytest.mark.usefixtures("_short_segments")
@@ -75,7 +83,7 @@ def test_frames_are_read_only_as_far_as_a_segment_needs(deblurrer):
 
     restored = restore_stream(source(), deblurrer, settings)
     next(restored)
-    assert next(read) <= segment_length(settings, 16, 24) + 5
+    assert next(read) <= segment_grid(settings, 16, 24).lookahead + 2
 
 
 def test_progress_ends_at_the_number_of_frames(deblurrer):
@@ -94,6 +102,109 @@ def test_deep_and_transparent_frames_stay_so(deblurrer):
     restored = np.stack(list(restore_stream(frames, deblurrer, settings)))
     assert restored.dtype == np.uint16
     assert np.array_equal(restored[..., 3], frames[..., 3])
+
+
+def scenes(*lengths: int) -> np.ndarray:
+    """Shots of moving stripes, each of its own brightness."""
+    columns = np.arange(24)
+    shots = []
+    for index, length in enumerate(lengths):
+        level = (40, 200, 120)[index % 3]
+        times = np.arange(length)[:, None]
+        stripes = level + 30 * np.sin((columns + times) / 2.0)
+        shots.append(np.broadcast_to(stripes[:, None, :, None], (length, 16, 24, 3)))
+    return np.concatenate(shots).astype(np.uint8)
+
+
+def restored(frames, deblurrer, settings) -> np.ndarray:
+    return np.stack(list(restore_stream(frames, deblurrer, settings)))
+
+
+@pytest.mark.usefixtures("_short_segments")
+@pytest.mark.parametrize("lengths", [(1, 9, 1), (21, 1, 2, 7)])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_shots_are_restored_as_clips_of_their_own(lengths, steps, deblurrer, monkeypatch):
+    # The same noise for every frame, so that shots and clips see the same.
+    noise = torch.randn(1, 4, 1, 4, 6)
+    monkeypatch.setattr(
+        FrameNoise, "draw", lambda self, num_frames, *size: noise.repeat(1, 1, num_frames, 1, 1)
+    )
+    settings = RestorationSettings(window=8, overlap=4, steps=steps)
+    frames = scenes(*lengths)
+    parts = np.split(frames, np.cumsum(lengths)[:-1])
+    apart = np.concatenate([restored(part, deblurrer, settings) for part in parts])
+    assert np.array_equal(restored(frames, deblurrer, settings), apart)
+    across = restored(frames, deblurrer, dataclasses.replace(settings, scene_cuts=False))
+    assert not np.array_equal(across, apart)
+    clip = at_once(deblurrer, frames, settings)
+    if steps == 1:
+        assert np.abs(apart - clip).max() <= 0.501
+
+
+@pytest.mark.usefixtures("_short_segments")
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"window": 8, "overlap": 4},
+        {"window": 7, "overlap": 3, "skip_sharp": True},
+        {"window": 4, "overlap": 2, "steps": 2},
+    ],
+)
+def test_going_on_from_any_segment_gives_the_same_bits(values, deblurrer, monkeypatch):
+    monkeypatch.setattr(footage, "measure_blur", lambda frame: float(frame[0, 0, 0] % 3 == 0))
+    settings = RestorationSettings(**values)
+    frames = scenes(24, 1, 16)
+    done = list(restore_segments(frames, deblurrer, settings))
+    assert len(done) >= 4
+    # In the middle of a shot, and where the last one begins.
+    for index in (0, len(done) - 2):
+        position = done[index].position
+        rest = restore_segments(
+            frames[position.read_from :], deblurrer, settings, position=position
+        )
+        for later, expected in zip(rest, done[index + 1 :], strict=True):
+            assert later.start == expected.start
+            assert np.array_equal(np.stack(later.frames), np.stack(expected.frames))
+            assert later.position == expected.position
+
+
+@pytest.mark.usefixtures("_short_segments")
+@pytest.mark.parametrize("steps", [1, 2])
+def test_planned_segments_restored_apart_equal_the_stream(steps, deblurrer):
+    settings = RestorationSettings(window=4, overlap=2, steps=steps)
+    frames = scenes(21, 1, 9)
+    plan = plan_segments(len(frames), settings, 16, 24, find_cuts(frames))
+    joined = []
+    for segment in reversed(plan):
+        context = list(frames[segment.context_start : segment.context_stop])
+        joined = [*restore_segment(context, segment, deblurrer, settings), *joined]
+    assert np.array_equal(np.stack(joined), restored(frames, deblurrer, settings))
+
+
+@pytest.mark.usefixtures("_short_segments")
+def test_no_window_is_computed_twice_and_none_for_sharp_frames(deblurrer, monkeypatch):
+    settings = RestorationSettings(window=8, overlap=4, skip_sharp=True)
+    seen = []
+    predict = deblurrer.predict
+    monkeypatch.setattr(deblurrer, "predict", lambda *a: seen.append(1) or predict(*a))
+    monkeypatch.setattr(footage, "measure_blur", lambda frame: 1.0)
+    frames = moving(100)
+    list(restore_stream(frames, deblurrer, settings))
+    assert len(seen) == 24
+    seen.clear()
+    blurry = iter([0.0] * 50 + [1.0] + [0.0] * 49)
+    monkeypatch.setattr(footage, "measure_blur", lambda frame: next(blurry))
+    result = restored(frames, deblurrer, settings)
+    # Frames 47 to 53 get a share; the windows that touch them start at 40, 44, 48 and 52.
+    assert len(seen) == 4
+    changed = np.abs(result.astype(int) - frames).max(axis=(1, 2, 3)) > 0
+    assert np.flatnonzero(changed).tolist() == list(range(47, 54))
+
+
+def test_strength_zero_returns_the_frames(deblurrer):
+    settings = RestorationSettings(window=8, overlap=4, strength=0)
+    frames = moving(12)
+    assert np.array_equal(restored(frames, deblurrer, settings), frames)
 
 
 def test_no_frames_give_no_frames(deblurrer):

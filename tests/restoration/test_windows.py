@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from itertools import pairwise
 
 import pytest
@@ -32,7 +33,7 @@ def test_neighbouring_windows_sum_to_one(size, overlap):
     length = 3 * hop + size
     total = torch.zeros(length)
     for span in split(length, size, overlap):
-        weights = crossfade_weights(span, length, overlap)
+        weights = crossfade_weights(span, (0, length), overlap)
         assert weights.shape == (size,)
         assert (weights > 0).all()
         total[slice(*span)] += weights
@@ -40,11 +41,12 @@ def test_neighbouring_windows_sum_to_one(size, overlap):
 
 
 def test_the_ends_of_the_clip_do_not_fade():
-    first, last = crossfade_weights((0, 16), 24, 8), crossfade_weights((8, 24), 24, 8)
+    whole = (0, 24)
+    first, last = (crossfade_weights(span, whole, 8) for span in ((0, 16), (8, 24)))
     assert (first[:8] == 1).all()
     assert (last[8:] == 1).all()
     assert (first[8:].diff() < 0).all()
-    assert (crossfade_weights((0, 5), 5, 2) == 1).all()
+    assert (crossfade_weights((0, 5), (0, 5), 2) == 1).all()
 
 
 @pytest.mark.parametrize("size", [(1, 3, 5), (2, 17, 11), (17, 9, 9), (33, 8, 20)])
@@ -66,6 +68,33 @@ def test_fusing_what_was_cut_changes_nothing(size, window, overlap, tile, tile_o
     assert calls == list(range(layout.count(*size)))
     for piece in seen:
         assert piece.frames[0] <= piece.centre_frame < piece.frames[1]
+
+
+@pytest.mark.parametrize("cuts", [(1,), (6, 7), (3, 20, 32), (33, 40), (16,)])
+def test_no_window_reaches_over_a_cut(cuts):
+    layout = Layout(window=8, overlap=4, tile=0, tile_overlap=0, cuts=cuts)
+    latents = torch.randn(1, 2, 33, 3, 3)
+    pieces = list(layout.pieces(*latents.shape[2:]))
+    for cut in cuts:
+        assert not [piece for piece in pieces if piece.frames[0] < cut < piece.frames[1]]
+    fused = fuse(lambda piece: piece.cut(latents), layout, latents)
+    torch.testing.assert_close(fused, latents, atol=1e-6, rtol=1e-6)
+
+
+def test_shots_are_fused_as_clips_of_their_own():
+    layout = Layout(window=8, overlap=4, tile=0, tile_overlap=0)
+
+    def predict(piece):
+        frames = torch.arange(*piece.frames) - piece.shot[0]
+        own = torch.full_like(frames, piece.frames[0] - piece.shot[0])
+        return (frames + 0.1 * own)[None, None, :, None, None]
+
+    def fused(num_frames, cuts=()):
+        like = torch.zeros(1, 1, num_frames, 1, 1)
+        return fuse(predict, dataclasses.replace(layout, cuts=cuts), like).flatten()
+
+    apart = torch.cat([fused(count) for count in (13, 1, 19)])
+    assert torch.equal(fused(33, (13, 14)), apart)
 
 
 def test_pieces_fade_into_each_other():

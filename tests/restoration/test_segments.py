@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from video_deblur.restoration import segments
+from video_deblur.restoration.segments import plan_segments, segment_grid
+from video_deblur.restoration.settings import RestorationSettings
+from video_deblur.restoration.windows import shots, split
+
+
+@pytest.fixture(autouse=True)
+def _short_segments(monkeypatch):
+    monkeypatch.setattr(segments, "_SEGMENT_PIXELS", 1)
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("cuts", [(), (1,), (30, 31, 77), (5, 40, 199)])
+@pytest.mark.parametrize("num_frames", [1, 7, 33, 200])
+@pytest.mark.parametrize(("window", "overlap"), [(8, 4), (7, 3), (5, 0)])
+def test_a_plan_covers_the_clip_and_stays_inside_shots(
+    steps, cuts, num_frames, window, overlap
+):
+    settings = RestorationSettings(window=window, overlap=overlap, steps=steps)
+    plan = plan_segments(num_frames, settings, 16, 24, cuts)
+    assert plan[0].start == 0
+    assert plan[-1].stop == num_frames
+    assert all(one.stop == two.start for one, two in pairwise(plan))
+    for segment in plan:
+        assert segment.context_start <= segment.start < segment.stop <= segment.context_stop
+        (shot,) = [s for s in shots(num_frames, cuts) if s[0] <= segment.start < s[1]]
+        assert shot[0] <= segment.context_start
+        assert segment.context_stop <= shot[1]
+
+
+def test_with_one_step_the_windows_of_handed_out_frames_are_those_of_the_shot():
+    settings = RestorationSettings(window=8, overlap=4, steps=1)
+    for num_frames in range(1, 90):
+        whole = split(num_frames, 8, 4)
+        for segment in plan_segments(num_frames, settings, 16, 24):
+            first = segment.context_start
+            length = segment.context_stop - first
+            own = {(first + a, first + b) for a, b in split(length, 8, 4)}
+            needed = {w for w in whole if w[0] < segment.stop and w[1] > segment.start}
+            assert needed <= own
+
+
+def test_segments_of_large_frames_are_short_and_of_small_frames_bounded(monkeypatch):
+    monkeypatch.undo()
+    settings = RestorationSettings()
+    lengths = [
+        segment_grid(settings, *size).length for size in ((2160, 3840), (1080, 1920), (64, 96))
+    ]
+    assert lengths == [32, 40, 64]
+    assert segment_grid(RestorationSettings(steps=50), 64, 96).length == 192
+
+
+def test_a_clip_of_no_frames_has_no_segments():
+    assert plan_segments(0, RestorationSettings(), 16, 24) == []
