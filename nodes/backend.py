@@ -1,8 +1,9 @@
-"""What ComfyUI's internals need to run our networks: the one file that knows them.
+"""What ComfyUI's internals need to run our networks.
 
-The UNet becomes a native MODEL, the autoencoder a native VAE, and the encoders one object
-with a ModelPatcher; ComfyUI decides where weights live. Differences between ComfyUI
-versions are absorbed here: run with 0.3.64, newer ones from their source.
+The UNet becomes a native MODEL, the autoencoder a native VAE (`vae`), and the encoders one
+object with a ModelPatcher (`memory`); ComfyUI decides where weights live. These three files
+know its internals. Differences between its versions are absorbed in `memory` and here: run
+with 0.3.64, newer ones from their source.
 """
 
 from __future__ import annotations
@@ -23,37 +24,29 @@ import comfy.sd
 import comfy.supported_models_base
 import comfy.taesd.taesd
 import torch
-import torch.nn.functional as F
 from comfy_api.latest import io
 from einops import rearrange
 from torch import Tensor, nn
 
 from ..models.autoencoder import (
-    Autoencoder,
     Encoder,
     denormalise_latents,
     normalise_latents,
 )
 from ..models.checkpoint import CheckpointInfo, load_state_dict
 from ..models.config import AutoencoderConfig, DivdConfig
-from ..models.divd import Divd
 from ..models.image_encoder import ImageEncoder
 from ..models.unet3d import UNet3D
 from ..restoration.layout import halve, is_out_of_memory, make_layout
 from ..restoration.pipeline import Deblurrer
 from ..restoration.windows import Layout, Piece, fuse
+from .memory import UNET_BYTES, make_patcher, memory_bytes
+from .vae import AssembledDivd, DeblurVae, build_vae, part_of
 
 OPTIONS_KEY = "video_deblur"
 """Our entry in `transformer_options` (run-time settings) and in LATENT (see `encode`)."""
 
 CATEGORY = "video/deblur"
-
-_UNET_BYTES = 160
-_ENCODE_BYTES = 5
-_DECODE_BYTES = 6
-"""Working memory in bytes per frame, position (latent; pixel, pixel) and channel of the
-finest level, float32. Measured on a CPU as growth of resident memory with the tiny layout
-(16 x 64 x 64 latents: 98; 8 frames of 768 x 768: 3.5 and 4.2), plus room for workspaces."""
 
 _DTYPES = {
     "float32": torch.float32,
@@ -264,68 +257,13 @@ class DeblurModel(comfy.model_base.BaseModel):
         dtype = self.manual_cast_dtype or self.get_dtype()
         channels = self.deblur_config.unet.block_channels[0]
         positions *= min(frames, 2 * layout.window)
-        return _memory_bytes(_UNET_BYTES, channels, positions, dtype)
+        return memory_bytes(UNET_BYTES, channels, positions, dtype)
 
 
 _WRONG_CONDITIONING = (
     "positive and negative must come from Encode Blurry Frames: the conditioning has no blur "
     "latents or image tokens of this checkpoint"
 )
-
-
-class DeblurVaeNetwork(Autoencoder):
-    """The autoencoder as a VAE holds it, with all that residual decoding needs."""
-
-    def __init__(self, config: DivdConfig, *, device: Any, dtype: Any, operations: Any) -> None:
-        make = {"device": device, "dtype": dtype, "operations": operations}
-        super().__init__(config.autoencoder, **make)
-        self.deblur_config = config
-        # The detail skip takes features of the blurry frames while decoding.
-        self.blur_encoder = (
-            Encoder(config.autoencoder, **make) if config.autoencoder.detail_skip else None
-        )
-
-    def decode(self, latents: Tensor, **options: Any) -> Tensor:
-        """Decode plainly: `[N, C, h, w]` to `[N, 3, H, W]`."""
-        return super().decode(latents)
-
-
-class DeblurVae(comfy.sd.VAE):
-    """A native VAE around our autoencoder, in float32.
-
-    Residual decoding subtracts two nearly equal pictures: half precision would show.
-    """
-
-    def __init__(self, network: DeblurVaeNetwork) -> None:
-        # A VAE recognises its network by the names of the weights. Starting from the
-        # smallest known one sets every attribute that this version of ComfyUI reads.
-        super().__init__(sd=comfy.taesd.taesd.TAESD().state_dict())
-        config = network.deblur_config.autoencoder
-        scale = config.downscale
-        self.latent_channels = config.latent_channels
-        self.downscale_ratio = self.upscale_ratio = scale
-        self.memory_used_encode = lambda shape, dtype: encode_bytes(
-            config, shape[2] * shape[3], dtype
-        )
-        self.memory_used_decode = lambda shape, dtype: decode_bytes(
-            config, shape[2] * shape[3] * scale**2, dtype
-        )
-        self.process_input = lambda image: image * 2.0 - 1.0
-        self.process_output = lambda image: torch.clamp((image + 1.0) / 2.0, 0.0, 1.0)
-        self.working_dtypes = [torch.float32]
-        self.vae_dtype = torch.float32
-        self.first_stage_model = network
-        self.patcher = make_patcher(
-            network, self.device, comfy.model_management.vae_offload_device()
-        )
-
-    def vae_encode_crop_pixels(self, pixels: Tensor) -> Tensor:
-        """Pad `[N, H, W, C]` to the latents' grid where other VAEs crop."""
-        multiple = self.first_stage_model.deblur_config.autoencoder.downscale
-        height, width = pixels.shape[1:3]
-        pad = (0, -width % multiple, 0, -height % multiple)
-        padded = F.pad(pixels[..., :3].movedim(-1, 1), pad, mode="replicate")
-        return padded.movedim(1, -1)
 
 
 class DeblurEncoder(nn.Module):
@@ -338,16 +276,6 @@ class DeblurEncoder(nn.Module):
         self.blur_encoder = Encoder(config.autoencoder, **make)
         self.sharp_encoder = Encoder(config.autoencoder, **make)
         self.image_encoder = ImageEncoder(config.image_encoder, **make)
-
-
-class AssembledDivd(Divd):
-    """A `Divd` of networks that live in ComfyUI's patchers; parts may be missing."""
-
-    def __init__(self, config: DivdConfig, **parts: nn.Module | None) -> None:
-        nn.Module.__init__(self)
-        self.config = config
-        for name, part in parts.items():
-            setattr(self, name, part)
 
 
 @dataclass(frozen=True, eq=False)
@@ -403,57 +331,10 @@ def build_checkpoint(info: CheckpointInfo, dtype: str) -> LoadedCheckpoint:
     state_dict = load_state_dict(info)
     return LoadedCheckpoint(
         config=info.config,
-        model=_build_model(info, _part(state_dict, "unet."), dtype),
-        vae=_build_vae(info.config, state_dict),
+        model=_build_model(info, part_of(state_dict, "unet."), dtype),
+        vae=build_vae(info.config, state_dict),
         encoder=_build_encoder(info.config, state_dict),
     )
-
-
-def decoding_divd(vae: Any) -> AssembledDivd:
-    """Return the part of the model that decodes, from a VAE of ours.
-
-    Raises:
-        ValueError: If it is another VAE.
-    """
-    network = getattr(vae, "first_stage_model", None)
-    if not isinstance(network, DeblurVaeNetwork):
-        raise ValueError(
-            "vae must come from Load Deblur Checkpoint: this one decodes other latents"
-        )
-    return AssembledDivd(
-        network.deblur_config, autoencoder=network, blur_encoder=network.blur_encoder
-    )
-
-
-def make_patcher(network: Any, load_device: Any, offload_device: Any) -> Any:
-    """Wrap a network in this version's ModelPatcher."""
-    module = comfy.model_patcher
-    # Newer versions stream weights through their own class where the device allows.
-    patcher_class = getattr(module, "CoreModelPatcher", module.ModelPatcher)
-    return patcher_class(network, load_device=load_device, offload_device=offload_device)
-
-
-def encode_bytes(
-    config: AutoencoderConfig, num_pixels: int, dtype: torch.dtype = torch.float32
-) -> float:
-    """Return the working memory of encoding `num_pixels` pixels at once, in bytes."""
-    return _memory_bytes(_ENCODE_BYTES, config.channels[0], num_pixels, dtype)
-
-
-def decode_bytes(
-    config: AutoencoderConfig, num_pixels: int, dtype: torch.dtype = torch.float32
-) -> float:
-    """Return the working memory of decoding `num_pixels` pixels at once, in bytes."""
-    return _memory_bytes(_DECODE_BYTES, config.channels[0], num_pixels, dtype)
-
-
-def _memory_bytes(each: float, channels: int, positions: int, dtype: torch.dtype) -> float:
-    return each * channels * positions * comfy.model_management.dtype_size(dtype) / 4
-
-
-def load_to_device(patchers: list[Any], memory_bytes: float) -> None:
-    """Have ComfyUI load networks and keep `memory_bytes` free for the work."""
-    comfy.model_management.load_models_gpu(patchers, memory_required=memory_bytes)
 
 
 def _build_model(info: CheckpointInfo, state_dict: dict[str, Tensor], dtype: str) -> Any:
@@ -476,23 +357,6 @@ def _build_model(info: CheckpointInfo, state_dict: dict[str, Tensor], dtype: str
     return patcher
 
 
-def _build_vae(config: DivdConfig, state_dict: dict[str, Tensor]) -> DeblurVae:
-    weights = _part(state_dict, "autoencoder.")
-    if config.autoencoder.detail_skip:
-        weights.update(
-            (f"blur_encoder.{name}", tensor)
-            for name, tensor in _part(state_dict, "blur_encoder.").items()
-        )
-    network = DeblurVaeNetwork(
-        config,
-        device=comfy.model_management.vae_offload_device(),
-        dtype=torch.float32,
-        operations=comfy.ops.disable_weight_init,
-    )
-    network.load_state_dict(weights, strict=True)
-    return DeblurVae(network.eval().requires_grad_(False))
-
-
 def _build_encoder(config: DivdConfig, state_dict: dict[str, Tensor]) -> Any:
     offload_device = comfy.model_management.unet_offload_device()
     network = DeblurEncoder(
@@ -503,17 +367,9 @@ def _build_encoder(config: DivdConfig, state_dict: dict[str, Tensor]) -> Any:
         (network.sharp_encoder, "autoencoder.encoder."),
         (network.image_encoder, "image_encoder."),
     ):
-        module.load_state_dict(_part(state_dict, prefix), strict=True)
+        module.load_state_dict(part_of(state_dict, prefix), strict=True)
     network.eval().requires_grad_(False)
     return make_patcher(network, comfy.model_management.get_torch_device(), offload_device)
-
-
-def _part(state_dict: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in state_dict.items()
-        if name.startswith(prefix)
-    }
 
 
 def _fold(batch: Tensor, num_conds: int) -> Tensor:

@@ -15,10 +15,11 @@ from comfy_api.latest import InputImpl, Types, io
 from torch import Tensor
 
 from ..restoration.settings import PRESET_NAMES, RestorationSettings, preset_settings
-from .backend import CATEGORY, LoadedCheckpoint, load_to_device, make_schema
+from .backend import CATEGORY, LoadedCheckpoint, make_schema
 from .checkpoint import checkpoint_input, fingerprint, load_checkpoint
 from .decode import decode_latents, strength_input
 from .encode import encode_frames
+from .memory import load_to_device
 from .progress import Progress, ProgressFn
 from .sample import sample_preset, seed_input
 

@@ -16,14 +16,12 @@ from ..restoration.pipeline import check_frames, frames_to_video, video_to_frame
 from .backend import (
     CATEGORY,
     OPTIONS_KEY,
-    AssembledDivd,
-    decode_bytes,
-    decoding_divd,
-    load_to_device,
     make_schema,
 )
 from .encode import CHUNK_FRAMES
+from .memory import decode_bytes, load_to_device
 from .progress import Progress, ProgressFn
+from .vae import AssembledDivd, decoding_divd
 
 
 def strength_input() -> io.Float.Input:

@@ -17,10 +17,9 @@ from .backend import (
     OPTIONS_KEY,
     DeblurEncoder,
     DeblurEncoderType,
-    encode_bytes,
-    load_to_device,
     make_schema,
 )
+from .memory import encode_bytes, load_to_device
 from .progress import Progress, ProgressFn
 
 CHUNK_FRAMES = 8
