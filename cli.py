@@ -156,6 +156,13 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tile", type=int, help="tile side in pixels, 0 = automatic")
     parser.add_argument("--color-match", action="store_true", default=None)
     parser.add_argument(
+        "--no-borrow",
+        dest="borrow",
+        action="store_false",
+        default=None,
+        help="restore each frame on its own account, without detail from sharper neighbours",
+    )
+    parser.add_argument(
         "--no-scene-cuts",
         dest="scene_cuts",
         action="store_false",
@@ -325,6 +332,7 @@ def _engine(args: argparse.Namespace) -> tuple[Any, Any]:
         overlap=args.overlap,
         tile=args.tile,
         color_match=args.color_match,
+        borrow=args.borrow,
         scene_cuts=args.scene_cuts,
         skip_sharp=args.skip_sharp,
     )

@@ -71,53 +71,52 @@ _LUMA = torch.tensor([0.299, 0.587, 0.114])
 """Weights of red, green and blue (Rec. 601)."""
 
 
-def borrow(
-    frames: Tensor,
-    device: str | torch.device = "cpu",
-    before_frame: Callable[[], None] | None = None,
-) -> Tensor:
+def borrow(frames: Tensor, device: str | torch.device = "cpu") -> Tensor:
     """Return a clip whose frames took detail from sharper neighbours.
 
     Args:
-        frames: `[T, H, W, 3]`, float32 in 0..1, of one scene.
+        frames: `[T, H, W, 3]`, float32 in 0..1, of one shot.
         device: Where to compute; the optical flow is always computed on the CPU.
-        before_frame: Called before each frame; may raise to cancel.
 
     Returns:
         The same shape, float32 in 0..1, on the CPU.
     """
-    borrowed = []
-    for frame in borrow_stream(frames, device):
-        borrowed.append(frame)
-        if before_frame is not None:
-            before_frame()
-    return torch.stack(borrowed)
+    return torch.stack(list(borrow_stream(frames, device)))
 
 
 def borrow_stream(
-    frames: Iterable[Tensor], device: str | torch.device = "cpu"
+    frames: Iterable[Tensor],
+    device: str | torch.device = "cpu",
+    wanted: tuple[int, int] | None = None,
+    before_frame: Callable[[], None] | None = None,
 ) -> Iterator[Tensor]:
     """Borrow frame by frame, looking `REACH` frames ahead.
 
     Args:
-        frames: `[H, W, 3]` each, float32 in 0..1, of one scene and one size.
-        device: Where to compute.
+        frames: `[H, W, 3]` each, float32, of one shot and one size; values beyond 0..1 are
+            clamped.
+        device: Where to compute; the optical flow is always computed on the CPU.
+        wanted: First and last (exclusive) frame to yield; the others are only borrowed from.
+        before_frame: Called before each frame that is yielded; may raise to cancel.
 
     Yields:
-        As many frames, in order, float32 on the CPU.
+        The frames that are wanted, in order, float32 in 0..1 on the CPU.
     """
     window: deque[_Frame] = deque()
     flows = _Flows()
     source = iter(frames)
-    position = 0
-    while True:
+    index = position = 0
+    while wanted is None or index < wanted[1]:
         while len(window) <= position + REACH and (pixels := next(source, None)) is not None:
             window.append(_Frame.of(pixels, device))
         if position >= len(window):
             return
-        frame = window[position]
-        neighbours = [other for other in window if other is not frame]
-        yield _fused(frame, neighbours, flows)
+        if wanted is None or index >= wanted[0]:
+            if before_frame is not None:
+                before_frame()
+            frame = window[position]
+            yield _fused(frame, [other for other in window if other is not frame], flows)
+        index += 1
         if position < REACH:
             position += 1
         else:
@@ -137,6 +136,7 @@ class _Frame:
 
     @classmethod
     def of(cls, pixels: Tensor, device: str | torch.device) -> _Frame:
+        pixels = pixels.float().clamp(0, 1)
         color = rearrange(pixels, "h w c -> 1 c h w").to(device)
         height, width = pixels.shape[:2]
         scale = min(0.5, math.sqrt(_FLOW_PIXELS / (height * width)))

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice, pairwise
 from typing import TypeVar
 
 import torch
@@ -18,13 +18,14 @@ from torch import Tensor
 
 from ..models.divd import Divd
 from ..models.schedule import clean_from_velocity
+from .borrowing import borrow_stream
 from .color import match_color
 from .footage import survey_clip
 from .layout import halve, is_out_of_memory, make_layout
 from .noise import FrameNoise
 from .sampler import SOLVERS, DenoisedFn
 from .settings import RestorationSettings
-from .windows import Layout, Piece, Span, fuse
+from .windows import Layout, Piece, Span, fuse, shots
 
 Result = TypeVar("Result")
 
@@ -59,30 +60,31 @@ class Work:
 
 
 class WindowCache:
-    """Clean estimates of one window, for the next segment that begins with it.
+    """Clean estimates of windows, for the next segment, which begins with them.
 
-    Keyed by tile and strength of the tokens; in one step a window depends on nothing else.
+    Keyed by first frame, tile and strength of the tokens; in one step a window depends on
+    nothing else.
     """
 
-    def __init__(self, known: dict | None = None, keep: Span | None = None) -> None:
-        self.known: dict[tuple[Span, Span, float], Tensor] = known or {}
-        """Of the window that begins at frame 0."""
-        self.keep = keep
-        """The window whose estimates go into `kept`."""
-        self.kept: dict[tuple[Span, Span, float], Tensor] = {}
+    def __init__(self, known: dict | None = None, keep_from: int | None = None) -> None:
+        self.known: dict[tuple[int, Span, Span, float], Tensor] = known or {}
+        """Of windows at the start."""
+        self.keep_from = keep_from
+        """First frame whose windows go into `kept`, where it becomes frame 0."""
+        self.kept: dict[tuple[int, Span, Span, float], Tensor] = {}
 
     def look_up(self, piece: Piece, scale: float) -> Tensor | None:
         """Return what is known of a piece."""
-        if piece.frames[0] != 0:
-            return None
-        known = self.known.get((piece.rows, piece.columns, scale))
+        known = self.known.get((piece.frames[0], piece.rows, piece.columns, scale))
         # Out of memory, windows may have become shorter.
-        return known if known is not None and known.shape[2] == piece.frames[1] else None
+        length = piece.frames[1] - piece.frames[0]
+        return known if known is not None and known.shape[2] == length else None
 
     def add(self, piece: Piece, scale: float, estimate: Tensor) -> None:
-        """Keep the estimate of a piece if it belongs to the window to keep."""
-        if piece.frames == self.keep:
-            self.kept[piece.rows, piece.columns, scale] = estimate
+        """Keep the estimate of a piece if it belongs to a window to keep."""
+        if self.keep_from is not None and piece.frames[0] >= self.keep_from:
+            start = piece.frames[0] - self.keep_from
+            self.kept[start, piece.rows, piece.columns, scale] = estimate
 
 
 class Deblurrer:
@@ -135,14 +137,14 @@ class Deblurrer:
             return frames.clone()
         num_frames, height, width = frames.shape[:3]
         size = self.latent_size(height, width)
-        cuts, shares = survey_clip(frames.float().numpy(), settings)
+        cuts, shares = survey_clip(frames.float().cpu().numpy(), settings)
         if not any(shares):
             return frames.clone()
         layout = dataclasses.replace(self.layout(settings, height, width), cuts=cuts)
         layout = self.fitting(layout, num_frames, *size)
         groups = self.groups(num_frames, height, width)
         pieces = settings.passes * layout.count(num_frames, *size)
-        work = Work(callback, 2 * len(groups) + pieces)
+        work = Work(callback, 2 * len(groups) + pieces + settings.borrow * num_frames)
         parts = []
         for start, stop in groups:
             work.advance()
@@ -155,14 +157,54 @@ class Deblurrer:
             (condition, tokens), noise, settings, layout, work, needed=shares
         )
         restored = frames.float().clone()
-        for start, stop in groups:
-            work.advance()
-            if any(shares[start:stop]):
-                part = self.decode(latents[:, :, start:stop], frames[start:stop])
-                part = blend(frames[start:stop], part, settings, shares[start:stop])
-                restored[start:stop] = part
+        for start, stop in shots(num_frames, cuts):
+            decoded = self._decoded(latents, frames, shares, start, stop, work)
+            for index, pixels in enumerate(self.finish(decoded, settings, work), start=start):
+                frame = slice(index, index + 1)
+                restored[frame] = blend(
+                    frames[frame],
+                    pixels[None],
+                    settings.strength,
+                    settings.color_match,
+                    shares[frame],
+                )
         work.finish()
         return restored
+
+    def _decoded(
+        self,
+        latents: Tensor,
+        frames: Tensor,
+        shares: Sequence[float],
+        start: int,
+        stop: int,
+        work: Work,
+    ) -> Iterator[Tensor]:
+        """Yield the frames of a shot as the network restored them, sharp ones as they are."""
+        height, width = frames.shape[1:3]
+        for first, last in self.groups(stop - start, height, width):
+            part = slice(start + first, start + last)
+            work.advance()
+            yield from self.decode(latents[:, :, part], frames[part], shares[part])
+
+    def finish(
+        self,
+        decoded: Iterable[Tensor],
+        settings: RestorationSettings,
+        work: Work,
+        wanted: Span | None = None,
+    ) -> Iterator[Tensor]:
+        """Do what follows decoding: let frames borrow from each other.
+
+        Args:
+            decoded: `[H, W, 3]` each, of one shot.
+            settings: What the user chose.
+            work: Counts each frame that borrows.
+            wanted: Frames to yield; None: all.
+        """
+        if settings.borrow:
+            return borrow_stream(decoded, self.device, wanted, work.advance)
+        return islice(decoded, *(wanted or (0, None)))
 
     def latent_size(self, height: int, width: int) -> Span:
         """Return height and width of the latents of frames of this size."""
@@ -219,12 +261,15 @@ class Deblurrer:
         return torch.cat([part[0] for part in parts], 2), torch.cat([part[1] for part in parts])
 
     @torch.no_grad()
-    def decode(self, latents: Tensor, frames: Tensor) -> Tensor:
+    def decode(
+        self, latents: Tensor, frames: Tensor, shares: Sequence[float] | None = None
+    ) -> Tensor:
         """Decode latents onto the frames they belong to.
 
         Args:
             latents: `[1, C, T, h, w]`, normalised.
             frames: `[T, H, W, C]`, blurry.
+            shares: 0 for frames that are to stay as they are; their latents are not read.
 
         Returns:
             `[T, H, W, 3]`, not clamped, on the CPU.
@@ -234,8 +279,13 @@ class Deblurrer:
             video = self._video(frames[start:stop])
             return self.model.decode_restored(latents[:, :, start:stop], video).cpu()
 
-        restored = torch.cat(_in_halves(decode, 0, frames.shape[0]), dim=2)
-        return video_to_frames(restored, *frames.shape[1:3])
+        shares = shares or [1.0] * len(frames)
+        if not any(shares):
+            return frames[..., :3].float()
+        video = torch.cat(_in_halves(decode, 0, frames.shape[0]), dim=2)
+        restored = video_to_frames(video, *frames.shape[1:3])
+        kept = torch.tensor([share == 0 for share in shares])
+        return torch.where(kept[:, None, None, None], frames[..., :3].float(), restored)
 
     def _video(self, frames: Tensor) -> Tensor:
         return frames_to_video(frames[..., :3], self.model.downscale).to(self.device)
@@ -350,7 +400,8 @@ class _Estimates:
 def blend(
     frames: Tensor,
     restored: Tensor,
-    settings: RestorationSettings,
+    strength: float,
+    color_match: bool = False,
     shares: Sequence[float] | None = None,
 ) -> Tensor:
     """Mix restored colours into the frames they were made from, the last step of all.
@@ -358,17 +409,18 @@ def blend(
     Args:
         frames: `[T, H, W, C]`, blurry.
         restored: `[T, H, W, 3]`.
-        settings: Colour matching and strength.
+        strength: 0 returns the blurry frames, 1 the restored ones.
+        color_match: Whether to take the low frequencies from the blurry frames.
         shares: Factor on the strength for each frame, less than 1 where it is sharp already.
 
     Returns:
         `[T, H, W, C]` in 0..1.
     """
     color = frames[..., :3].float()
-    if settings.color_match:
+    if color_match:
         restored = match_color(restored, color)
-    strength = settings.strength * torch.tensor(shares or [1.0])[:, None, None, None]
-    mixed = (color + strength * (restored - color)).clamp_(0, 1)
+    amount = strength * torch.tensor(shares or [1.0])[:, None, None, None]
+    mixed = (color + amount * (restored - color)).clamp_(0, 1)
     return torch.cat([mixed, frames[..., 3:].float()], dim=-1)
 
 

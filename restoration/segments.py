@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .borrowing import REACH
 from .settings import RestorationSettings
 from .windows import shots
 
@@ -55,6 +56,8 @@ class SegmentGrid:
     """Frames of a segment, context included: whole hops and one window."""
     context: int
     """How far before the last window of its predecessor a segment starts."""
+    reach: int
+    """Frames on both sides of those handed out that must be restored as well."""
 
     @property
     def lookahead(self) -> int:
@@ -80,7 +83,7 @@ class SegmentGrid:
             context_stop = context_start + self.length
             # A hop after the start of the last window the next one of the grid begins: frames
             # before that have all their windows here.
-            stop = context_stop - self.window + self.hop
+            stop = context_stop - self.window + self.hop - self.reach
         return Segment(
             start=start, stop=stop, context_start=context_start, context_stop=context_stop
         )
@@ -89,19 +92,35 @@ class SegmentGrid:
         """Return where the context of the next segment of a shot starts."""
         return segment.context_stop - self.window - self.context
 
+    def restored(self, segment: Segment) -> tuple[int, int]:
+        """Return the frames of a segment that are restored for those it hands out."""
+        return (
+            max(segment.context_start, segment.start - self.reach),
+            min(segment.context_stop, segment.stop + self.reach),
+        )
+
 
 def segment_grid(settings: RestorationSettings, height: int, width: int) -> SegmentGrid:
     """Return the grid for frames of this size, within the memory budget."""
     hop = settings.window - settings.overlap
-    # With one step a frame depends on its own windows alone. More steps carry information
-    # from window to window; a window more on the side keeps the difference invisible.
-    context = 0 if settings.steps == 1 else 2 * hop
+    reach = REACH if settings.borrow else 0
+    # The first frame of a segment that has all its windows there is `overlap` after its start;
+    # frames in reach of those that are handed out need all of theirs.
+    context = max(0, -(-(settings.overlap - hop + 2 * reach) // hop) * hop)
+    if settings.steps > 1:
+        # More steps carry information from window to window; a window more on the side keeps
+        # the difference invisible.
+        context += 2 * hop
     most = _MOST_FRAMES if settings.steps == 1 else _MOST_FRAMES_MANY_STEPS
     affordable = min(_SEGMENT_PIXELS // (height * width), most)
     fewest = settings.window + 2 * hop + context
     hops = (max(affordable, fewest) - settings.window) // hop
     return SegmentGrid(
-        window=settings.window, hop=hop, length=settings.window + hops * hop, context=context
+        window=settings.window,
+        hop=hop,
+        length=settings.window + hops * hop,
+        context=context,
+        reach=reach,
     )
 
 

@@ -33,6 +33,8 @@ class RestorationSettings:
     """Frames shared by neighbouring windows, at most half a window."""
     tile: int = 0
     """Side of a spatial tile in pixels; 0 chooses by the size of the frames."""
+    borrow: bool = True
+    """Whether restored frames take detail from sharper neighbours; see `borrowing`."""
     color_match: bool = False
     """Take the low frequencies from the input."""
     scene_cuts: bool = True

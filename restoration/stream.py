@@ -189,7 +189,7 @@ class SegmentRestorer:
     """Restore the segments of a clip in order.
 
     Holds what a segment has of use for the next: the state of the noise, and with one step
-    the encoded frames and the estimates of the window that both share. That saves time and
+    the encoded frames and the estimates of the windows that both share. That saves time and
     changes no bit, as groups of frames end where windows of the grid do.
     """
 
@@ -204,6 +204,7 @@ class SegmentRestorer:
         self._deblurrer = deblurrer
         self._settings = settings
         self._size = (height, width)
+        self._grid = segment_grid(settings, height, width)
         self._latent_size = deblurrer.latent_size(height, width)
         self._noise = FrameNoise(settings.seed)
         if noise_state is not None:
@@ -257,10 +258,9 @@ class SegmentRestorer:
         callback: Callable[[int, int], None] | None,
     ) -> list[np.ndarray]:
         settings, engine = self._settings, self._deblurrer
-        window = settings.window
         if carried is None or carried.start != segment.context_start:
             carried = None
-        known = 0 if carried is None else window
+        known = 0 if carried is None else len(carried.encoded[1])
         layout = engine.fitting(
             engine.layout(settings, *self._size), len(frames), *self._latent_size
         )
@@ -269,29 +269,33 @@ class SegmentRestorer:
             for group in self._groups(len(frames), self._group_bounds(len(frames)))
             if group[0] >= known
         ]
-        kept, stop = (edge - segment.context_start for edge in (segment.start, segment.stop))
-        decoding = [
-            (kept + first, kept + last) for first, last in self._groups(stop - kept, ())
-        ]
+        origin = segment.context_start
+        first, last = (edge - origin for edge in self._grid.restored(segment))
+        outgoing = slice(segment.start - origin, segment.stop - origin)
+        decoding = [(first + a, first + b) for a, b in self._groups(last - first, ())]
         pieces = settings.passes * layout.count(len(frames), *self._latent_size)
-        work = Work(callback, len(encoding) + pieces + len(decoding))
+        borrowing = settings.borrow * (segment.stop - segment.start)
+        work = Work(callback, len(encoding) + pieces + len(decoding) + borrowing)
         encoded = self._encode(frames, encoding, carried, work)
-        shared = next_context - segment.context_start
-        cache = WindowCache(carried and carried.estimates, (shared, shared + window))
+        shared = next_context - origin
+        cache = WindowCache(carried and carried.estimates, shared)
         shares = [frame.share for frame in frames]
         latents = engine.denoise(
             encoded, noise, settings, layout, work, needed=shares, cache=cache
         )
-        if settings.steps == 1 and shared + window == len(frames):
+        if settings.steps == 1 and shared < len(frames):
             self._carried = _Carried(
                 start=next_context,
                 encoded=(encoded[0][:, :, shared:].clone(), encoded[1][shared:].clone()),
                 estimates=cache.kept,
             )
-        restored = []
-        for first, last in decoding:
-            work.advance()
-            restored += self._decode(latents[:, :, first:last], frames[first:last])
+        decoded = self._decoded(latents, frames, decoding, work)
+        wanted = (outgoing.start - first, outgoing.stop - first)
+        finished = engine.finish(decoded, settings, work, wanted)
+        restored = [
+            self._blended(pixels, frame)
+            for pixels, frame in zip(finished, frames[outgoing], strict=True)
+        ]
         work.finish()
         return restored
 
@@ -309,18 +313,32 @@ class SegmentRestorer:
         condition = torch.cat([part[0] for part in parts], dim=2)
         return condition, torch.cat([part[1] for part in parts])
 
-    def _decode(self, latents: Tensor, frames: Sequence[SurveyedFrame]) -> list[np.ndarray]:
-        shares = [frame.share for frame in frames]
-        if not any(shares):
-            return [frame.pixels for frame in frames]
-        blurry = _to_tensor(frames)
-        restored = self._deblurrer.decode(latents, blurry)
-        mixed = blend(blurry, restored, self._settings, shares).numpy()
-        quantise = to_uint16 if frames[0].pixels.dtype == np.uint16 else to_uint8
-        return [
-            quantise(pixels) if frame.share else frame.pixels
-            for pixels, frame in zip(mixed, frames, strict=True)
-        ]
+    def _decoded(
+        self,
+        latents: Tensor,
+        frames: Sequence[SurveyedFrame],
+        groups: list[tuple[int, int]],
+        work: Work,
+    ) -> Iterator[Tensor]:
+        for first, last in groups:
+            work.advance()
+            shares = [frame.share for frame in frames[first:last]]
+            blurry = _to_tensor(frames[first:last])
+            yield from self._deblurrer.decode(latents[:, :, first:last], blurry, shares)
+
+    def _blended(self, restored: Tensor, frame: SurveyedFrame) -> np.ndarray:
+        if frame.share == 0:
+            return frame.pixels
+        settings = self._settings
+        mixed = blend(
+            _to_tensor([frame]),
+            restored[None],
+            settings.strength,
+            settings.color_match,
+            [frame.share],
+        )
+        quantise = to_uint16 if frame.pixels.dtype == np.uint16 else to_uint8
+        return quantise(mixed[0].numpy())
 
     def _draw(self, num_frames: int, until_next: int) -> Tensor:
         """Draw the noise of a context; the generator stays where the next one starts."""
@@ -338,21 +356,20 @@ class SegmentRestorer:
         return self._deblurrer.groups(num_frames, *self._size, bounds)
 
     def _group_bounds(self, num_frames: int) -> list[int]:
-        """Let groups end on the grid and after the first window: where contexts start and end.
+        """Let groups end on the grid and after what segments share.
 
         Which frames are encoded together may change the last bits of each.
         """
-        settings = self._settings
-        hop = settings.window - settings.overlap
-        return [*range(0, num_frames, hop), settings.window]
+        grid = self._grid
+        return [*range(0, num_frames, grid.hop), grid.window + grid.context]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Carried:
-    """What two segments share: the last window of one, the first of the other."""
+    """What two segments share: the last windows of one, the first of the other."""
 
     start: int
-    """First frame of the window."""
+    """First frame of these windows."""
     encoded: tuple[Tensor, Tensor]
     """Blur latents and tokens."""
     estimates: dict

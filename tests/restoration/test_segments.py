@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import pytest
 from video_deblur.restoration import segments
+from video_deblur.restoration.borrowing import REACH
 from video_deblur.restoration.segments import plan_segments, segment_grid
 from video_deblur.restoration.settings import RestorationSettings
 from video_deblur.restoration.windows import shots, split
@@ -33,15 +34,24 @@ def test_a_plan_covers_the_clip_and_stays_inside_shots(
         assert segment.context_stop <= shot[1]
 
 
-def test_with_one_step_the_windows_of_handed_out_frames_are_those_of_the_shot():
-    settings = RestorationSettings(window=8, overlap=4, steps=1)
+@pytest.mark.parametrize("borrow", [False, True])
+@pytest.mark.parametrize(("window", "overlap"), [(8, 4), (7, 2), (2, 1)])
+def test_with_one_step_the_windows_of_restored_frames_are_those_of_the_shot(
+    window, overlap, borrow
+):
+    settings = RestorationSettings(window=window, overlap=overlap, steps=1, borrow=borrow)
+    reach = REACH if borrow else 0
     for num_frames in range(1, 90):
-        whole = split(num_frames, 8, 4)
+        whole = split(num_frames, window, overlap)
         for segment in plan_segments(num_frames, settings, 16, 24):
             first = segment.context_start
             length = segment.context_stop - first
-            own = {(first + a, first + b) for a, b in split(length, 8, 4)}
-            needed = {w for w in whole if w[0] < segment.stop and w[1] > segment.start}
+            own = {(first + a, first + b) for a, b in split(length, window, overlap)}
+            start = max(0, segment.start - reach)
+            stop = min(num_frames, segment.stop + reach)
+            grid = segment_grid(settings, 16, 24)
+            assert grid.restored(segment) == (start, stop)
+            needed = {w for w in whole if w[0] < stop and w[1] > start}
             assert needed <= own
 
 
@@ -51,7 +61,7 @@ def test_segments_of_large_frames_are_short_and_of_small_frames_bounded(monkeypa
     lengths = [
         segment_grid(settings, *size).length for size in ((2160, 3840), (1080, 1920), (64, 96))
     ]
-    assert lengths == [32, 40, 64]
+    assert lengths == [40, 40, 64]
     assert segment_grid(RestorationSettings(steps=50), 64, 96).length == 192
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 
+import cv2
 import numpy as np
 import pytest
 import torch
-from video_deblur.restoration import footage, segments
+from video_deblur.restoration import borrowing, footage, segments
 from video_deblur.restoration.noise import FrameNoise
 from video_deblur.restoration.pipeline import Deblurrer
 from video_deblur.restoration.segments import plan_segments, segment_grid
@@ -51,6 +52,27 @@ def test_with_one_step_segments_equal_the_clip_at_once(num_frames, deblurrer):
     assert restored.shape == frames.shape
     # Half a level of rounding, and float arithmetic.
     assert np.abs(restored - at_once(deblurrer, frames, settings)).max() <= 0.501
+
+
+@pytest.mark.usefixtures("_short_segments")
+def test_frames_borrow_across_segments(deblurrer, monkeypatch):
+    monkeypatch.setattr(borrowing, "_SMALLEST_SIDE", 16)
+    settings = RestorationSettings(window=8, overlap=4)
+    rng = np.random.default_rng(0)
+    wide = cv2.GaussianBlur(rng.integers(0, 255, (40, 140, 3), np.uint8), (0, 0), 1.0)
+    frames = np.stack([wide[:, 2 * index : 2 * index + 48] for index in range(44)])
+    for index in set(range(44)) - set(range(0, 44, 5)):
+        frames[index] = cv2.blur(frames[index], (5, 1))
+    parts = list(restore_segments(frames, deblurrer, settings))
+    restored = np.concatenate([np.stack(part.frames) for part in parts])
+    assert np.abs(restored - at_once(deblurrer, frames, settings)).max() <= 0.501
+    alone = dataclasses.replace(settings, borrow=False)
+    plain = at_once(deblurrer, frames, alone)
+    borders = [part.start for part in parts[1:]]
+    assert len(borders) >= 2
+    for border in borders:
+        difference = np.abs(restored[border - 4 : border + 4] - plain[border - 4 : border + 4])
+        assert (difference.max(axis=(1, 2, 3)) > 5).sum() >= 4
 
 
 @pytest.mark.usefixtures("_short_segments")
@@ -153,7 +175,7 @@ def test_shots_are_restored_as_clips_of_their_own(lengths, steps, deblurrer, mon
 def test_going_on_from_any_segment_gives_the_same_bits(values, deblurrer, monkeypatch):
     monkeypatch.setattr(footage, "measure_blur", lambda frame: float(frame[0, 0, 0] % 3 == 0))
     settings = RestorationSettings(**values)
-    frames = scenes(24, 1, 16)
+    frames = scenes(40, 1, 16)
     done = list(restore_segments(frames, deblurrer, settings))
     assert len(done) >= 4
     # In the middle of a shot, and where the last one begins.
