@@ -42,9 +42,11 @@ def checkpoint_method(
         deblurrer: The loaded checkpoint; with `plain_decode` it decodes so from here on.
         settings: How it restores.
         name: Of the checkpoint, for the report.
-        plain_decode: Decode without the blurry frames, as ComfyUI's VAE Decode does.
+        plain_decode: Decode without the blurry frames, as ComfyUI's VAE Decode does, which
+            lets no frames borrow either.
     """
     if plain_decode:
+        settings = dataclasses.replace(settings, borrow=False)
         config = deblurrer.model.config
         deblurrer.model.config = dataclasses.replace(config, residual_decoding=False)
 
