@@ -8,6 +8,7 @@ from .checkpoint import LoadCheckpoint
 from .clip import Deblur, DeblurVideo
 from .decode import DecodeLatents
 from .encode import EncodeFrames
+from .measure import MeasureBlur
 from .sample import Sample
 
 
@@ -16,4 +17,12 @@ class VideoDeblurExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Return the node classes."""
-        return [LoadCheckpoint, EncodeFrames, Sample, DecodeLatents, Deblur, DeblurVideo]
+        return [
+            LoadCheckpoint,
+            EncodeFrames,
+            Sample,
+            DecodeLatents,
+            Deblur,
+            DeblurVideo,
+            MeasureBlur,
+        ]

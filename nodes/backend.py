@@ -20,6 +20,7 @@ import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
+import comfy.patcher_extension
 import comfy.sd
 import comfy.supported_models_base
 import comfy.taesd.taesd
@@ -42,6 +43,9 @@ from ..restoration.pipeline import Deblurrer
 from ..restoration.windows import Layout, Piece, fuse
 from .memory import UNET_BYTES, make_patcher, memory_bytes
 from .vae import AssembledDivd, DeblurVae, build_vae, part_of
+
+CUTS_KEY = "video_deblur_cuts"
+"""Our entry in CONDITIONING: the frames that start a new shot, for the windows."""
 
 OPTIONS_KEY = "video_deblur"
 """Our entry in `transformer_options` (run-time settings) and in LATENT (see `encode`)."""
@@ -148,6 +152,7 @@ class DeblurModel(comfy.model_base.BaseModel):
         c_crossattn: Tensor | None = None,
         control: Any = None,
         transformer_options: Any = None,
+        cuts: tuple[int, ...] = (),
         **extra: Any,
     ) -> Tensor:
         """Return `denoised`, the shape of `x`, fused from windows and tiles."""
@@ -173,13 +178,18 @@ class DeblurModel(comfy.model_base.BaseModel):
                 **extra,
             )
 
-        fused = self._fuse(predict, volume, options.get(OPTIONS_KEY, {}))
+        fused = self._fuse(predict, volume, cuts, options.get(OPTIONS_KEY, {}))
         return fused if x.ndim == 5 else rearrange(fused, "b c t h w -> (b t) c h w")
 
     def _fuse(
-        self, predict: Callable[[Piece], Tensor], volume: Tensor, settings: dict[str, Any]
+        self,
+        predict: Callable[[Piece], Tensor],
+        volume: Tensor,
+        cuts: tuple[int, ...],
+        settings: dict[str, Any],
     ) -> Tensor:
         wanted = self.layout(volume.shape[3], volume.shape[4], settings)
+        wanted = dataclasses.replace(wanted, cuts=cuts)
         key = (wanted, volume.shape)
         layout = self._fitting.get(key, wanted)
         report = settings.get("on_piece")
@@ -246,6 +256,7 @@ class DeblurModel(comfy.model_base.BaseModel):
         return {
             "c_concat": comfy.conds.CONDNoiseShape(condition),
             "c_crossattn": comfy.conds.CONDRegular(tokens),
+            "cuts": comfy.conds.CONDConstant(kwargs.get(CUTS_KEY, ())),
         }
 
     def memory_required(self, input_shape: Any, cond_shapes: Any = None) -> float:
@@ -258,6 +269,20 @@ class DeblurModel(comfy.model_base.BaseModel):
         channels = self.deblur_config.unet.block_channels[0]
         positions *= min(frames, 2 * layout.window)
         return memory_bytes(UNET_BYTES, channels, positions, dtype)
+
+
+def _refuse_context_windows(executor: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+    """Stop before sampling where ComfyUI would cut the clip as well.
+
+    Its windows slice neither our conditioning nor, before 0.12, frames in the batch axis.
+    """
+    options = kwargs.get("model_options") or model.model_options
+    if options.get("context_handler") is not None:
+        raise ValueError(
+            "model already cuts clips into windows: take the Context Windows node out, and set "
+            "window and overlap in Sample Deblurred Latents instead"
+        )
+    return executor(model, *args, **kwargs)
 
 
 _WRONG_CONDITIONING = (
@@ -351,6 +376,11 @@ def _build_model(info: CheckpointInfo, state_dict: dict[str, Tensor], dtype: str
     model = model_config.get_model(state_dict, device=manage.unet_offload_device())
     model.eval().requires_grad_(False)
     patcher = make_patcher(model, device, manage.unet_offload_device())
+    patcher.add_wrapper_with_key(
+        comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING,
+        OPTIONS_KEY,
+        _refuse_context_windows,
+    )
     # Newer versions map weights instead of copying them where the patcher is dynamic.
     is_dynamic = getattr(patcher, "is_dynamic", lambda: False)()
     model.load_model_weights(state_dict, "", **({"assign": True} if is_dynamic else {}))

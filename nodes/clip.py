@@ -14,11 +14,12 @@ import numpy as np
 from comfy_api.latest import InputImpl, Types, io
 from torch import Tensor
 
+from ..restoration.pipeline import check_frames
 from ..restoration.settings import PRESET_NAMES, RestorationSettings, preset_settings
 from .backend import CATEGORY, LoadedCheckpoint, make_schema
 from .checkpoint import checkpoint_input, fingerprint, load_checkpoint
 from .decode import decode_latents, strength_input
-from .encode import encode_frames
+from .encode import encode_frames, scene_cuts_input
 from .memory import load_to_device
 from .progress import Progress, ProgressFn
 from .sample import sample_preset, seed_input
@@ -35,6 +36,17 @@ def preset_input() -> io.Combo.Input:
         default=PRESET_NAMES[0],
         tooltip="fast: the checkpoint's own number of steps. paper: 50 steps as in the paper, "
         "fifty times slower; the bundled checkpoint gains nothing from it.",
+    )
+
+
+def skip_sharp_input() -> io.Boolean.Input:
+    """Return the input that leaves sharp frames alone."""
+    return io.Boolean.Input(
+        "skip_sharp",
+        default=False,
+        optional=True,
+        tooltip="Whether to leave frames alone that are sharp already, with a smooth change to "
+        "restored ones. Measure Blur shows what counts as sharp.",
     )
 
 
@@ -59,6 +71,8 @@ class Deblur(io.ComfyNode):
                 preset_input(),
                 strength_input(),
                 seed_input(),
+                scene_cuts_input(),
+                skip_sharp_input(),
             ],
             outputs=[io.Image.Output(display_name="frames", tooltip="Restored frames.")],
         )
@@ -69,18 +83,43 @@ class Deblur(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, frames: Tensor, checkpoint: str, preset: str, strength: float, seed: int
+        cls,
+        frames: Tensor,
+        checkpoint: str,
+        preset: str,
+        strength: float,
+        seed: int,
+        scene_cuts: bool = True,
+        skip_sharp: bool = False,
     ) -> io.NodeOutput:
+        # Here and below: what works on frames and files is imported when it is needed, so
+        # that ComfyUI starts without it.
+        from ..restoration.footage import survey_clip
+
         loaded = load_checkpoint(checkpoint)
-        settings = preset_settings(loaded.config, preset, strength=strength, seed=seed)
-        if strength == 0:
+        settings = preset_settings(
+            loaded.config,
+            preset,
+            strength=strength,
+            seed=seed,
+            scene_cuts=scene_cuts,
+            skip_sharp=skip_sharp,
+        )
+        check_frames(frames)
+        cuts, shares = survey_clip(frames.float().cpu().numpy(), settings)
+        if strength == 0 or not any(shares):
             return io.NodeOutput(frames)
-        passes = settings.steps * (1 if settings.guidance_scale == 1 else 2)
-        progress = Progress(1, 4 * passes, 1)
-        conditions = encode_frames(loaded.encoder, frames, progress.stage(0))
+        progress = Progress(1, 4 * settings.passes, 1)
+        conditions = encode_frames(loaded.encoder, frames, progress.stage(0), cuts)
         latent = sample_preset(loaded.model, *conditions, settings, progress.stage(1))
         restored = decode_latents(
-            loaded.vae, latent, None, strength, settings.color_match, progress.stage(2)
+            loaded.vae,
+            latent,
+            None,
+            strength,
+            settings.color_match,
+            progress.stage(2),
+            shares,
         )
         return io.NodeOutput(restored)
 
@@ -126,6 +165,8 @@ class DeblurVideo(io.ComfyNode):
                     tooltip="Quality of the stored pictures, a number from 0 (lossless, large) "
                     "to 51 (poor, small). 14 looks lossless.",
                 ),
+                scene_cuts_input(),
+                skip_sharp_input(),
             ],
             outputs=[
                 io.Video.Output(
@@ -148,9 +189,18 @@ class DeblurVideo(io.ComfyNode):
         seed: int,
         codec: str,
         crf: int,
+        scene_cuts: bool = True,
+        skip_sharp: bool = False,
     ) -> io.NodeOutput:
         loaded = load_checkpoint(checkpoint)
-        settings = preset_settings(loaded.config, preset, strength=strength, seed=seed)
+        settings = preset_settings(
+            loaded.config,
+            preset,
+            strength=strength,
+            seed=seed,
+            scene_cuts=scene_cuts,
+            skip_sharp=skip_sharp,
+        )
         restore = (
             _restore_components
             if isinstance(video, InputImpl.VideoFromComponents)
@@ -168,8 +218,6 @@ def _restore_file(
     crf: int,
     callback: ProgressFn,
 ) -> Path:
-    # Here and below: what reads and writes files is imported when it is needed, so that
-    # ComfyUI starts without it.
     from ..restoration.files import restore_file
     from ..video.codecs import container_for
     from ..video.reader import VideoReader

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,9 +11,8 @@ from einops import rearrange
 from torch import Tensor
 
 from ..models.autoencoder import normalise_latents
-from ..restoration.color import match_color
 from ..restoration.layout import is_out_of_memory
-from ..restoration.pipeline import check_frames, frames_to_video, video_to_frames
+from ..restoration.pipeline import blend, check_frames, frames_to_video, video_to_frames
 from .backend import (
     CATEGORY,
     OPTIONS_KEY,
@@ -43,8 +43,11 @@ def decode_latents(
     strength: float,
     color_match: bool,
     callback: ProgressFn,
+    shares: Sequence[float] | None = None,
 ) -> Tensor:
     """Decode LATENT to frames `[T, H, W, C]` of the size and channels of the blurry ones.
+
+    `shares` are factors on the strength, one per frame.
 
     Raises:
         ValueError: If the blurry frames are missing or do not fit the latents.
@@ -60,10 +63,7 @@ def decode_latents(
     latents = normalise_latents(divd.config.autoencoder, samples.float())
     restored = _decode_chunks(divd, vae.patcher, latents, video, callback)
     restored = video_to_frames(restored, *frames.shape[1:3])
-    if color_match:
-        restored = match_color(restored, color)
-    restored = (color + strength * (restored - color)).clamp_(0, 1)
-    return torch.cat([restored, frames[..., 3:].to(restored)], dim=-1)
+    return blend(frames, restored, strength, color_match, shares)
 
 
 def _frames_as_batch(samples: Tensor) -> Tensor:

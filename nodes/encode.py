@@ -14,6 +14,7 @@ from ..models.autoencoder import normalise_latents
 from ..restoration.pipeline import check_frames, frames_to_video
 from .backend import (
     CATEGORY,
+    CUTS_KEY,
     OPTIONS_KEY,
     DeblurEncoder,
     DeblurEncoderType,
@@ -26,12 +27,25 @@ CHUNK_FRAMES = 8
 """Frames encoded or decoded at once."""
 
 
+def scene_cuts_input() -> io.Boolean.Input:
+    """Return the input that lets windows end at scene cuts."""
+    # Optional, as everything that came later: graphs in API format name every input.
+    return io.Boolean.Input(
+        "scene_cuts",
+        default=True,
+        optional=True,
+        tooltip="Whether to find scene cuts and restore every shot on its own. Off takes the "
+        "frames for one shot.",
+    )
+
+
 def encode_frames(
-    encoder: Any, frames: Tensor, callback: ProgressFn
+    encoder: Any, frames: Tensor, callback: ProgressFn, cuts: tuple[int, ...] = ()
 ) -> tuple[list[Any], list[Any], dict[str, Any]]:
     """Encode frames `[T, H, W, C]` into positive, negative and LATENT.
 
-    H and W are padded to the grid of the latents, never cropped.
+    H and W are padded to the grid of the latents, never cropped. `cuts` travel with the
+    conditioning, so that any sampler's windows end there.
 
     Raises:
         ValueError: If the frames or the encoder cannot be used.
@@ -62,9 +76,10 @@ def encode_frames(
         "samples": torch.cat(sharp),
         OPTIONS_KEY: {"frames": frames, "height": height, "width": width},
     }
+    shared = {"concat_latent_image": condition, CUTS_KEY: cuts}
     return (
-        [[context, {"concat_latent_image": condition}]],
-        [[torch.zeros_like(context), {"concat_latent_image": condition}]],
+        [[context, dict(shared)]],
+        [[torch.zeros_like(context), dict(shared)]],
         latent,
     )
 
@@ -93,6 +108,7 @@ class EncodeFrames(io.ComfyNode):
                     tooltip="Blurry frames in order, of one clip. One image works too. "
                     "Transparency is kept.",
                 ),
+                scene_cuts_input(),
             ],
             outputs=[
                 io.Conditioning.Output(
@@ -112,5 +128,9 @@ class EncodeFrames(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, encoder: Any, frames: Tensor) -> io.NodeOutput:
-        return io.NodeOutput(*encode_frames(encoder, frames, Progress(1).stage(0)))
+    def execute(cls, encoder: Any, frames: Tensor, scene_cuts: bool = True) -> io.NodeOutput:
+        from ..video.scene_cuts import find_cuts
+
+        check_frames(frames)
+        cuts = find_cuts(frames.float().cpu().numpy()) if scene_cuts else ()
+        return io.NodeOutput(*encode_frames(encoder, frames, Progress(1).stage(0), cuts))

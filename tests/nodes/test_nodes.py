@@ -225,6 +225,116 @@ def test_out_of_memory_goes_on_with_smaller_pieces(call_node, loaded, monkeypatc
     assert caplog.text.count("out of memory: going on with windows of 4 frames") == 1
 
 
+def test_comfyui_s_own_out_of_memory_error_is_understood(comfy, call_node, loaded, monkeypatch):
+    positive, negative, latent = encode(call_node, loaded, blurry_clip(8, 64, 64))
+    network = loaded[0].model.diffusion_model
+    forward = network.forward
+
+    def limited(x, *args, **kwargs):
+        if x.shape[2] > 4:
+            raise comfy.model_management.OOM_EXCEPTION("the allocator gave up")
+        return forward(x, *args, **kwargs)
+
+    monkeypatch.setattr(network, "forward", limited)
+    inputs = {"positive": positive, "negative": negative, "latent": latent}
+    (result,) = call_node("VideoDeblur_Sample", model=loaded[0], **inputs)
+    loaded[0].model._fitting.clear()
+    assert result["samples"].shape == latent["samples"].shape
+
+
+def two_scenes(first: int, second: int, shade: float = 0.0) -> torch.Tensor:
+    return torch.cat(
+        [0.3 * blurry_clip(first, 32, 48), 0.3 * blurry_clip(second, 32, 48) + 0.7 - shade]
+    )
+
+
+@pytest.mark.parametrize("node_id", ["VideoDeblur_Sample", "KSampler"])
+def test_windows_of_every_sampler_end_at_scene_cuts(call_node, loaded, node_id):
+    results = {}
+    for scene_cuts in (True, False):
+        for shade in (0.0, 0.05):
+            frames = two_scenes(10, 6, shade)
+            positive, negative, latent = call_node(
+                "VideoDeblur_EncodeFrames",
+                encoder=loaded[2],
+                frames=frames,
+                scene_cuts=scene_cuts,
+            )
+            (result,) = call_node(
+                node_id,
+                model=loaded[0],
+                positive=positive,
+                negative=negative,
+                seed=1,
+                steps=2,
+                cfg=1.5,
+                sampler_name="euler",
+                scheduler="simple",
+                **{"latent" if "Deblur" in node_id else "latent_image": latent},
+            )
+            results[scene_cuts, shade] = result["samples"][:10]
+    assert torch.equal(results[True, 0.0], results[True, 0.05])
+    assert not torch.equal(results[False, 0.0], results[False, 0.05])
+
+
+def test_context_windows_of_comfyui_are_refused(call_node, loaded):
+    positive, negative, latent = encode(call_node, loaded, blurry_clip(20, 32, 32))
+    for node_id in ("ContextWindowsManual", "WanContextWindowsManual"):
+        (model,) = call_node(node_id, model=loaded[0])
+        for sampler, name in (("KSampler", "latent_image"), ("VideoDeblur_Sample", "latent")):
+            with pytest.raises(ValueError, match="already cuts clips into windows") as caught:
+                call_node(
+                    sampler,
+                    model=model,
+                    positive=positive,
+                    negative=negative,
+                    **{name: latent},
+                )
+            assert "\n" not in str(caught.value)
+
+
+def test_blur_is_measured_for_each_frame(call_node):
+    picture = torch.nn.functional.interpolate(
+        (torch.rand(1, 3, 30, 40) > 0.5).float(), scale_factor=4
+    )
+    smooth = torch.nn.functional.avg_pool2d(picture, (1, 9), stride=1, padding=(0, 4))
+    frames = torch.cat([picture, smooth]).movedim(1, -1)
+    mean, scores, report = call_node("VideoDeblur_MeasureBlur", frames=frames)
+    assert scores[0] < 0.5 < scores[1]
+    assert mean == pytest.approx(sum(scores) / 2)
+    assert report.splitlines()[0] == "1 of 2 frames are sharp (below 0.5)"
+    assert len(report.splitlines()) == 3
+
+
+def test_sharp_frames_pass_through_both_nodes(comfy, call_node, random_checkpoint):
+    picture = (torch.rand(1, 3, 12, 16) > 0.5).float()
+    frames = torch.nn.functional.interpolate(picture, scale_factor=4).movedim(1, -1)
+    frames = frames.repeat(3, 1, 1, 1)
+    inputs = {"checkpoint": NAME, "skip_sharp": True}
+    (restored,) = call_node("VideoDeblur_Deblur", frames=frames, **inputs)
+    assert torch.equal(restored, frames)
+    (video,) = call_node("CreateVideo", images=frames, fps=25.0)
+    (result,) = call_node("VideoDeblur_DeblurVideo", video=video, crf=0, **inputs)
+    read = result.get_components().images
+    # Half of the colours' resolution is lost in 4:2:0.
+    assert (read - frames).abs().mean() < 0.05
+    (other,) = call_node("VideoDeblur_DeblurVideo", video=video, crf=0, checkpoint=NAME)
+    assert not torch.equal(other.get_components().images, read)
+
+
+@pytest.mark.parametrize("kind", ["slice", "half", "strided"])
+def test_frames_of_any_loader_give_the_same(call_node, random_checkpoint, kind):
+    clip = blurry_clip(6, 32, 48)
+    (plain,) = call_node("VideoDeblur_Deblur", frames=clip, checkpoint=NAME)
+    other = {
+        "slice": torch.cat([clip, clip])[:6],
+        "half": clip.to(torch.float64),
+        "strided": clip.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1),
+    }[kind]
+    (restored,) = call_node("VideoDeblur_Deblur", frames=other, checkpoint=NAME)
+    assert torch.allclose(restored.float(), plain, atol=1e-5)
+
+
 def test_cancelling_stops_between_pieces(comfy, call_node, loaded, monkeypatch):
     positive, negative, latent = encode(call_node, loaded, blurry_clip(40, 32, 32))
     network = loaded[0].model.diffusion_model

@@ -13,7 +13,7 @@ from .conftest import REPOSITORY
 
 INPUTS = {
     "VideoDeblur_LoadCheckpoint": ["checkpoint", "dtype"],
-    "VideoDeblur_EncodeFrames": ["encoder", "frames"],
+    "VideoDeblur_EncodeFrames": ["encoder", "frames", "scene_cuts"],
     "VideoDeblur_Sample": [
         "model",
         "positive",
@@ -30,7 +30,15 @@ INPUTS = {
         "tile",
     ],
     "VideoDeblur_DecodeLatents": ["vae", "latent", "strength", "color_match", "original"],
-    "VideoDeblur_Deblur": ["frames", "checkpoint", "preset", "strength", "seed"],
+    "VideoDeblur_Deblur": [
+        "frames",
+        "checkpoint",
+        "preset",
+        "strength",
+        "seed",
+        "scene_cuts",
+        "skip_sharp",
+    ],
     "VideoDeblur_DeblurVideo": [
         "video",
         "checkpoint",
@@ -39,7 +47,10 @@ INPUTS = {
         "seed",
         "codec",
         "crf",
+        "scene_cuts",
+        "skip_sharp",
     ],
+    "VideoDeblur_MeasureBlur": ["frames"],
 }
 OUTPUTS = {
     "VideoDeblur_LoadCheckpoint": ["MODEL", "VAE", "DEBLUR_ENCODER"],
@@ -48,6 +59,7 @@ OUTPUTS = {
     "VideoDeblur_DecodeLatents": ["IMAGE"],
     "VideoDeblur_Deblur": ["IMAGE"],
     "VideoDeblur_DeblurVideo": ["VIDEO"],
+    "VideoDeblur_MeasureBlur": ["FLOAT", "FLOAT", "STRING"],
 }
 
 
@@ -60,6 +72,13 @@ def test_ids_inputs_and_outputs_are_the_published_ones(extension_nodes):
     # Saved workflows name ids, and widgets by their order: append, never insert.
     assert {name: list(all_inputs(node)) for name, node in extension_nodes.items()} == INPUTS
     assert {name: list(node.RETURN_TYPES) for name, node in extension_nodes.items()} == OUTPUTS
+
+
+def test_inputs_that_came_later_are_optional(extension_nodes):
+    # A graph in API format names every required input, or ComfyUI refuses it.
+    for node_id in ("EncodeFrames", "Deblur", "DeblurVideo"):
+        groups = extension_nodes[f"VideoDeblur_{node_id}"].INPUT_TYPES()
+        assert not {"scene_cuts", "skip_sharp"} & set(groups["required"])
 
 
 def test_every_node_input_and_output_explains_itself(extension_nodes):
