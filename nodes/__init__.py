@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .borrow import Borrow
 from .checkpoint import LoadCheckpoint
 from .clip import Deblur, DeblurVideo
 from .decode import DecodeLatents
@@ -25,4 +26,5 @@ class VideoDeblurExtension(ComfyExtension):
             Deblur,
             DeblurVideo,
             MeasureBlur,
+            Borrow,
         ]

@@ -18,7 +18,7 @@ from ..restoration.pipeline import check_frames
 from ..restoration.settings import PRESET_NAMES, RestorationSettings, preset_settings
 from .backend import CATEGORY, LoadedCheckpoint, make_schema
 from .checkpoint import checkpoint_input, fingerprint, load_checkpoint
-from .decode import decode_latents, strength_input
+from .decode import borrow_input, decode_latents, strength_input
 from .encode import encode_frames, scene_cuts_input
 from .memory import load_to_device
 from .progress import Progress, ProgressFn
@@ -73,6 +73,7 @@ class Deblur(io.ComfyNode):
                 seed_input(),
                 scene_cuts_input(),
                 skip_sharp_input(),
+                borrow_input(),
             ],
             outputs=[io.Image.Output(display_name="frames", tooltip="Restored frames.")],
         )
@@ -91,6 +92,7 @@ class Deblur(io.ComfyNode):
         seed: int,
         scene_cuts: bool = True,
         skip_sharp: bool = False,
+        borrow: bool = True,
     ) -> io.NodeOutput:
         # Here and below: what works on frames and files is imported when it is needed, so
         # that ComfyUI starts without it.
@@ -104,12 +106,13 @@ class Deblur(io.ComfyNode):
             seed=seed,
             scene_cuts=scene_cuts,
             skip_sharp=skip_sharp,
+            borrow=borrow,
         )
         check_frames(frames)
         cuts, shares = survey_clip(frames.float().cpu().numpy(), settings)
         if strength == 0 or not any(shares):
             return io.NodeOutput(frames)
-        progress = Progress(1, 4 * settings.passes, 1)
+        progress = Progress(1, 4 * settings.passes, 1 + 2 * borrow)
         conditions = encode_frames(loaded.encoder, frames, progress.stage(0), cuts)
         latent = sample_preset(loaded.model, *conditions, settings, progress.stage(1))
         restored = decode_latents(
@@ -120,6 +123,7 @@ class Deblur(io.ComfyNode):
             settings.color_match,
             progress.stage(2),
             shares,
+            borrow,
         )
         return io.NodeOutput(restored)
 
@@ -167,6 +171,7 @@ class DeblurVideo(io.ComfyNode):
                 ),
                 scene_cuts_input(),
                 skip_sharp_input(),
+                borrow_input(),
             ],
             outputs=[
                 io.Video.Output(
@@ -191,6 +196,7 @@ class DeblurVideo(io.ComfyNode):
         crf: int,
         scene_cuts: bool = True,
         skip_sharp: bool = False,
+        borrow: bool = True,
     ) -> io.NodeOutput:
         loaded = load_checkpoint(checkpoint)
         settings = preset_settings(
@@ -200,6 +206,7 @@ class DeblurVideo(io.ComfyNode):
             seed=seed,
             scene_cuts=scene_cuts,
             skip_sharp=skip_sharp,
+            borrow=borrow,
         )
         restore = (
             _restore_components

@@ -74,7 +74,7 @@ def encode_frames(
     condition, context = torch.cat(blur), torch.cat(tokens)
     latent = {
         "samples": torch.cat(sharp),
-        OPTIONS_KEY: {"frames": frames, "height": height, "width": width},
+        OPTIONS_KEY: {"frames": frames, "height": height, "width": width, "cuts": cuts},
     }
     shared = {"concat_latent_image": condition, CUTS_KEY: cuts}
     return (

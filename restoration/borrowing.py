@@ -14,9 +14,10 @@ are `[H, W, 3]` or `[T, H, W, 3]`, float32 in 0..1.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -25,6 +26,10 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
+
+from .layout import is_out_of_memory
+
+logger = logging.getLogger(__name__)
 
 REACH = 4
 """Frames before and after each frame that it may borrow from."""
@@ -114,8 +119,20 @@ def borrow_stream(
         if wanted is None or index >= wanted[0]:
             if before_frame is not None:
                 before_frame()
-            frame = window[position]
-            yield _fused(frame, [other for other in window if other is not frame], flows)
+            try:
+                fused = _fused(window, position, flows)
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if str(device) == "cpu" or not is_out_of_memory(error):
+                    raise
+                fused = None
+            if fused is None:
+                # Outside the handler, so that the failed attempt's tensors are let go.
+                logger.warning("out of memory: going on with borrowing on the CPU")
+                device = "cpu"
+                for frame in window:
+                    frame.move(device)
+                fused = _fused(window, position, flows)
+            yield fused
         index += 1
         if position < REACH:
             position += 1
@@ -123,7 +140,13 @@ def borrow_stream(
             flows.forget(window.popleft())
 
 
-@dataclass(frozen=True, eq=False)
+def borrowing_bytes(height: int, width: int) -> int:
+    """Return the memory that borrowing takes on its device at this frame size, in bytes."""
+    # By arithmetic: colours of the frames at hand, aligned copies, and their patches.
+    return (2 * REACH + 1) * height * width * 3 * 4 * 5 + 8 * _BATCH_VALUES * 4
+
+
+@dataclass(eq=False)
 class _Frame:
     """A frame and what is compared of it."""
 
@@ -148,6 +171,10 @@ class _Frame:
         # Noise and compression mislead the flow more than the loss of fine detail does.
         return cls(color, cv2.GaussianBlur(small, (0, 0), 1.0), _sharpness(color))
 
+    def move(self, device: str | torch.device) -> None:
+        """Move what lies on a device to another."""
+        self.color, self.sharpness = self.color.to(device), self.sharpness.to(device)
+
 
 class _Flows:
     """Optical flow between pairs of frames, each computed once."""
@@ -169,14 +196,15 @@ class _Flows:
         self._known = {key: f for key, f in self._known.items() if id(frame) not in key}
 
 
-def _fused(frame: _Frame, neighbours: list[_Frame], flows: _Flows) -> Tensor:
-    """Return `[H, W, 3]`: the frame with the detail of those neighbours that have more."""
+def _fused(window: Sequence[_Frame], position: int, flows: _Flows) -> Tensor:
+    """Return `[H, W, 3]`: a frame with the detail of those neighbours that have more."""
+    frame = window[position]
     pixels = rearrange(frame.color, "1 c h w -> h w c").cpu()
     if min(pixels.shape[:2]) < _SMALLEST_SIDE:
         return pixels
     stack, taken = [frame.color], torch.zeros_like(frame.color[:, :1])
-    for neighbour in neighbours:
-        if not _may_help(neighbour, frame):
+    for neighbour in window:
+        if neighbour is frame or not _may_help(neighbour, frame):
             continue
         aligned, confidence = _aligned(frame, neighbour, flows)
         if confidence.amax() > _LEAST_CONFIDENCE:

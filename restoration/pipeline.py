@@ -18,9 +18,7 @@ from torch import Tensor
 
 from ..models.divd import Divd
 from ..models.schedule import clean_from_velocity
-from .borrowing import borrow_stream
 from .color import match_color
-from .footage import survey_clip
 from .layout import halve, is_out_of_memory, make_layout
 from .noise import FrameNoise
 from .sampler import SOLVERS, DenoisedFn
@@ -132,6 +130,9 @@ class Deblurrer:
         Raises:
             ValueError: If the frames are not of that form.
         """
+        # Not at the top: ComfyUI loads this file at start-up and does not need that one.
+        from .footage import survey_clip
+
         check_frames(frames)
         if settings.strength == 0:
             return frames.clone()
@@ -203,6 +204,8 @@ class Deblurrer:
             wanted: Frames to yield; None: all.
         """
         if settings.borrow:
+            from .borrowing import borrow_stream
+
             return borrow_stream(decoded, self.device, wanted, work.advance)
         return islice(decoded, *(wanted or (0, None)))
 

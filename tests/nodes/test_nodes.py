@@ -402,3 +402,48 @@ def test_preview_of_the_bundled_checkpoint_shows_the_picture(comfy, call_node):
     height, width = frames.shape[1] // 4, frames.shape[2] // 4
     small = frames[0].reshape(height, 4, width, 4, 3).mean(dim=(1, 3)).flatten()
     assert torch.corrcoef(torch.stack([shown, small]))[0, 1] > 0.85
+
+
+def moving_texture(num_frames=7, size=(80, 96)):
+    """A camera that pans over a texture, one frame of it blurred: blurry and sharp, RGBA."""
+    noise = torch.rand(1, 3, 140, 160, generator=torch.Generator().manual_seed(0))
+    wide = torch.nn.functional.avg_pool2d(noise, 3, 1, 1)[0].movedim(0, -1)
+    alpha = torch.rand(*size, 1, generator=torch.Generator().manual_seed(1))
+    sharp = torch.stack(
+        [
+            torch.cat([wide[8 + i : 8 + i + size[0], 4 * i : 4 * i + size[1]], alpha], -1)
+            for i in range(num_frames)
+        ]
+    )
+    blurry = sharp.clone()
+    middle = sharp[num_frames // 2, ..., :3].movedim(-1, 0)
+    smeared = torch.nn.functional.avg_pool2d(middle, (1, 7), 1, (0, 3))
+    blurry[num_frames // 2, ..., :3] = smeared.movedim(0, -1)
+    return blurry, sharp
+
+
+def test_borrow_detail_takes_it_from_neighbours_but_not_from_another_scene(
+    call_node, random_checkpoint
+):
+    blurry, sharp = moving_texture()
+    (restored,) = call_node("VideoDeblur_Borrow", frames=blurry)
+    assert torch.equal(restored[..., 3], blurry[..., 3])
+
+    def error(frames):
+        return float((frames[3] - sharp[3]).square().mean())
+
+    assert error(restored) < 0.5 * error(blurry)
+    alone = torch.cat([torch.zeros_like(sharp[:3]), blurry[3:4], torch.ones_like(sharp[:3])])
+    (kept,) = call_node("VideoDeblur_Borrow", frames=alone)
+    torch.testing.assert_close(kept[3], blurry[3], atol=1e-6, rtol=0)
+
+
+def test_decoding_borrows_unless_told_not_to(call_node, loaded):
+    blurry, sharp = moving_texture()
+    _, _, latent = call_node("VideoDeblur_EncodeFrames", encoder=loaded[2], frames=blurry)
+    inputs = {"vae": loaded[1], "latent": latent}
+    (borrowed,) = call_node("VideoDeblur_DecodeLatents", **inputs)
+    (plain,) = call_node("VideoDeblur_DecodeLatents", **inputs, borrow=False)
+    # The latents are those of the blurry frames: without borrowing nothing changes.
+    torch.testing.assert_close(plain, blurry, atol=1e-5, rtol=0)
+    assert (borrowed - sharp)[3].square().mean() < 0.5 * (plain - sharp)[3].square().mean()

@@ -84,7 +84,9 @@ def test_sampled_latents_equal_the_library(call_node, loaded, library, num_frame
     assert (ours - expected).abs().max() < TOLERANCE
 
 
-@pytest.mark.parametrize("shape", [(1, 64, 64, 3), (17, 50, 37, 4), (2, 250, 187, 3)])
+@pytest.mark.parametrize(
+    "shape", [(1, 64, 64, 3), (17, 50, 37, 4), (11, 90, 110, 3), (2, 250, 187, 3)]
+)
 def test_deblur_node_gives_the_frames_of_the_library(call_node, library, shape):
     frames = blurry_clip(*shape[:3])
     if shape[3] == 4:

@@ -29,7 +29,14 @@ INPUTS = {
         "overlap",
         "tile",
     ],
-    "VideoDeblur_DecodeLatents": ["vae", "latent", "strength", "color_match", "original"],
+    "VideoDeblur_DecodeLatents": [
+        "vae",
+        "latent",
+        "strength",
+        "color_match",
+        "original",
+        "borrow",
+    ],
     "VideoDeblur_Deblur": [
         "frames",
         "checkpoint",
@@ -38,6 +45,7 @@ INPUTS = {
         "seed",
         "scene_cuts",
         "skip_sharp",
+        "borrow",
     ],
     "VideoDeblur_DeblurVideo": [
         "video",
@@ -49,8 +57,10 @@ INPUTS = {
         "crf",
         "scene_cuts",
         "skip_sharp",
+        "borrow",
     ],
     "VideoDeblur_MeasureBlur": ["frames"],
+    "VideoDeblur_Borrow": ["frames", "scene_cuts"],
 }
 OUTPUTS = {
     "VideoDeblur_LoadCheckpoint": ["MODEL", "VAE", "DEBLUR_ENCODER"],
@@ -60,6 +70,7 @@ OUTPUTS = {
     "VideoDeblur_Deblur": ["IMAGE"],
     "VideoDeblur_DeblurVideo": ["VIDEO"],
     "VideoDeblur_MeasureBlur": ["FLOAT", "FLOAT", "STRING"],
+    "VideoDeblur_Borrow": ["IMAGE"],
 }
 
 
