@@ -9,19 +9,27 @@ describes, before any tensor is allocated.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .config import ConfigError, DivdConfig, config_from_dict, config_to_dict
 from .divd import Divd
+from .tensor_file import (
+    DTYPES,
+    CheckpointError,
+    Shape,
+    check_finite,
+    count_values,
+    described_tensors,
+    read_header,
+    read_tensors,
+    write_tensors,
+)
 
 FORMAT = 1
 METADATA_KEY = "video_deblur"
@@ -29,21 +37,7 @@ BUNDLED_NAME = "divd-tiny (bundled)"
 BUNDLED_PATH = Path(__file__).parent / "weights" / "divd-tiny.safetensors"
 CHOOSE = "Choose a file from ComfyUI/models/video_deblur, or the bundled one."
 
-_MAX_HEADER_BYTES = 100_000_000
-"""The limit of the safetensors format itself."""
 _MAX_CONFIG_PARAMETERS = 20_000_000_000
-_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-}
-
-
-class CheckpointError(ValueError):
-    """A file that is not a usable checkpoint; the message says why and what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,15 +60,15 @@ class CheckpointInfo:
     @property
     def num_parameters(self) -> int:
         """Number of values in all tensors."""
-        return sum(_count(shape) for _, shape in self.tensors.values())
+        return sum(count_values(shape) for _, shape in self.tensors.values())
 
     @property
     def dtype(self) -> torch.dtype:
         """The dtype that most values are stored in."""
         sizes: dict[str, int] = {}
         for name, shape in self.tensors.values():
-            sizes[name] = sizes.get(name, 0) + _count(shape)
-        return _DTYPES[max(sizes, key=lambda name: sizes[name])]
+            sizes[name] = sizes.get(name, 0) + count_values(shape)
+        return DTYPES[max(sizes, key=lambda name: sizes[name])]
 
 
 def find_checkpoint(name: str | Path) -> Path:
@@ -105,9 +99,14 @@ def read_info(path: str | Path) -> CheckpointInfo:
         CheckpointError: If it is not a checkpoint of a known architecture, or is damaged.
     """
     path = find_checkpoint(path)
-    header = _read_header(path)
+    if path.suffix != ".safetensors":
+        raise CheckpointError(
+            f"{path}: not a .safetensors file, and no other kind is opened because it could "
+            f"run code. {CHOOSE}"
+        )
+    header = read_header(path)
     metadata = header.pop("__metadata__", {})
-    tensors = _described_tensors(path, header)
+    tensors = described_tensors(path, header)
     if not isinstance(metadata, dict) or METADATA_KEY not in metadata:
         raise CheckpointError(
             f"{path}: not a video deblurring checkpoint{_guess(tensors)}. {CHOOSE}"
@@ -147,25 +146,12 @@ def read_info(path: str | Path) -> CheckpointInfo:
 def load_state_dict(info: CheckpointInfo, device: Any = "cpu") -> dict[str, Tensor]:
     """Read the weights that `info` describes, in their storage dtype.
 
+    On the CPU they are mapped, not copied.
+
     Raises:
         CheckpointError: If a weight is not finite or the file cannot be read.
     """
-    try:
-        with safe_open(info.path, framework="pt", device=str(device)) as file:
-            state_dict = {name: file.get_tensor(name) for name in info.tensors}
-    except Exception as error:
-        raise CheckpointError(
-            f"{info.path}: cannot be read ({error}). Download it again."
-        ) from error
-    for name, tensor in state_dict.items():
-        # The sum of finite values in float32 is finite for any sane weight, and unlike
-        # isfinite().all() it exists for float8 after the cast, without a second copy.
-        if not torch.isfinite(tensor.float().sum()):
-            raise CheckpointError(
-                f"{info.path}: weight {name!r} has values that are not finite. The file is "
-                f"damaged or training diverged; use another."
-            )
-    return state_dict
+    return {name: tensor.to(device) for name, tensor in _checked_tensors(info)}
 
 
 def load_model(
@@ -173,14 +159,19 @@ def load_model(
     *,
     device: Any = "cpu",
     dtype: torch.dtype | None = None,
+    autoencoder_dtype: torch.dtype | None = None,
     operations: Any = nn,
 ) -> Divd:
     """Build the networks of a checkpoint and load its weights.
+
+    Weights that are stored as they are wanted stay mapped to the file on the CPU; others
+    are converted one by one. So loading takes no more memory than the model.
 
     Args:
         path: A file, or the bundled checkpoint's name.
         device: Where the weights go.
         dtype: Dtype of the weights in memory; None keeps float32.
+        autoencoder_dtype: The same for autoencoder and blur encoder, where they differ.
         operations: Namespace of layer classes; see `layers`.
 
     Returns:
@@ -191,18 +182,19 @@ def load_model(
         CheckpointError: If the file is not a usable checkpoint.
     """
     info = read_info(path)
-    state_dict = load_state_dict(info)
-    model = Divd(
-        info.config, device="meta", dtype=dtype or torch.float32, operations=operations
-    )
-    model = model.to_empty(device=device)
-    model.load_state_dict(state_dict, strict=True)
+    dtype = dtype or torch.float32
+    model = Divd(info.config, device="meta", dtype=dtype, operations=operations)
+    weights = {}
+    for name, tensor in _checked_tensors(info):
+        pixels = name.startswith(("autoencoder.", "blur_encoder."))
+        weights[name] = tensor.to(device, (pixels and autoencoder_dtype) or dtype)
+    model.load_state_dict(weights, strict=True, assign=True)
     return model.eval().requires_grad_(False)
 
 
 def save_checkpoint(
     path: str | Path,
-    state_dict: dict[str, Tensor],
+    state_dict: Mapping[str, Tensor],
     config: DivdConfig,
     *,
     provenance: dict[str, Any],
@@ -219,7 +211,15 @@ def save_checkpoint(
         licence: SPDX identifier of the weights' licence.
         dtype: Storage dtype.
     """
-    path = Path(path)
+    shapes: dict[str, Shape] = {n: tuple(tensor.shape) for n, tensor in state_dict.items()}
+    metadata = checkpoint_metadata(config, provenance=provenance, licence=licence)
+    write_tensors(Path(path), shapes, state_dict.items(), dtype, metadata)
+
+
+def checkpoint_metadata(
+    config: DivdConfig, *, provenance: dict[str, Any], licence: str
+) -> dict[str, str]:
+    """Return what makes a safetensors file a checkpoint; arguments as `save_checkpoint`."""
     envelope = {
         "format": FORMAT,
         "architecture": "divd",
@@ -227,89 +227,13 @@ def save_checkpoint(
         "provenance": provenance,
         "licence": licence,
     }
-    tensors = {
-        name: value.detach().to("cpu", dtype).contiguous() for name, value in state_dict.items()
-    }
-    handle, temporary = tempfile.mkstemp(
-        prefix=f".{path.stem}.", suffix=".part", dir=path.parent
-    )
-    os.close(handle)
-    try:
-        save_file(tensors, temporary, metadata={METADATA_KEY: json.dumps(envelope)})
-        # Temporary files are private; this one gets the permissions of any new file.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
+    return {METADATA_KEY: json.dumps(envelope)}
 
 
-def _read_header(path: Path) -> dict[str, Any]:
-    if path.suffix != ".safetensors":
-        raise CheckpointError(
-            f"{path}: not a .safetensors file, and no other kind is opened because it could "
-            f"run code. {CHOOSE}"
-        )
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = int.from_bytes(start, "little")
-        if len(start) < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
-            hint = (
-                "a Git LFS pointer, run `git lfs pull`" if start == b"version " else "truncated"
-            )
-            raise CheckpointError(
-                f"{path}: not a valid safetensors file (its header claims {length} bytes, the "
-                f"file has {size}); {hint if start else 'it is empty'}. Download it again."
-            )
-        try:
-            header = json.loads(file.read(length))
-        except (ValueError, RecursionError) as error:  # not JSON, or a number too long
-            raise CheckpointError(
-                f"{path}: not a valid safetensors file (its header is not JSON). "
-                f"Download it again."
-            ) from error
-    if not isinstance(header, dict):
-        raise CheckpointError(f"{path}: not a valid safetensors file. Download it again.")
-    end = (
-        8
-        + length
-        + max(
-            (entry["data_offsets"][1] for entry in header.values() if _is_tensor_entry(entry)),
-            default=0,
-        )
-    )
-    if end != size:
-        raise CheckpointError(
-            f"{path}: truncated or damaged: the header describes {end} bytes, the file has "
-            f"{size}. Download it again."
-        )
-    return header
-
-
-def _is_tensor_entry(entry: Any) -> bool:
-    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        return False
-    shape, offsets = entry["shape"], entry["data_offsets"]
-    if not isinstance(shape, list) or not isinstance(offsets, list) or len(offsets) != 2:
-        return False
-    return all(isinstance(number, int) and number >= 0 for number in [*shape, *offsets])
-
-
-def _described_tensors(
-    path: Path, header: dict[str, Any]
-) -> dict[str, tuple[str, tuple[int, ...]]]:
-    tensors = {}
-    for name, entry in header.items():
-        if not _is_tensor_entry(entry):
-            raise CheckpointError(
-                f"{path}: damaged: its header does not describe {name!r} properly. "
-                f"Download it again."
-            )
-        tensors[name] = (str(entry["dtype"]), tuple(entry["shape"]))
-    return tensors
+def _checked_tensors(info: CheckpointInfo) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in read_tensors(info.path, info.tensors):
+        check_finite(info.path, name, tensor)
+        yield name, tensor
 
 
 def _check_against_network(info: CheckpointInfo) -> None:
@@ -348,7 +272,7 @@ def _check_against_network(info: CheckpointInfo) -> None:
                 f"{info.path}: weight {name!r} has shape {list(shape)}, expected "
                 f"{list(expected[name].shape)}. Download it again."
             )
-        if dtype not in _DTYPES:
+        if dtype not in DTYPES:
             raise CheckpointError(
                 f"{info.path}: weight {name!r} is stored as {dtype}, which is not supported"
             )
@@ -361,10 +285,3 @@ def _guess(tensors: dict[str, Any]) -> str:
     if not any(name.startswith("unet.") for name in names):
         return ' (no "unet." weights)'
     return " (no video_deblur metadata)"
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for extent in shape:
-        count *= extent
-    return count

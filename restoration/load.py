@@ -59,6 +59,9 @@ def load_deblurrer(
 ) -> Deblurrer:
     """Load a checkpoint into an engine.
 
+    UNet and image tower are kept in the dtype they compute in, autoencoder and blur encoder
+    in float32. On the CPU, weights that the file has in that dtype stay mapped to it.
+
     Args:
         checkpoint: Path, or the bundled checkpoint's name.
         device: `auto` or a torch device.
@@ -68,5 +71,8 @@ def load_deblurrer(
         FileNotFoundError, CheckpointError, ValueError: If a name cannot be resolved.
     """
     chosen = choose_device(device)
-    model = load_model(checkpoint, device=chosen)
-    return Deblurrer(model, chosen, choose_dtype(dtype, chosen))
+    compute_dtype = choose_dtype(dtype, chosen)
+    model = load_model(
+        checkpoint, device=chosen, dtype=compute_dtype, autoencoder_dtype=torch.float32
+    )
+    return Deblurrer(model, chosen, compute_dtype)

@@ -89,10 +89,11 @@ class Deblurrer:
     """The engine around a loaded model.
 
     Args:
-        model: Weights in float32, in evaluation mode, already on `device`.
+        model: In evaluation mode, already on `device`. Autoencoder and blur encoder in
+            float32: residual decoding subtracts two nearly equal pictures. UNet and image
+            tower in float32 or `dtype`.
         device: Where to compute.
-        dtype: Dtype the UNet computes in. Encoders and decoder stay in float32: residual
-            decoding subtracts two nearly equal pictures.
+        dtype: Dtype the UNet computes in.
     """
 
     def __init__(
@@ -258,10 +259,19 @@ class Deblurrer:
         def encode(start: int, stop: int) -> tuple[Tensor, Tensor]:
             video = self._video(frames[start:stop])
             images = rearrange(video, "1 c t h w -> t c h w")
-            return self.model.encode_blur(video), self.model.encode_tokens(images)
+            return self.model.encode_blur(video), self._tokens(images)
 
         parts = _in_halves(encode, 0, frames.shape[0])
         return torch.cat([part[0] for part in parts], 2), torch.cat([part[1] for part in parts])
+
+    def _tokens(self, images: Tensor) -> Tensor:
+        # The tower computes in the dtype it is kept in, whatever the UNet does.
+        dtype = next(self.model.image_encoder.parameters()).dtype
+        with self._computing_in(dtype):
+            return self.model.encode_tokens(images).float()
+
+    def _computing_in(self, dtype: torch.dtype) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
 
     @torch.no_grad()
     def decode(
@@ -346,7 +356,7 @@ class Deblurrer:
         """Return the clean estimate of a piece from its noisy and its blur latents."""
         timesteps = torch.tensor([timestep], device=self.device)
         network_input = torch.cat([x, condition], dim=1)
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+        with self._computing_in(self.dtype):
             v = self.model.unet(network_input, timesteps, context)
         return clean_from_velocity(self.model.config.schedule, x, v.float(), timesteps)
 

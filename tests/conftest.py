@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -162,3 +164,39 @@ def make_frames() -> Callable[..., Tensor]:
         return (wave + 0.1 * (texture - 0.5)).clamp(0, 1)
 
     return make
+
+
+@pytest.fixture
+def grown_memory_bytes() -> Callable[..., list[int]]:
+    """Run pieces of code in a process; return how far memory grew at most during each."""
+
+    def measure(*pieces: str, arguments: Iterable[object] = (), setup: str = "") -> list[int]:
+        script = "\n".join([_MEASURE, setup, *(f"measure({piece!r})" for piece in pieces)])
+        done = subprocess.run(
+            [sys.executable, "-c", script, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return [int(line) for line in done.stdout.splitlines()[-len(pieces) :]]
+
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("memory is read from Linux's /proc")
+    return measure
+
+
+_MEASURE = """
+import sys
+
+def kilobytes(field):
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith(field))
+
+def measure(code):
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # the peak starts here
+    before = kilobytes("VmRSS:")
+    exec(code, globals())
+    print(1024 * (kilobytes("VmHWM:") - before))
+"""

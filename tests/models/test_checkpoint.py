@@ -21,6 +21,7 @@ from video_deblur.models.checkpoint import (
     read_info,
     save_checkpoint,
 )
+from video_deblur.models.divd import Divd
 
 
 def read_parts(path):
@@ -99,12 +100,10 @@ def test_a_write_that_fails_keeps_the_old_file(make_checkpoint, monkeypatch, sma
     path = make_checkpoint()
     before = path.read_bytes()
 
-    def full_disk(tensors, target, metadata):
-        with open(target, "wb") as file:
-            file.write(b"half")
+    def full_disk(tensor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("video_deblur.models.checkpoint.save_file", full_disk)
+    monkeypatch.setattr("video_deblur.models.tensor_file._as_bytes", full_disk)
     with pytest.raises(OSError, match="No space left"):
         save_checkpoint(path, small_model.state_dict(), small_model.config, provenance={})
     assert path.read_bytes() == before
@@ -332,3 +331,43 @@ def test_the_config_in_the_file_builds_the_network(make_checkpoint, small_config
     sampling = dataclasses.replace(small_config.sampling, steps=7)
     info = read_info(make_checkpoint(sampling=sampling))
     assert info.config.sampling.steps == 7
+
+
+def test_loading_takes_the_memory_of_the_model(
+    make_checkpoint, small_config, grown_memory_bytes
+):
+    unet = dataclasses.replace(small_config.unet, block_channels=(384, 512))
+    config = dataclasses.replace(small_config, unet=unet)
+    weights = {
+        name: torch.ones(value.shape, dtype=torch.float16)
+        for name, value in Divd(config, device="meta").state_dict().items()
+    }
+    path = make_checkpoint(state_dict=weights, dtype=torch.float16, unet=unet)
+    as_stored, converted = grown_memory_bytes(
+        "deblurrer = load_deblurrer(sys.argv[1], 'cpu', 'float16')",
+        "other = load_deblurrer(sys.argv[1], 'cpu', 'float32')",
+        arguments=[path],
+        setup="from video_deblur.restoration.load import load_deblurrer\n"
+        "load_deblurrer('divd-tiny', 'cpu')",
+    )
+    size = path.stat().st_size
+    assert size > 60e6
+    assert as_stored <= 1.15 * size
+    assert converted <= 1.15 * 2 * size
+
+
+def test_weights_that_need_no_conversion_are_mapped(make_checkpoint):
+    path = make_checkpoint(dtype=torch.float32)
+    model = load_model(path)
+    before = path.read_bytes()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+    assert path.read_bytes() == before
+    model = load_model(path, dtype=torch.float16, autoencoder_dtype=torch.float32)
+    dtypes = {
+        part: {p.dtype for p in getattr(model, part).parameters()}
+        for part in ("unet", "image_encoder", "autoencoder", "blur_encoder")
+    }
+    assert dtypes["unet"] == dtypes["image_encoder"] == {torch.float16}
+    assert dtypes["autoencoder"] == dtypes["blur_encoder"] == {torch.float32}

@@ -285,9 +285,12 @@ def test_what_is_no_clip_is_refused(deblurrer, shape):
     assert str(list(shape)) in str(caught.value)
 
 
-def test_low_precision_stays_close(small_model, make_frames):
+@pytest.mark.parametrize("kept", [torch.float32, torch.bfloat16])
+def test_low_precision_stays_close(small_model, make_frames, kept):
     frames = make_frames(3, 20, 20)
     reference = Deblurrer(small_model).restore(frames, settings())
+    small_model.unet.to(kept)
+    small_model.image_encoder.to(kept)
     low = Deblurrer(small_model, dtype=torch.bfloat16).restore(frames, settings())
     assert (low - reference).abs().mean() < 0.1 * (reference - frames).abs().mean()
 
