@@ -1,8 +1,8 @@
-"""The small autoencoder: free of attention and of normalisation over space.
+"""The autoencoder; here the small kind, free of attention and of normalisation over space.
 
 Works frame by frame on images `[N, 3, H, W]` in -1..1, H and W multiples of
 `AutoencoderConfig.downscale`. Being purely local, tiles of a frame encode and decode as
-the whole frame does, up to the receptive field.
+the whole frame does, up to the receptive field. The other kind is in `autoencoder_kl`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .autoencoder_kl import KlDecoder, KlEncoder
 from .config import AutoencoderConfig
 from .layers import zero_init
 
@@ -121,6 +122,18 @@ class Decoder(nn.Module):
         return h
 
 
+def make_encoder(
+    config: AutoencoderConfig,
+    *,
+    device: Any = None,
+    dtype: Any = None,
+    operations: Any = nn,
+) -> Encoder | KlEncoder:
+    """Build the encoder of the config's kind."""
+    kind = KlEncoder if config.kind == "kl" else Encoder
+    return kind(config, device=device, dtype=dtype, operations=operations)
+
+
 class Autoencoder(nn.Module):
     """The sharp encoder and the decoder; the sharp encoder defines the latent space."""
 
@@ -135,8 +148,8 @@ class Autoencoder(nn.Module):
         super().__init__()
         make = {"device": device, "dtype": dtype, "operations": operations}
         self.config = config
-        self.encoder = Encoder(config, **make)
-        self.decoder = Decoder(config, **make)
+        self.encoder = make_encoder(config, **make)
+        self.decoder = (KlDecoder if config.kind == "kl" else Decoder)(config, **make)
 
     def encode(self, images: Tensor) -> Tensor:
         """Encode images `[N, 3, H, W]` in -1..1 to latents as the encoder gives them."""
@@ -162,5 +175,11 @@ def denormalise_latents(config: AutoencoderConfig, latents: Tensor) -> Tensor:
 def _statistics(config: AutoencoderConfig, like: Tensor) -> tuple[Tensor, Tensor]:
     shape = (1, -1) + (1,) * (like.ndim - 2)
     channels = config.latent_channels
-    mean = torch.tensor(config.latent_mean or (0.0,) * channels).to(like).reshape(shape)
-    return mean, torch.tensor(config.latent_std or (1.0,) * channels).to(like).reshape(shape)
+    mean, std = (
+        torch.tensor(values, dtype=torch.float64).to(like.dtype).to(like.device).reshape(shape)
+        for values in (
+            config.latent_mean or (0.0,) * channels,
+            config.latent_std or (1.0,) * channels,
+        )
+    )
+    return mean, std

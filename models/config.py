@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 TEMPORAL_ATTENTION_KINDS = ("frame", "window", "both")
 NORM_KINDS = ("group", "channel")
+AUTOENCODER_KINDS = ("local", "kl")
 
 # A config comes out of a file that may be hostile: networks are built from it (without
 # weights) to check the file, so whatever multiplies modules or tables is bounded.
@@ -124,16 +125,23 @@ class UNet3DConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderConfig:
-    """The small, attention-free autoencoder, and how its latents are normalised."""
+    """The autoencoder, and how its latents are normalised."""
 
+    kind: Literal["local", "kl"] = "local"
+    """`local`: small, free of attention and of normalisation over space. `kl`: that of
+    Stable Diffusion."""
     latent_channels: int = 16
     """Channels of the latents."""
     channels: tuple[int, ...] = (32, 64)
-    """Width at 1/2, 1/4, ... of the pixels; the last one is the latent resolution."""
+    """Width at each resolution: 1/2, 1/4, ... of the pixels for `local`, 1, 1/2, ... for
+    `kl`. The last one is the latent resolution."""
     blocks: tuple[int, ...] = (1, 2)
-    """Residual blocks at each of these resolutions, in the encoder and in the decoder."""
+    """Residual blocks at each of these resolutions, in the encoder and in the decoder, which
+    has one more for `kl`."""
+    norm_groups: int = 32
+    """Groups of GroupNorm; only `kl` has it."""
     detail_skip: bool = False
-    """Whether the decoder takes multi-scale features of the blurry frames."""
+    """Whether the decoder takes multi-scale features of the blurry frames; not for `kl`."""
     latent_mean: tuple[float, ...] = ()
     """Mean of each latent channel over training frames; empty means 0."""
     latent_std: tuple[float, ...] = ()
@@ -145,7 +153,8 @@ class AutoencoderConfig:
     """Offset of that map, one value per colour."""
 
     def __post_init__(self) -> None:
-        _check_positive(self, "latent_channels")
+        _check_choice("kind", self.kind, AUTOENCODER_KINDS)
+        _check_positive(self, "latent_channels", "norm_groups")
         if not self.channels or len(self.channels) != len(self.blocks):
             raise ConfigError(
                 f"channels and blocks need one entry per resolution, got "
@@ -155,6 +164,8 @@ class AutoencoderConfig:
             raise ConfigError(f"channels must hold at most {_MOST_LEVELS} resolutions")
         _check_positive(self, "channels")
         _check_range(self, "blocks", 0, _MOST_BLOCKS)
+        if self.kind == "kl":
+            self._check_kl()
         for name in ("latent_mean", "latent_std", "latent_rgb_factors"):
             if len(getattr(self, name)) not in (0, self.latent_channels):
                 raise ConfigError(
@@ -169,10 +180,27 @@ class AutoencoderConfig:
         _check_finite("latent_mean", self.latent_mean)
         _check_finite("latent_std", self.latent_std)
 
+    def _check_kl(self) -> None:
+        if self.detail_skip:
+            raise ConfigError("detail_skip needs an autoencoder of kind local")
+        if min(self.blocks) < 1:
+            raise ConfigError(f"blocks must be 1 or more for kind kl, got {min(self.blocks)}")
+        for channels in self.channels:
+            if channels % self.norm_groups:
+                raise ConfigError(
+                    f"channels must divide by norm_groups ({self.norm_groups}) for kind kl, "
+                    f"got {channels}"
+                )
+
     @property
     def downscale(self) -> int:
         """Pixels per latent position along height and width."""
-        return 2 ** len(self.channels)
+        return 2 ** (len(self.channels) - (self.kind == "kl"))
+
+    @property
+    def values_per_pixel(self) -> float:
+        """Values that the finest features hold per pixel: working memory goes by them."""
+        return self.channels[0] / (1 if self.kind == "kl" else 4)
 
 
 @dataclass(frozen=True, kw_only=True)

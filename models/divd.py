@@ -15,7 +15,13 @@ from typing import Any
 from einops import rearrange
 from torch import Tensor, nn
 
-from .autoencoder import Autoencoder, Encoder, denormalise_latents, normalise_latents
+from .autoencoder import (
+    Autoencoder,
+    Encoder,
+    denormalise_latents,
+    make_encoder,
+    normalise_latents,
+)
 from .config import DivdConfig
 from .image_encoder import ImageEncoder
 from .unet3d import UNet3D
@@ -37,7 +43,7 @@ class Divd(nn.Module):
         self.config = config
         self.unet = UNet3D(config.unet, config.schedule, **make)
         self.autoencoder = Autoencoder(config.autoencoder, **make)
-        self.blur_encoder = Encoder(config.autoencoder, **make)
+        self.blur_encoder = make_encoder(config.autoencoder, **make)
         self.image_encoder = ImageEncoder(config.image_encoder, **make)
 
     @property
@@ -67,11 +73,12 @@ class Divd(nn.Module):
         """
         latents = denormalise_latents(self.config.autoencoder, latents)
         flat = rearrange(latents, "b c t h w -> (b t) c h w")
-        detail = None
+        detail = []
         if detail_video is not None and self.config.autoencoder.detail_skip:
+            assert isinstance(self.blur_encoder, Encoder), "the config refuses it otherwise"
             images = rearrange(detail_video, "b c t h w -> (b t) c h w")
-            detail = self.blur_encoder.features(images)
-        images = self.autoencoder.decoder(flat, detail)
+            detail = [self.blur_encoder.features(images)]
+        images = self.autoencoder.decoder(flat, *detail)
         return rearrange(images, "(b t) c h w -> b c t h w", b=latents.shape[0])
 
     def decode_restored(self, latents: Tensor, blurry: Tensor) -> Tensor:
@@ -92,7 +99,7 @@ class Divd(nn.Module):
             return restored
         return blurry + (restored - self.decode(self.encode_sharp(blurry)))
 
-    def _normalised(self, encoder: Encoder):
+    def _normalised(self, encoder: nn.Module):
         def encode(images: Tensor) -> Tensor:
             return normalise_latents(self.config.autoencoder, encoder(images))
 

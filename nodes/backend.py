@@ -30,8 +30,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..models.autoencoder import (
-    Encoder,
     denormalise_latents,
+    make_encoder,
     normalise_latents,
 )
 from ..models.checkpoint import CheckpointInfo, load_state_dict
@@ -298,8 +298,8 @@ class DeblurEncoder(nn.Module):
         super().__init__()
         make = {"device": device, "dtype": torch.float32, "operations": operations}
         self.config = config
-        self.blur_encoder = Encoder(config.autoencoder, **make)
-        self.sharp_encoder = Encoder(config.autoencoder, **make)
+        self.blur_encoder = make_encoder(config.autoencoder, **make)
+        self.sharp_encoder = make_encoder(config.autoencoder, **make)
         self.image_encoder = ImageEncoder(config.image_encoder, **make)
 
 

@@ -14,13 +14,13 @@ import numpy as np
 from comfy_api.latest import InputImpl, Types, io
 from torch import Tensor
 
-from ..restoration.pipeline import check_frames
+from ..restoration.pipeline import check_frames, frames_at_once
 from ..restoration.settings import PRESET_NAMES, RestorationSettings, preset_settings
 from .backend import CATEGORY, LoadedCheckpoint, make_schema
 from .checkpoint import checkpoint_input, fingerprint, load_checkpoint
 from .decode import borrow_input, decode_latents, strength_input
 from .encode import encode_frames, scene_cuts_input
-from .memory import load_to_device
+from .memory import decode_bytes, load_to_device
 from .progress import Progress, ProgressFn
 from .sample import sample_preset, seed_input
 
@@ -291,10 +291,11 @@ def _restore_components(
 def _load(
     loaded: LoadedCheckpoint, settings: RestorationSettings, height: int, width: int
 ) -> None:
-    downscale = loaded.config.autoencoder.downscale
-    size = (-(-height // downscale), -(-width // downscale))
-    channels = loaded.config.autoencoder.latent_channels
-    memory = loaded.model.model.memory_required([settings.window, channels, *size])
+    config = loaded.config.autoencoder
+    size = (-(-height // config.downscale), -(-width // config.downscale))
+    shape = [settings.window, config.latent_channels, *size]
+    pixels = frames_at_once(config, height, width) * height * width
+    memory = max(loaded.model.model.memory_required(shape), decode_bytes(config, pixels))
     load_to_device(loaded.patchers(), memory)
 
 

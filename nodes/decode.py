@@ -12,14 +12,19 @@ from torch import Tensor
 
 from ..models.autoencoder import normalise_latents
 from ..restoration.layout import is_out_of_memory
-from ..restoration.pipeline import blend, check_frames, frames_to_video, video_to_frames
+from ..restoration.pipeline import (
+    blend,
+    check_frames,
+    frames_at_once,
+    frames_to_video,
+    video_to_frames,
+)
 from ..restoration.windows import shots
 from .backend import (
     CATEGORY,
     OPTIONS_KEY,
     make_schema,
 )
-from .encode import CHUNK_FRAMES
 from .memory import decode_bytes, load_to_device
 from .progress import Progress, ProgressFn
 from .vae import AssembledDivd, decoding_divd
@@ -157,9 +162,10 @@ def _decode_chunks(
     divd: AssembledDivd, patcher: Any, latents: Tensor, video: Tensor, callback: ProgressFn
 ) -> Tensor:
     num_frames, height, width = video.shape[2:]
-    chunk_frames = min(CHUNK_FRAMES, num_frames)
+    config = divd.config.autoencoder
+    chunk_frames = min(frames_at_once(config, height, width), num_frames)
     pixels = chunk_frames * height * width
-    load_to_device([patcher], decode_bytes(divd.config.autoencoder, pixels))
+    load_to_device([patcher], decode_bytes(config, pixels))
     parts: list[Tensor] = []
     start = 0
     while start < num_frames:

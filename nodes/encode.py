@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ..models.autoencoder import normalise_latents
-from ..restoration.pipeline import check_frames, frames_to_video
+from ..restoration.pipeline import check_frames, frames_at_once, frames_to_video
 from .backend import (
     CATEGORY,
     CUTS_KEY,
@@ -22,9 +22,6 @@ from .backend import (
 )
 from .memory import encode_bytes, load_to_device
 from .progress import Progress, ProgressFn
-
-CHUNK_FRAMES = 8
-"""Frames encoded or decoded at once."""
 
 
 def scene_cuts_input() -> io.Boolean.Input:
@@ -54,21 +51,18 @@ def encode_frames(
     if not isinstance(network, DeblurEncoder):
         raise ValueError("encoder must come from Load Deblur Checkpoint")
     check_frames(frames)
-    num_frames, height, width = frames.shape[:3]
-    video = frames_to_video(frames[..., :3], network.config.autoencoder.downscale)
-    chunks = video.split(CHUNK_FRAMES, dim=2)
-    pixels = min(num_frames, CHUNK_FRAMES) * video.shape[3] * video.shape[4]
-    load_to_device([encoder], encode_bytes(network.config.autoencoder, pixels))
+    height, width = frames.shape[1:3]
+    config = network.config.autoencoder
+    video = frames_to_video(frames[..., :3], config.downscale)
+    chunks = video.split(frames_at_once(config, *video.shape[3:]), dim=2)
+    pixels = chunks[0].shape[2] * video.shape[3] * video.shape[4]
+    load_to_device([encoder], encode_bytes(config, pixels))
     sharp, blur, tokens = [], [], []
     for index, chunk in enumerate(chunks):
         callback(index, len(chunks))
         images = rearrange(chunk, "1 c t h w -> t c h w").to(encoder.load_device)
         sharp.append(_to_host(network.sharp_encoder(images)))
-        blur.append(
-            _to_host(
-                normalise_latents(network.config.autoencoder, network.blur_encoder(images))
-            )
-        )
+        blur.append(_to_host(normalise_latents(config, network.blur_encoder(images))))
         tokens.append(_to_host(network.image_encoder(images)))
     callback(len(chunks), len(chunks))
     condition, context = torch.cat(blur), torch.cat(tokens)

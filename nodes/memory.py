@@ -11,11 +11,13 @@ import torch
 from ..models.config import AutoencoderConfig
 
 UNET_BYTES = 160
-_ENCODE_BYTES = 5
-_DECODE_BYTES = 6
-"""Working memory in bytes per frame, position (latent; pixel, pixel) and channel of the
-finest level, float32. Measured on a CPU as growth of resident memory with the tiny layout
-(16 x 64 x 64 latents: 98; 8 frames of 768 x 768: 3.5 and 4.2), plus room for workspaces."""
+"""Working memory in bytes per frame, latent position and channel of the finest level, float32.
+Measured on a CPU as growth of resident memory with the tiny layout (16 x 64 x 64 latents: 98),
+plus room for workspaces."""
+_ENCODE_BYTES = {"local": 20, "kl": 24}
+_DECODE_BYTES = {"local": 24, "kl": 30}
+"""The same by kind of autoencoder, per frame, pixel and value of the finest features (8 frames
+of 768 x 768: 14 and 17; kl, 768 x 768: 20 and 25)."""
 
 
 def make_patcher(network: Any, load_device: Any, offload_device: Any) -> Any:
@@ -30,17 +32,19 @@ def encode_bytes(
     config: AutoencoderConfig, num_pixels: int, dtype: torch.dtype = torch.float32
 ) -> float:
     """Return the working memory of encoding `num_pixels` pixels at once, in bytes."""
-    return memory_bytes(_ENCODE_BYTES, config.channels[0], num_pixels, dtype)
+    values = config.values_per_pixel
+    return memory_bytes(_ENCODE_BYTES[config.kind], values, num_pixels, dtype)
 
 
 def decode_bytes(
     config: AutoencoderConfig, num_pixels: int, dtype: torch.dtype = torch.float32
 ) -> float:
     """Return the working memory of decoding `num_pixels` pixels at once, in bytes."""
-    return memory_bytes(_DECODE_BYTES, config.channels[0], num_pixels, dtype)
+    values = config.values_per_pixel
+    return memory_bytes(_DECODE_BYTES[config.kind], values, num_pixels, dtype)
 
 
-def memory_bytes(each: float, channels: int, positions: int, dtype: torch.dtype) -> float:
+def memory_bytes(each: float, channels: float, positions: int, dtype: torch.dtype) -> float:
     """Return working memory in bytes, from that of a float32 position and channel."""
     return each * channels * positions * comfy.model_management.dtype_size(dtype) / 4
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..models.autoencoder import Autoencoder, Encoder
+from ..models.autoencoder import Autoencoder, make_encoder
 from ..models.config import DivdConfig
 from ..models.divd import Divd
 from .memory import decode_bytes, encode_bytes, make_patcher
@@ -27,7 +27,7 @@ class DeblurVaeNetwork(Autoencoder):
         self.deblur_config = config
         # The detail skip takes features of the blurry frames while decoding.
         self.blur_encoder = (
-            Encoder(config.autoencoder, **make) if config.autoencoder.detail_skip else None
+            make_encoder(config.autoencoder, **make) if config.autoencoder.detail_skip else None
         )
 
     def decode(self, latents: Tensor, **options: Any) -> Tensor:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from ..models.config import AutoencoderConfig
 from ..models.divd import Divd
 from ..models.schedule import clean_from_velocity
 from .color import match_color
@@ -32,9 +33,10 @@ logger = logging.getLogger(__name__)
 ProgressCallback = Callable[[int, int], None]
 """Called with (pieces of work done, pieces in all); may raise to cancel."""
 
-_GROUP_FRAMES = 8
-_GROUP_PIXELS = 8 * 1280 * 720
-"""Frames and pixels that are encoded or decoded at once: bounds memory, costs no speed."""
+_MOST_FRAMES = 8
+_MOST_VALUES = 8 * 8 * 1280 * 720
+"""Frames, and values of their finest features, that are encoded or decoded at once: bounds
+memory (about 6 float32 copies of the values), costs no speed."""
 
 
 class Work:
@@ -228,9 +230,8 @@ class Deblurrer:
             self.model.downscale,
         )
 
-    @staticmethod
     def groups(
-        num_frames: int, height: int, width: int, bounds: Sequence[int] = ()
+        self, num_frames: int, height: int, width: int, bounds: Sequence[int] = ()
     ) -> list[Span]:
         """Cut frames into groups that are encoded or decoded at once.
 
@@ -240,7 +241,7 @@ class Deblurrer:
             width: Pixels.
             bounds: Frames at which a group must end.
         """
-        size = max(1, min(_GROUP_FRAMES, _GROUP_PIXELS // (height * width)))
+        size = frames_at_once(self.model.config.autoencoder, height, width)
         edges = sorted({0, num_frames, *(b for b in bounds if 0 < b < num_frames)})
         return [
             (start, min(start + size, stop))
@@ -446,6 +447,12 @@ def _in_halves(function: Callable[[int, int], Result], start: int, stop: int) ->
             raise
     middle = (start + stop) // 2
     return [*_in_halves(function, start, middle), *_in_halves(function, middle, stop)]
+
+
+def frames_at_once(config: AutoencoderConfig, height: int, width: int) -> int:
+    """Return how many frames of a size to encode or decode at once."""
+    affordable = _MOST_VALUES / (height * width * config.values_per_pixel)
+    return max(1, min(_MOST_FRAMES, int(affordable)))
 
 
 def check_frames(frames: Tensor) -> None:

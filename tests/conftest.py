@@ -58,6 +58,19 @@ SMALL_CONFIG = DivdConfig(
     ),
 )
 
+KL_CONFIG = dataclasses.replace(
+    SMALL_CONFIG,
+    autoencoder=AutoencoderConfig(
+        kind="kl",
+        latent_channels=4,
+        channels=(8, 8, 16, 16),
+        blocks=(1, 1, 1, 1),
+        norm_groups=4,
+        latent_std=(1 / 0.18215,) * 4,
+    ),
+)
+"""The small model around the structure of Stable Diffusion's autoencoder."""
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _few_threads():
@@ -102,6 +115,17 @@ def randomise() -> Callable[..., nn.Module]:
 @pytest.fixture
 def small_config() -> DivdConfig:
     return SMALL_CONFIG
+
+
+@pytest.fixture
+def kl_config() -> DivdConfig:
+    return KL_CONFIG
+
+
+@pytest.fixture
+def kl_model(randomise) -> Divd:
+    """As `small_model`, with the other kind of autoencoder."""
+    return randomise(Divd(KL_CONFIG), 0.05, add=True).eval().requires_grad_(False)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import time
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from video_deblur.models.checkpoint import (
     BUNDLED_PATH,
     METADATA_KEY,
@@ -116,6 +116,23 @@ def test_a_checkpoint_may_be_read_by_whom_the_system_lets(make_checkpoint):
     plain = path.with_name("plain")
     plain.touch()
     assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
+
+
+def test_the_bundled_checkpoint_is_of_the_kind_it_was_before_there_were_two():
+    info = read_info(BUNDLED_PATH)
+    assert info.config.autoencoder.kind == "local"
+    weights = load_model(BUNDLED_PATH).state_dict()
+    stored = load_file(BUNDLED_PATH)
+    assert weights.keys() == stored.keys()
+    assert all(torch.equal(value, stored[name].float()) for name, value in weights.items())
+
+
+def test_a_checkpoint_may_hold_the_autoencoder_of_stable_diffusion(make_checkpoint, kl_model):
+    path = make_checkpoint(model=kl_model)
+    loaded = load_model(path)
+    assert loaded.config == kl_model.config
+    video = torch.rand(1, 3, 2, 16, 24) * 2 - 1
+    assert torch.equal(loaded.encode_sharp(video), kl_model.encode_sharp(video))
 
 
 def test_names_lead_to_files(make_checkpoint, tmp_path):

@@ -19,10 +19,11 @@ from video_deblur.models.config import (
 from video_deblur.training.config import PRESETS, TINY_MODEL
 
 
-@pytest.mark.parametrize("name", ["small", "tiny", "statistics"])
-def test_a_config_survives_json(small_config, name):
+@pytest.mark.parametrize("name", ["small", "kl", "tiny", "statistics"])
+def test_a_config_survives_json(small_config, kl_config, name):
     config = {
         "small": small_config,
+        "kl": kl_config,
         "tiny": TINY_MODEL,
         "statistics": dataclasses.replace(
             small_config,
@@ -97,6 +98,11 @@ def test_json_that_is_no_config_is_refused_by_field(config_type, values, message
         (AutoencoderConfig, {"latent_mean": (float("nan"),) * 16}, "latent_mean"),
         (AutoencoderConfig, {"latent_rgb_factors": ((1.0,),) * 16}, "latent_rgb_factors"),
         (AutoencoderConfig, {"latent_rgb_bias": (1.0,)}, "latent_rgb_bias"),
+        (AutoencoderConfig, {"kind": "vq"}, "kind must be one of local, kl, got 'vq'"),
+        (AutoencoderConfig, {"kind": "kl", "channels": (32, 48)}, r"norm_groups \(32\)"),
+        (AutoencoderConfig, {"kind": "kl", "blocks": (0, 1)}, "1 or more for kind kl, got 0"),
+        (AutoencoderConfig, {"kind": "kl", "detail_skip": True}, "needs an .* kind local"),
+        (AutoencoderConfig, {"norm_groups": 0}, "norm_groups must be between 1"),
         (ImageEncoderConfig, {"patch_size": 15}, r"divide by patch_size \(15\), got 224"),
         (ImageEncoderConfig, {"heads": 7}, r"width must divide by heads \(7\), got 1280"),
         (ImageEncoderConfig, {"mlp_ratio": float("nan")}, "mlp_ratio"),
@@ -129,6 +135,13 @@ def test_the_parts_of_a_model_must_fit_together(small_config, part, changes, mes
     changed = dataclasses.replace(getattr(small_config, part), **changes)
     with pytest.raises(ConfigError, match=re.escape(message)):
         dataclasses.replace(small_config, **{part: changed})
+
+
+def test_autoencoders_of_both_kinds_know_their_scale(small_config, kl_config):
+    assert (small_config.autoencoder.downscale, kl_config.autoencoder.downscale) == (4, 8)
+    # 8 channels at half the height and width, 8 channels at full size.
+    assert small_config.autoencoder.values_per_pixel == 2
+    assert kl_config.autoencoder.values_per_pixel == 8
 
 
 def test_configs_cannot_be_changed(small_config):

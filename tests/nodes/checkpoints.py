@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import torch
@@ -18,8 +19,8 @@ from video_deblur.models.divd import Divd
 NAME = "random.safetensors"
 
 
-def random_config(detail_skip: bool = False) -> DivdConfig:
-    """Return the tiny layout at a fraction of its width."""
+def random_config(**autoencoder: object) -> DivdConfig:
+    """Return the tiny layout at a fraction of its width, its autoencoder changed."""
     channels = 16
     return DivdConfig(
         unet=UNet3DConfig(
@@ -37,15 +38,17 @@ def random_config(detail_skip: bool = False) -> DivdConfig:
             transformer_in=False,
             latent_skip=True,
         ),
-        autoencoder=AutoencoderConfig(
-            latent_channels=channels,
-            channels=(16, 32),
-            blocks=(1, 1),
-            detail_skip=detail_skip,
-            latent_mean=tuple(0.01 * index for index in range(channels)),
-            latent_std=tuple(0.5 + 0.02 * index for index in range(channels)),
-            latent_rgb_factors=tuple((0.1, 0.08, -0.05) for _ in range(channels)),
-            latent_rgb_bias=(0.1, 0.0, -0.1),
+        autoencoder=dataclasses.replace(
+            AutoencoderConfig(
+                latent_channels=channels,
+                channels=(16, 32),
+                blocks=(1, 1),
+                latent_mean=tuple(0.01 * index for index in range(channels)),
+                latent_std=tuple(0.5 + 0.02 * index for index in range(channels)),
+                latent_rgb_factors=tuple((0.1, 0.08, -0.05) for _ in range(channels)),
+                latent_rgb_bias=(0.1, 0.0, -0.1),
+            ),
+            **autoencoder,
         ),
         image_encoder=ImageEncoderConfig(
             image_size=32,
@@ -61,9 +64,9 @@ def random_config(detail_skip: bool = False) -> DivdConfig:
     )
 
 
-def write_random_checkpoint(folder: Path, detail_skip: bool = False) -> Path:
+def write_random_checkpoint(folder: Path, **autoencoder: object) -> Path:
     """Write a checkpoint whose zero-initialised layers are random too."""
-    config = random_config(detail_skip)
+    config = random_config(**autoencoder)
     with torch.random.fork_rng():
         torch.manual_seed(7)
         model = Divd(config)

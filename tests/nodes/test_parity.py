@@ -207,6 +207,34 @@ def test_detail_skip_decodes_as_the_library_does(call_node, comfy, extension_nod
     assert dataclasses.asdict(deblurrer.model.config)["autoencoder"]["detail_skip"]
 
 
+def test_the_autoencoder_of_stable_diffusion_gives_the_frames_of_the_library(
+    call_node, comfy, extension_nodes, tmp_path
+):
+    from video_deblur.models.checkpoint import load_model
+    from video_deblur.restoration.pipeline import Deblurrer
+
+    from .checkpoints import write_random_checkpoint
+
+    path = write_random_checkpoint(
+        tmp_path, kind="kl", channels=(8, 8, 16, 16), blocks=(1,) * 4, norm_groups=4
+    )
+    target = comfy.base / "models" / "video_deblur" / "kl.safetensors"
+    target.parent.mkdir(exist_ok=True)
+    path.rename(target)
+    deblurrer = Deblurrer(load_model(target))
+    frames = blurry_clip(10, 50, 62)
+    (restored,) = call_node("VideoDeblur_Deblur", frames=frames, checkpoint=target.name)
+    assert psnr(restored, library_frames(deblurrer, frames)) > 50
+    loaded = call_node("VideoDeblur_LoadCheckpoint", checkpoint=target.name, dtype="float32")
+    encoded = call_node("VideoDeblur_EncodeFrames", encoder=loaded[2], frames=frames)
+    assert encoded[2]["samples"].shape == (10, 16, 7, 8)
+    latent = sample(call_node, "KSampler", loaded, encoded, steps=2, cfg=1.5)
+    (restored,) = call_node("VideoDeblur_DecodeLatents", vae=loaded[1], latent=latent)
+    assert psnr(restored, library_frames(deblurrer, frames, seed=5)) > 50
+    (stock,) = call_node("VAEEncode", pixels=frames, vae=loaded[1])
+    assert torch.allclose(stock["samples"], encoded[2]["samples"], atol=1e-5)
+
+
 @pytest.mark.parametrize("sampler_name", ["ddim", "dpmpp_2m", "euler_ancestral", "uni_pc"])
 def test_other_samplers_run(call_node, loaded, sampler_name):
     encoded = call_node(

@@ -5,9 +5,16 @@ import logging
 
 import pytest
 import torch
+from video_deblur.models.config import AutoencoderConfig
+from video_deblur.models.divd import Divd
 from video_deblur.restoration import footage
 from video_deblur.restoration.color import match_color
-from video_deblur.restoration.pipeline import Deblurrer, frames_to_video, video_to_frames
+from video_deblur.restoration.pipeline import (
+    Deblurrer,
+    frames_at_once,
+    frames_to_video,
+    video_to_frames,
+)
 from video_deblur.restoration.settings import RestorationSettings, preset_settings
 
 
@@ -283,6 +290,40 @@ def test_what_is_no_clip_is_refused(deblurrer, shape):
     with pytest.raises(ValueError, match=r"frames must be \[T, H, W, C\]") as caught:
         deblurrer.restore(torch.zeros(shape), settings())
     assert str(list(shape)) in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [(3, 20, 33), (11, 8, 8), (1, 7, 5)])
+def test_the_autoencoder_of_stable_diffusion_restores_any_size(kl_model, make_frames, size):
+    frames = make_frames(*size)
+    restored = Deblurrer(kl_model).restore(frames, settings(steps=2))
+    assert restored.shape == frames.shape
+    assert (restored - frames).abs().max() > 1e-3
+
+
+def test_a_model_that_changes_nothing_returns_the_input_whatever_the_autoencoder_loses(
+    kl_config, make_frames, randomise
+):
+    model = Divd(kl_config).eval().requires_grad_(False)
+    randomise(model.autoencoder, 0.05, add=True)
+    model.blur_encoder.load_state_dict(model.autoencoder.encoder.state_dict())
+    frames = make_frames(3, 20, 33)
+    restored = Deblurrer(model).restore(frames, settings())
+    torch.testing.assert_close(restored, frames, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "width", "size", "expected"),
+    [
+        ("local", 32, (720, 1280), 8),
+        ("local", 32, (1080, 1920), 3),
+        ("kl", 128, (256, 256), 7),
+        ("kl", 128, (720, 1280), 1),
+        ("kl", 128, (2160, 3840), 1),
+    ],
+)
+def test_frames_are_encoded_as_many_at_once_as_memory_allows(kind, width, size, expected):
+    config = AutoencoderConfig(kind=kind, channels=(width,) * 3, blocks=(1, 1, 1))
+    assert frames_at_once(config, *size) == expected
 
 
 @pytest.mark.parametrize("kept", [torch.float32, torch.bfloat16])

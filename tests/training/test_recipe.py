@@ -125,11 +125,18 @@ def test_a_preset_without_stage_0_needs_a_checkpoint(tmp_path, data_folder):
     assert not (tmp_path / "run").exists()
 
 
-def test_the_papers_stages_change_what_they_train_alone(tmp_path, data_folder, small_config):
-    start = train(make_preset(small_config), data_folder, tmp_path / "start")
+@pytest.mark.parametrize("kind", ["small_config", "kl_config"])
+def test_the_papers_stages_change_what_they_train_alone(tmp_path, data_folder, kind, request):
+    config = request.getfixturevalue(kind)
+    start = train(make_preset(config), data_folder, tmp_path / "start")
     paper = {"data": DATA, "optimizer": "adamw", "relative": False, "warmup_steps": 1}
     stage1 = DiffusionStage(
-        steps=2, trains=("blur_encoder.",), pixel_loss="off", mixed_from=0.0, **paper
+        steps=2,
+        trains=("blur_encoder.",),
+        pixel_loss="off",
+        mixed_from=0.0,
+        learning_rate=1e-2,
+        **paper,
     )
     stage2 = DiffusionStage(
         steps=3,
