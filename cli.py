@@ -56,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_synthesize(commands)
     add_train(commands)
+    _add_convert(commands)
     _add_info(commands)
     return parser
 
@@ -135,6 +136,26 @@ def _add_synthesize(commands: Any) -> None:
         "--average", type=int, default=0, help="average this many frames instead of shaking"
     )
     parser.set_defaults(run=_synthesize)
+
+
+def _add_convert(commands: Any) -> None:
+    parser = commands.add_parser(
+        "convert", help="make the checkpoint that full-size training starts from"
+    )
+    for name, source in (
+        ("unet", "ModelScopeT2V or TF-T2V"),
+        ("vae", "Stable Diffusion's autoencoder, or a whole Stable Diffusion checkpoint"),
+        ("clip", "OpenCLIP's ViT-H-14, or its image tower"),
+    ):
+        parser.add_argument(
+            f"--{name}", required=True, metavar="FILE", help=f"{source}; a file or a folder"
+        )
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="FILE", help="checkpoint, .safetensors"
+    )
+    parser.add_argument("--dtype", default="float16", help="float32, bfloat16 or float16")
+    parser.add_argument("--licence", help="SPDX identifier to store instead of the source's")
+    parser.set_defaults(run=_convert)
 
 
 def _add_info(commands: Any) -> None:
@@ -292,6 +313,23 @@ def _synthesize(args: argparse.Namespace) -> None:
     )
     _end_progress_line()
     print(f"{args.output}: {len(written)} sequences")
+
+
+def _convert(args: argparse.Namespace) -> None:
+    from .models.import_weights.convert import convert_weights
+    from .restoration.load import named_dtype
+
+    convert_weights(
+        args.unet,
+        args.vae,
+        args.clip,
+        args.output,
+        dtype=named_dtype(args.dtype),
+        licence=args.licence,
+        callback=_progress_bar("converting"),
+    )
+    _end_progress_line()
+    print(f"{args.output}: {Path(args.output).stat().st_size / 1e6:.1f} MB")
 
 
 def _info(args: argparse.Namespace) -> None:

@@ -37,6 +37,9 @@ BUNDLED_NAME = "divd-tiny (bundled)"
 BUNDLED_PATH = Path(__file__).parent / "weights" / "divd-tiny.safetensors"
 CHOOSE = "Choose a file from ComfyUI/models/video_deblur, or the bundled one."
 
+LICENCE = "Apache-2.0"
+"""Of weights that were trained from scratch."""
+
 _MAX_CONFIG_PARAMETERS = 20_000_000_000
 
 
@@ -198,7 +201,7 @@ def save_checkpoint(
     config: DivdConfig,
     *,
     provenance: dict[str, Any],
-    licence: str = "Apache-2.0",
+    licence: str = LICENCE,
     dtype: torch.dtype = torch.float16,
 ) -> None:
     """Write a checkpoint; the file appears under its name only when it is complete.

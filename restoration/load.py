@@ -49,8 +49,21 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """
     if name == "auto":
         return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
+    return named_dtype(name, "auto or ")
+
+
+def named_dtype(name: str, also: str = "") -> torch.dtype:
+    """Return the dtype of a name the user gave.
+
+    Args:
+        name: One of `DTYPES`.
+        also: Other choices, for the message.
+
+    Raises:
+        ValueError: If the name is unknown.
+    """
     if name not in DTYPES:
-        raise ValueError(f"dtype must be auto or one of {', '.join(DTYPES)}, got {name!r}")
+        raise ValueError(f"dtype must be {also}one of {', '.join(DTYPES)}, got {name!r}")
     return DTYPES[name]
 
 

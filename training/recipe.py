@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..models.autoencoder import Autoencoder
-from ..models.checkpoint import load_model, save_checkpoint
+from ..models.checkpoint import LICENCE, load_model, read_info, save_checkpoint
 from ..models.config import AutoencoderConfig, DivdConfig
 from ..models.divd import Divd
 from ..models.layers import multiplies_bfloat16
@@ -100,6 +100,7 @@ def train_preset(
         crop=max(c.crop for c in configs),
     )
     clips = None if validation is None else ValidationClips(validation, configs[-1], folder)
+    start = autoencoder if init is None else init
     recipe = _Recipe(
         preset=preset,
         data=data,
@@ -114,6 +115,7 @@ def train_preset(
         num_workers=num_workers,
         progress=progress,
         provenance=_provenance(preset, data_specs, init, autoencoder),
+        licence=LICENCE if start is None else read_info(start).licence,
     )
     torch.manual_seed(preset.seed)
     if init is not None:
@@ -133,7 +135,11 @@ def train_preset(
     if recipe.accelerator.is_main_process:
         for target in (path, *([] if export is None else [Path(export)])):
             save_checkpoint(
-                target, model.state_dict(), model.config, provenance=recipe.provenance
+                target,
+                model.state_dict(),
+                model.config,
+                provenance=recipe.provenance,
+                licence=recipe.licence,
             )
     recipe.accelerator.wait_for_everyone()
     return path
@@ -153,6 +159,8 @@ class _Recipe:
     num_workers: int
     progress: ProgressFn | None
     provenance: dict[str, object]
+    licence: str
+    """Of the trained weights: that of the checkpoint they start from."""
 
     def __post_init__(self) -> None:
         if self.accelerator.is_main_process:
@@ -258,7 +266,7 @@ class _Recipe:
         )
         module = DiffusionTraining(model, stage)
         validation = self.validation and self.validation.bound(
-            name, module, self.accelerator, self.provenance
+            name, module, self.accelerator, self.provenance, self.licence
         )
         average = train(run, self.accelerator, module, batches, prepare, validation)
         trained = Divd(config)
@@ -329,7 +337,7 @@ def with_autoencoder(config: DivdConfig, checkpoint: str | Path, seed: int) -> D
     """
     trained = load_model(checkpoint)
     wanted, found = config.autoencoder, trained.config.autoencoder
-    for name in ("latent_channels", "channels", "blocks"):
+    for name in ("kind", "latent_channels", "channels", "blocks"):
         if getattr(wanted, name) != getattr(found, name):
             raise ValueError(
                 f"{checkpoint}: its autoencoder has {name} {getattr(found, name)}, the preset "

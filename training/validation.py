@@ -56,9 +56,10 @@ class ValidationClips:
         module: DiffusionTraining,
         accelerator: Accelerator,
         provenance: dict[str, object],
+        licence: str,
     ) -> StageValidation:
         """Return what a stage's loop calls."""
-        return StageValidation(self, stage, module, accelerator, provenance)
+        return StageValidation(self, stage, module, accelerator, provenance, licence)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +71,7 @@ class StageValidation:
     module: DiffusionTraining
     accelerator: Accelerator
     provenance: dict[str, object]
+    licence: str
 
     def measure(self, step: int) -> dict[str, float]:
         """Restore every clip in one step; log a picture, return mean PSNR and gain in dB.
@@ -99,6 +101,7 @@ class StageValidation:
                 {name.removeprefix("model."): value for name, value in weights.items()},
                 self.module.model.config,
                 provenance=self.provenance,
+                licence=self.licence,
             )
 
     def _restore(self, blurry: Tensor, index: int) -> Tensor:
