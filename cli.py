@@ -77,7 +77,17 @@ def _add_run(commands: Any) -> None:
     _add_engine_options(parser)
     parser.add_argument("--codec", default="h264", help="h264, h265, ffv1 or prores")
     parser.add_argument("--crf", type=int, help="quality of h264 and h265, 0 to 51")
-    parser.add_argument("--json", dest="json_path", help="write what was done to this file")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="keep finished parts in a hidden folder beside the output; the same command goes "
+        "on from there after a stop",
+    )
+    parser.add_argument(
+        "--json",
+        dest="json_path",
+        help="write what was done to this file, with scene cuts and the blur of every frame",
+    )
     parser.set_defaults(run=_run)
 
 
@@ -217,7 +227,7 @@ def _demo(args: argparse.Namespace) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from .restoration.files import restore_file, restore_folder, restore_image
+    from .restoration.files import Report, restore_file, restore_folder, restore_image
     from .video.frames import SUFFIXES
 
     source, output = Path(args.input), Path(args.output)
@@ -225,28 +235,45 @@ def _run(args: argparse.Namespace) -> None:
         raise FileNotFoundError(f"{source}: no such file or folder")
     if output.exists() and output.samefile(source):
         raise ValueError(f"{output}: is the input itself, choose another output")
+    resumable = _resumable(args, output) if args.resume else None
     deblurrer, settings = _engine(args)
     started = time.monotonic()
-    progress = _progress_bar(source.name)
+    work = (source, output, deblurrer, settings)
+    options: dict[str, Any] = {
+        "callback": _progress_bar(source.name),
+        "measure_blur": args.json_path is not None,
+    }
+    report: Report
     if source.is_dir():
-        count = restore_folder(source, output, deblurrer, settings, progress)
+        report = restore_folder(*work, resumable=resumable, **options)
     elif source.suffix.lower() in SUFFIXES:
-        count = restore_image(source, output, deblurrer, settings, progress)
+        report = restore_image(*work, **options)
     else:
-        count = restore_file(
-            source,
-            output,
-            deblurrer,
-            settings,
-            codec=args.codec,
-            crf=args.crf,
-            callback=progress,
+        report = restore_file(
+            *work, codec=args.codec, crf=args.crf, resumable=resumable, **options
         )
     elapsed = time.monotonic() - started
     _end_progress_line()
+    count = report.num_frames
     print(f"{output}: {count} frames in {elapsed:.1f} s ({elapsed / count:.2f} s per frame)")
     result = {"input": str(source), "output": str(output), "frames": count}
-    _write_json(args.json_path, {**result, "seconds": elapsed, **_described(args, settings)})
+    found = {
+        "scene_cuts": report.cuts,
+        "blur": report.blur,
+        "frames_left_alone": report.untouched,
+    }
+    described = _described(args, settings)
+    _write_json(args.json_path, {**result, "seconds": elapsed, **found, **described})
+
+
+def _resumable(args: argparse.Namespace, output: Path) -> Any:
+    from .models.checkpoint import read_info
+    from .restoration.files import Resumable
+    from .restoration.resume import checkpoint_identity, resume_folder
+
+    args.interrupted = "finished parts are kept, run the same command again to go on"
+    identity = checkpoint_identity(read_info(args.checkpoint).path)
+    return Resumable(folder=resume_folder(output), identity=identity)
 
 
 def _evaluate(args: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import tempfile
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from torch import Tensor
 from ..restoration.pipeline import check_frames, frames_at_once
 from ..restoration.settings import PRESET_NAMES, RestorationSettings, preset_settings
 from .backend import CATEGORY, LoadedCheckpoint, make_schema
-from .checkpoint import checkpoint_input, fingerprint, load_checkpoint
+from .checkpoint import checkpoint_input, checkpoint_path, fingerprint, load_checkpoint
 from .decode import borrow_input, decode_latents, strength_input
 from .encode import encode_frames, scene_cuts_input
 from .memory import decode_bytes, load_to_device
@@ -208,12 +209,11 @@ class DeblurVideo(io.ComfyNode):
             skip_sharp=skip_sharp,
             borrow=borrow,
         )
-        restore = (
-            _restore_components
-            if isinstance(video, InputImpl.VideoFromComponents)
-            else _restore_file
-        )
-        path = restore(video, loaded, settings, codec, crf, Progress(1).stage(0))
+        progress = Progress(1).stage(0)
+        if isinstance(video, InputImpl.VideoFromComponents):
+            path = _restore_components(video, loaded, settings, codec, crf, progress)
+        else:
+            path = _restore_file(video, loaded, settings, codec, crf, progress, checkpoint)
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)))
 
 
@@ -224,14 +224,22 @@ def _restore_file(
     codec: str,
     crf: int,
     callback: ProgressFn,
+    checkpoint: str,
 ) -> Path:
-    from ..restoration.files import restore_file
+    """Restore a file; a run that is cancelled goes on where it was when it is queued again."""
+    from ..restoration.files import Resumable, restore_file
+    from ..restoration.resume import checkpoint_identity, file_identity, identity_digest
     from ..video.codecs import container_for
     from ..video.reader import VideoReader
 
     source = video.get_stream_source()
     with VideoReader(source) as reader:
         info = reader.info
+    identity = checkpoint_identity(checkpoint_path(checkpoint))
+    # One folder per work, as every run has an output of its own.
+    work = {**identity, "input": file_identity(source), "codec": codec, "crf": crf}
+    digest = identity_digest({**work, "settings": dataclasses.asdict(settings)})
+    folder = Path(folder_paths.get_temp_directory()) / f"video_deblur_parts_{digest}"
     with _temporary_file(container_for(info.audio_codecs, codec)) as path:
         restore_file(
             source,
@@ -240,6 +248,7 @@ def _restore_file(
             settings,
             codec=codec,
             crf=crf,
+            resumable=Resumable(folder=folder, identity=identity),
             callback=lambda done, total: callback(done, total or done + 1),
             before_segment=lambda: _load(loaded, settings, info.height, info.width),
         )
@@ -301,7 +310,12 @@ def _load(
 
 @contextmanager
 def _temporary_file(suffix: str) -> Iterator[Path]:
-    """Give a free path in ComfyUI's temporary folder; nothing is left there on failure."""
+    """Give a free path in ComfyUI's temporary folder; nothing is left there on failure.
+
+    Except of a video that ends early: what came before is there, and the error names it.
+    """
+    from ..video.source import VideoError
+
     folder = folder_paths.get_temp_directory()
     os.makedirs(folder, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix="video_deblur_", suffix=suffix, dir=folder)
@@ -309,6 +323,10 @@ def _temporary_file(suffix: str) -> Iterator[Path]:
     path = Path(name)
     try:
         yield path
+    except VideoError:
+        if path.stat().st_size == 0:
+            path.unlink()
+        raise
     except BaseException:
         path.unlink(missing_ok=True)
         raise

@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 import torch
 from video_deblur.cli import main
+from video_deblur.restoration import files, segments
+from video_deblur.restoration.pipeline import Deblurrer
 from video_deblur.video.frames import FrameFolder
 from video_deblur.video.reader import VideoReader
 from video_deblur.video.writer import VideoWriter
@@ -305,6 +307,196 @@ def test_a_killed_run_leaves_nothing_under_the_final_name(kill, checkpoint, tmp_
     assert not output.exists()
     if kill == signal.SIGTERM:
         assert not list(tmp_path.glob(".out*"))
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "video_deblur.cli", *map(str, arguments)]
+
+
+def decoded(path: Path) -> np.ndarray:
+    with VideoReader(path) as reader:
+        return np.stack([frame.pixels for frame in reader])
+
+
+SHORT_PARTS = (
+    "from video_deblur.restoration import files, segments\n"
+    "files._PART_FRAMES, segments._SEGMENT_PIXELS = 8, 1\n"
+)
+"""So that few frames make many parts."""
+
+
+@pytest.fixture
+def _short_parts(monkeypatch):
+    monkeypatch.setattr(files, "_PART_FRAMES", 8)
+    monkeypatch.setattr(segments, "_SEGMENT_PIXELS", 1)
+
+
+@pytest.mark.usefixtures("_short_parts")
+def test_a_killed_run_goes_on_and_gives_the_same_frames(checkpoint, tmp_path, capsys):
+    clip = write_clip(tmp_path / "clip.mp4", 60, 32, 24)
+    whole, output = tmp_path / "whole.mp4", tmp_path / "out.mp4"
+    options = ["--resume", "--checkpoint", checkpoint, "--window", 4, "--overlap", 0]
+    assert run(capsys, "run", clip, "-o", whole, *options)[0] == 0
+    script = f"{SHORT_PARTS}import sys; from video_deblur.cli import main; main(sys.argv[1:])"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, "run", *map(str, (clip, "-o", output, *options))],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+    )
+    folder = tmp_path / ".out.mp4.resume"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (folder / "000000.json").exists():
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        time.sleep(0.01)
+    process.kill()
+    process.communicate(timeout=60)
+    assert not output.exists()
+    report = tmp_path / "report.json"
+    code, _ = run(capsys, "run", clip, "-o", output, *options, "--json", report)
+    assert code == 0
+    assert np.array_equal(decoded(output), decoded(whole))
+    assert json.loads(report.read_text())["frames"] == 60
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.usefixtures("_short_parts")
+def test_a_full_disk_keeps_finished_parts_and_says_how_to_go_on(checkpoint, tmp_path, capsys):
+    clip = write_clip(tmp_path / "clip.mp4", 30, 32, 24)
+    output = tmp_path / "out" / "result.mkv"
+    output.parent.mkdir()
+    options = ["--resume", "--codec", "ffv1", "--checkpoint", checkpoint, "--window", 4]
+    whole = tmp_path / "whole.mkv"
+    assert run(capsys, "run", clip, "-o", whole, *options)[0] == 0
+    # Parts fit under the limit on a file's size, all of them in one file do not.
+    limit = whole.stat().st_size * 7 // 10
+    script = (
+        f"{SHORT_PARTS}import resource, signal, sys; from video_deblur.cli import main\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    arguments = ["run", clip, "-o", output, *options]
+    result = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 2, result.stderr
+    (line,) = result.stderr.splitlines()
+    assert "result.mkv" in line
+    assert "30 finished frames are kept, run the same command again to go on" in line
+    assert not output.exists()
+    assert run(capsys, *arguments)[0] == 0
+    assert np.array_equal(decoded(output), decoded(whole))
+    assert [path.name for path in output.parent.iterdir()] == ["result.mkv"]
+
+
+def test_an_interrupted_run_says_how_to_go_on(checkpoint, tmp_path):
+    clip = write_clip(tmp_path / "clip.mp4", 60, 160, 120)
+    arguments = ["run", clip, "-o", tmp_path / "out.mp4", "--steps", 200, "--resume"]
+    process = subprocess.Popen(
+        command(*arguments, "--checkpoint", checkpoint),
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not list(tmp_path.glob(".out*")):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "run the same command again to go on" in said
+
+
+def test_files_without_pictures_are_named(checkpoint, tmp_path, capsys):
+    sound = tmp_path / "sound.m4a"
+    with av.open(str(sound), "w", format="mp4") as container:
+        stream = container.add_stream("aac", rate=16000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(
+            np.zeros((1, 4096), np.float32), format="fltp", layout="mono"
+        )
+        frame.sample_rate = 16000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    no_frame = tmp_path / "no_frame.mp4"
+    with av.open(str(no_frame), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 32, 24, "yuv420p"
+        container.start_encoding()
+    options = ["--checkpoint", checkpoint]
+    for source, said in ((sound, "has no video stream"), (no_frame, "has no video stream")):
+        line = refused(capsys, "run", source, "-o", tmp_path / "out.mp4", *options)
+        assert source.name in line
+        assert said in line
+    assert not (tmp_path / "out.mp4").exists()
+
+
+def test_frames_of_any_shape_are_restored(checkpoint, tmp_path, capsys, monkeypatch):
+    # The network is left out: what is tested is cutting, reading and writing.
+    monkeypatch.setattr(Deblurrer, "predict", lambda self, x, condition, *_: condition)
+    wide = np.random.default_rng(0).integers(0, 255, (16, 100_000, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "wide.png"), wide)
+    output = tmp_path / "out.png"
+    options = ["--checkpoint", checkpoint]
+    assert run(capsys, "run", tmp_path / "wide.png", "-o", output, *options)[0] == 0
+    restored = cv2.imread(str(output))
+    assert restored is not None
+    assert restored.shape == wide.shape
+    clip = tmp_path / "wide.mkv"
+    with VideoWriter(
+        clip,
+        width=100_000,
+        height=16,
+        time_base=Fraction(1, 25),
+        average_rate=Fraction(25),
+        codec="ffv1",
+    ) as writer:
+        writer.write(wide, 0)
+    line = refused(capsys, "run", clip, "-o", tmp_path / "out.mp4", *options)
+    assert "h264 cannot encode 100000x16 pixels" in line
+    assert "ffv1 takes any size" in line
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_folder_that_cannot_be_written_is_named(
+    clip, checkpoint, tmp_path, capsys, monkeypatch
+):
+    folder = tmp_path / "read_only"
+    folder.mkdir()
+    # What the system says of such a folder, whoever runs the tests.
+    access = os.access
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: Path(path) != folder and access(path, mode)
+    )
+    for resume in ([], ["--resume"]):
+        options = ["--checkpoint", checkpoint, *resume]
+        line = refused(capsys, "run", clip, "-o", folder / "out.mp4", *options)
+        assert "cannot be written to" in line
+
+
+def test_sharp_frames_and_cuts_are_reported(checkpoint, tmp_path, capsys):
+    discs = np.full((120, 160, 3), 90, np.uint8)
+    for index in range(60):
+        centre = (index * 37 % 160, index * 53 % 120)
+        cv2.circle(discs, centre, 6 + index % 9, (index * 4, 255 - index * 3, 128), -1)
+    sharp = tmp_path / "frames"
+    sharp.mkdir()
+    for index in range(6):
+        picture = discs if index < 4 else 255 - cv2.blur(discs, (15, 1))
+        cv2.imwrite(str(sharp / f"{index}.png"), picture)
+    report, output = tmp_path / "report.json", tmp_path / "out"
+    options = ["--checkpoint", checkpoint, "--skip-sharp", "--json", report]
+    assert run(capsys, "run", sharp, "-o", output, *options)[0] == 0
+    found = json.loads(report.read_text())
+    assert found["scene_cuts"] == [4]
+    assert found["frames_left_alone"] == 4
+    assert [score < 0.5 for score in found["blur"]] == [True] * 4 + [False] * 2
+    assert found["settings"]["skip_sharp"]
+    for index in range(6):
+        pictures = [cv2.imread(str(folder / f"{index}.png")) for folder in (sharp, output)]
+        assert np.array_equal(*pictures) == (index < 4)
 
 
 def test_audio_is_copied(checkpoint, tmp_path, capsys):

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..models.config import config_to_dict
-from .atomic import write_file
+from ..video.atomic import write_file
 from .comparison import Comparison
 from .config import Preset
 

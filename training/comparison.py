@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from .atomic import write_file
+from ..video.atomic import write_file
 
 _SEEDS_FOR_DEVIATION = 3
 """Fewer say next to nothing about it."""

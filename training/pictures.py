@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 from einops import repeat
 
+from ..video.atomic import write_file
 from ..video.pixels import to_uint8
-from .atomic import write_file
 
 COLUMNS = ("blurry", "restored", "sharp")
 

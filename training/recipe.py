@@ -21,7 +21,7 @@ from ..models.config import AutoencoderConfig, DivdConfig
 from ..models.divd import Divd
 from ..models.layers import multiplies_bfloat16
 from ..restoration.load import choose_device
-from .atomic import write_file
+from ..video.atomic import write_file
 from .config import AutoencoderStage, DiffusionStage, Preset
 from .data import ClipLoader, DrawnClip, TrainingData, clip_generator
 from .loop import Run, train

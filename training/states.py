@@ -25,7 +25,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from .atomic import replacing
+from ..video.atomic import replacing
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -11,26 +11,33 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import av
 import numpy as np
 from av.container import OutputContainer
 from av.error import FFmpegError
-from av.video.stream import VideoStream
 
 from .audio import PacketCopier
-from .codecs import FORMATS, check_container, codec_named, pixel_format
-from .color import REC709, ColorTags, PixelConverter, picture
+from .codecs import FORMATS, check_container, codec_named
+from .color import REC709, ColorTags
+from .encoder import (
+    EncodedFrame,
+    FrameEncoder,
+    PictureFormat,
+    cannot_encode,
+    stored_tags,
+    to_packet,
+)
 from .reader import VideoInfo
-from .source import Source
+from .source import Source, VideoError
 
 
 class VideoWriter:
@@ -82,15 +89,11 @@ class VideoWriter:
             PermissionError: If the output folder cannot be written to.
         """
         self.path = Path(path)
-        self._size = (height, width)
-        self._time_base = time_base
-        self._rate = average_rate
-        self._codec_name = codec
-        self._alpha = has_alpha
-        self._aspect = sample_aspect_ratio
         self._source = audio_from
-        self._step = max(1, round(1 / (average_rate * time_base)))
-        self._crf = _checked_crf(codec, crf)
+        self._ends_early = False
+        self.sound_error: VideoError | None = None
+        """Why the sound could not be copied to its end; the pictures are written anyway."""
+        checked_crf = _checked_crf(codec, crf)
         if has_alpha and not codec_named(codec).alpha:
             raise ValueError(f"{path}: {codec} has no transparency, use ffv1 or prores")
         check_container(self.path, codec)
@@ -99,8 +102,19 @@ class VideoWriter:
             copier = PacketCopier(audio_from)
             copier.close()
             check_container(self.path, codec, copier.audio_codecs)
-        self._pix_fmt = pixel_format(codec, width, height, bit_depth, has_alpha)
-        self._color = _stored_tags(codec, color)
+        self.pictures = PictureFormat(
+            width=width,
+            height=height,
+            codec=codec,
+            crf=checked_crf,
+            bit_depth=bit_depth,
+            has_alpha=has_alpha,
+            color=stored_tags(codec, color),
+            sample_aspect_ratio=sample_aspect_ratio,
+            time_base=time_base,
+            average_rate=average_rate,
+        )
+        """How the pictures are encoded; `PacketEncoder` takes it."""
         self._part = self.path.with_name(
             f".{self.path.stem}.part-{os.getpid()}{self.path.suffix}"
         )
@@ -134,8 +148,7 @@ class VideoWriter:
     def __enter__(self) -> VideoWriter:
         self._num_frames = 0
         self._last_pts: int | None = None
-        self._durations: dict[int, int] = {}
-        self._converters: dict[str, PixelConverter] = {}
+        self._end = Fraction(0)
         self._copier: PacketCopier | None = None
         self._container: OutputContainer | None = None
         # A Python file: libav's own hides write errors that come while it closes.
@@ -149,10 +162,14 @@ class VideoWriter:
                 self._file, "w", format=name, options={} if name == "matroska" else options
             )
             self._container = output
-            self._stream = self._add_video_stream(output)
+            self._stream = self.pictures.add_stream(output, self.path.suffix.lower())
+            self._encoder = FrameEncoder(self._stream, self.pictures)
             if self._source is not None:
                 self._copier = PacketCopier(self._source)
                 self._copier.attach(output, self.path.suffix.lower())
+            # Now, and not with the first frame: what is refused is refused before the work.
+            with self._one_line_errors():
+                output.start_encoding()
         except BaseException:
             self._discard()
             raise
@@ -185,96 +202,91 @@ class VideoWriter:
             ValueError: If shape, type or time stamp are not as described.
             OSError: If the disk is full or cannot be written.
         """
-        self._check_frame(pixels, pts)
-        source = picture(pixels, self._pix_fmt, self._alpha)
-        layout = source.format.name
-        if layout not in self._converters:
-            height, width = self._size
-            self._converters[layout] = PixelConverter(
-                width, height, layout, self._pix_fmt, self._color
-            )
-        frame = self._converters[layout](source)
-        frame.pts = pts
-        frame.time_base = self._time_base
-        if not codec_named(self._codec_name).rgb:
-            # The converter names the matrix it used; the tag may be "unspecified".
-            frame.colorspace = self._color.space
-            frame.color_range = self._color.range
-        self._durations[pts] = duration or self._step
-        self._num_frames += 1
-        self._last_pts = pts
-        self._mux(frame)
+        self._check_frame(pixels)
+        self._note(pts, duration)
+        with self._one_line_errors():
+            self._mux(self._encoder.encode(pixels, pts, duration))
 
-    def _check_frame(self, pixels: np.ndarray, pts: int) -> None:
-        expected = (*self._size, 4 if self._alpha else 3)
+    def write_encoded(self, frame: EncodedFrame) -> None:
+        """Write a frame that a `PacketEncoder` of `pictures` has encoded.
+
+        Raises:
+            ValueError: If its time stamp is not above that of the last frame.
+            OSError: If the disk is full or cannot be written.
+        """
+        self._note(frame.pts, frame.duration)
+        with self._one_line_errors():
+            self._mux([to_packet(frame, self._stream, self.pictures.time_base)])
+
+    def remove_leftovers(self) -> None:
+        """Remove what killed runs left of this output; only where no other run can be at it."""
+        pattern = f".{glob.escape(self.path.stem)}.part-*{glob.escape(self.path.suffix)}"
+        for leftover in self.path.parent.glob(pattern):
+            leftover.unlink(missing_ok=True)
+
+    def end_early(self) -> None:
+        """Copy sound up to the last frame only: the source cannot be read further."""
+        self._ends_early = True
+
+    def _check_frame(self, pixels: np.ndarray) -> None:
+        pictures = self.pictures
+        expected = (pictures.height, pictures.width, 4 if pictures.has_alpha else 3)
         if pixels.shape != expected or pixels.dtype not in (np.uint8, np.uint16):
             raise ValueError(
                 f"{self.path}: frame {self._num_frames} must be {list(expected)} uint8 or "
                 f"uint16, got {list(pixels.shape)} {pixels.dtype}"
             )
-        if self._last_pts is None:
-            return
-        last, now = self._last_pts, pts
-        if self.path.suffix.lower() == ".mkv":
-            last, now = (self._milliseconds(p) for p in (last, now))
-        if now <= last:
-            raise ValueError(
-                f"{self.path}: frame {self._num_frames} at pts {pts} does not come after the "
-                f"one before it at {self._last_pts} ({self._time_base} s)"
-            )
+
+    def _note(self, pts: int, duration: int | None) -> None:
+        """Check that time moves on, and remember how far it came."""
+        time_base = self.pictures.time_base
+        if self._last_pts is not None:
+            last, now = self._last_pts, pts
+            if self.path.suffix.lower() == ".mkv":
+                last, now = (self._milliseconds(p) for p in (last, now))
+            if now <= last:
+                raise ValueError(
+                    f"{self.path}: frame {self._num_frames} at pts {pts} does not come after "
+                    f"the one before it at {self._last_pts} ({time_base} s)"
+                )
+        self._num_frames += 1
+        self._last_pts = pts
+        self._end = (pts + (duration or self.pictures.step)) * time_base
 
     def _milliseconds(self, pts: int) -> int:
-        return math.floor(pts * self._time_base * 1000 + Fraction(1, 2))
+        return math.floor(pts * self.pictures.time_base * 1000 + Fraction(1, 2))
 
     def _movie_timescale(self) -> int:
-        ticks = self._time_base.denominator
+        ticks = self.pictures.time_base.denominator
         return ticks if ticks >= 10000 else ticks * math.ceil(10000 / ticks)
 
-    def _add_video_stream(self, output: OutputContainer) -> VideoStream:
-        codec = codec_named(self._codec_name)
-        options = dict(codec.options)
-        if self._crf is not None:
-            options["crf"] = str(self._crf)
-        stream = output.add_stream(codec.encoder, rate=self._rate, options=options)
-        assert isinstance(stream, VideoStream)
-        stream.height, stream.width = self._size
-        stream.pix_fmt = self._pix_fmt
-        stream.time_base = self._time_base
-        context = stream.codec_context
-        context.time_base = self._time_base
-        context.thread_type = "AUTO"
-        context.sample_aspect_ratio = self._aspect
-        if not codec.rgb:
-            context.colorspace = self._color.space
-            context.color_range = self._color.range
-        context.color_primaries = self._color.primaries
-        context.color_trc = self._color.transfer
-        if codec.encoder == "libx265" and self.path.suffix.lower() != ".mkv":
-            context.codec_tag = "hvc1"  # The only one that Apple's players take.
-        return stream
-
-    def _mux(self, frame: av.VideoFrame | None) -> None:
-        """Encode a frame (None: what the encoder holds) and write its packets."""
+    def _mux(self, packets: list[Any]) -> None:
+        """Write packets, and sound up to their time."""
         output = self._container
         assert output is not None
-        with self._one_line_errors():
-            for packet in self._stream.encode(frame):
-                if packet.pts is not None:
-                    # Encoders drop durations; without this the last frame's is lost.
-                    packet.duration = self._durations.pop(packet.pts, self._step)
-                    if self._copier is not None:
-                        self._copier.copy_until(output, packet.pts * packet.time_base)
-                output.mux(packet)
+        for packet in packets:
+            if packet.pts is not None:
+                self._copy_sound(packet.pts * packet.time_base)
+            output.mux(packet)
+
+    def _copy_sound(self, until: Fraction | None) -> None:
+        if self._copier is None or self.sound_error is not None:
+            return
+        assert self._container is not None
+        try:
+            self._copier.copy_until(self._container, until)
+        except VideoError as error:
+            self.sound_error = error
 
     def _finish(self) -> None:
         if self._num_frames == 0:
             raise ValueError(f"{self.path}: no frame was written")
-        self._mux(None)
         output = self._container
         assert output is not None
         with self._one_line_errors():
+            self._mux(self._encoder.flush())
+            self._copy_sound(self._end if self._ends_early else None)
             if self._copier is not None:
-                self._copier.copy_until(output, None)
                 self._copier.close()
             output.close()
             self._file.close()
@@ -301,8 +313,12 @@ class VideoWriter:
         except OSError as error:
             raise self._unwritable(error) from error
         except FFmpegError as error:
+            if self._num_frames == 0:
+                raise ValueError(
+                    f"{self.path}: {cannot_encode(self.pictures, error)}"
+                ) from error
             raise ValueError(
-                f"{self.path}: {self._codec_name} could not be written ({error.strerror})"
+                f"{self.path}: {self.pictures.codec} could not be written ({error.strerror})"
             ) from error
 
     def _unwritable(self, error: OSError) -> OSError:
@@ -322,14 +338,6 @@ def _checked_crf(codec: str, crf: int | None) -> int | None:
     if not 0 <= crf <= highest:
         raise ValueError(f"crf must be between 0 and {highest} for {codec}, got {crf}")
     return crf
-
-
-def _stored_tags(codec: str, color: ColorTags) -> ColorTags:
-    if codec_named(codec).rgb:
-        return color
-    tags = color.without_rgb()
-    # The ProRes bitstream has no field for the range, and players assume limited.
-    return replace(tags, range=1) if codec == "prores" else tags
 
 
 def _check_target(path: Path, source: Source | None) -> None:

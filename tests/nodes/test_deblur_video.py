@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 from fractions import Fraction
 from pathlib import Path
@@ -135,6 +136,46 @@ def test_created_video_is_not_encoded_before_it_is_restored(call_node, deblur_vi
     restored = read(deblur_video(video, strength=0.0).get_stream_source())
     assert restored.shape == frames.shape
     assert brightness_psnr(restored, frames) > 50
+
+
+def test_a_cancelled_run_goes_on_when_it_is_queued_again(
+    comfy, extension_nodes, deblur_video, tmp_path, monkeypatch
+):
+    package = extension_nodes["VideoDeblur_DeblurVideo"].__module__.rpartition(".nodes.")[0]
+    segments = importlib.import_module(f"{package}.restoration.segments")
+    monkeypatch.setattr(segments, "_MOST_FRAMES_MANY_STEPS", 64)
+    path = write_clip(tmp_path / "long.mp4", blurry_clip(80, 16, 24), Fraction(25))
+    video = comfy.api.InputImpl.VideoFromFile(str(path))
+    folder = Path(comfy.folder_paths.get_temp_directory())
+    whole = deblur_video(video, seed=7).get_stream_source()
+
+    def cancel_late(value, total, *others, **more):
+        if value > 0.8 * total:
+            comfy.model_management.interrupt_current_processing(True)
+
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", cancel_late)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        deblur_video(video, seed=7)
+    assert len(list(folder.glob("video_deblur_parts_*"))) == 1
+    shares = []
+    monkeypatch.setattr(
+        comfy.utils,
+        "PROGRESS_BAR_HOOK",
+        lambda value, total, *a, **k: shares.append(value / total),
+    )
+    again = deblur_video(video, seed=7).get_stream_source()
+    assert shares[0] > 0.5
+    assert packets(again, "video") == packets(whole, "video")
+    assert not list(folder.glob("video_deblur_parts_*"))
+
+
+def test_of_a_video_that_is_cut_off_the_frames_before_are_kept(comfy, deblur_video, tmp_path):
+    path = write_clip(tmp_path / "clip.mkv", blurry_clip(30, 48, 64), Fraction(25))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    with pytest.raises(ValueError, match=r"clip\.mkv: stops after frame") as caught:
+        deblur_video(comfy.api.InputImpl.VideoFromFile(str(path)))
+    kept = str(caught.value).rpartition("restored in ")[2].rstrip(".")
+    assert 1 < len(read(kept)) < 30
 
 
 def test_failure_and_cancelling_leave_nothing_behind(comfy, deblur_video, clip_file, tmp_path):

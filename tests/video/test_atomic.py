@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from video_deblur.training.atomic import write_file
+from video_deblur.video.atomic import write_file
 
 
 def test_a_file_is_replaced_and_missing_folders_are_made(tmp_path):
