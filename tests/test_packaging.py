@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -13,6 +14,18 @@ tomllib = pytest.importorskip("tomllib", reason="tomllib comes with Python 3.11"
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 DATA_FOLDERS = ("models/weights", "restoration/demo", "web", "workflows")
+TOP_LEVEL_FILES = {
+    ".comfyignore",
+    ".gitignore",
+    "CHANGELOG.md",
+    "LICENSE",
+    "README.md",
+    "__init__.py",
+    "cli.py",
+    "cli_train.py",
+    "pyproject.toml",
+    "requirements.txt",
+}
 
 
 def test_every_package_is_listed():
@@ -25,6 +38,16 @@ def test_every_package_is_listed():
     listed = PROJECT["tool"]["setuptools"]["packages"]
     assert sorted(listed) == sorted({"video_deblur", *folders})
     assert PROJECT["tool"]["setuptools"]["package-dir"] == {"video_deblur": "."}
+
+
+def test_nothing_but_the_project_lies_at_the_top():
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if tracked.returncode != 0:
+        pytest.skip("no git checkout")
+    at_top = {name for name in tracked.stdout.splitlines() if "/" not in name}
+    assert at_top == TOP_LEVEL_FILES
 
 
 def test_every_data_file_is_installed():
