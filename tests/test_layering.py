@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("video", "models", "restoration", "training", "evaluation", "nodes")
+FOLDERS = ("video", "models", "restoration", "training", "evaluation", "nodes", "benchmarks")
 COMFYUI = {
     *("comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths"),
     *("execution", "latent_preview", "node_helpers", "nodes", "server"),
@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "training": {"training", "restoration", "video", "models"},
     "evaluation": {"evaluation", "restoration", "video", "models"},
     "nodes": {"nodes", "video", "models", "restoration", "evaluation"},
+    "benchmarks": {"benchmarks", "restoration", "video", "models"},
     "cli": {"cli", "video", "models", "restoration", "training", "evaluation"},
 }
 """By folder; modules beside the root's `__init__.py` are the command line."""

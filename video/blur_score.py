@@ -6,10 +6,10 @@ squares is 1/4 at a clean edge and 1/16 on a ramp. Noise adds the same to both a
 off first. Motion blurs along one direction, so the least of four directions counts, and
 objects move alone, so the worst of nine regions does; regions without texture say nothing.
 
-On 164 training photos, shrunk to be sharp, with noise and JPEG artefacts added: 45 % of the
-sharp ones score below 0.5, 7 % with 2 pixels of motion, 1 % with 3 pixels or more, 8 % with
+On 164 training photos, shrunk to be sharp, with noise and JPEG artefacts added: 47 % of the
+sharp ones score below 0.5, 6 % with 2 pixels of motion, 1 % with 3 pixels or more, 7 % with
 10 pixels in their middle ninth alone (`benchmarks/blur_score.py`). The real sharp frames of
-the training pairs score 0.29 to 0.53, their blurry ones 0.83 to 0.97.
+the training pairs score 0.26 to 0.54, their blurry ones 0.74 to 0.98.
 """
 
 from __future__ import annotations

@@ -17,9 +17,11 @@ from video_deblur.restoration.files import Resumable, restore_file, restore_fold
 from video_deblur.restoration.pipeline import Deblurrer
 from video_deblur.restoration.resume import resume_folder
 from video_deblur.restoration.settings import RestorationSettings
+from video_deblur.video.color import ColorTags
 from video_deblur.video.output_lock import output_lock
 from video_deblur.video.reader import VideoReader
 from video_deblur.video.source import VideoError
+from video_deblur.video.writer import VideoWriter
 
 # Without borrowing segments of such short windows are short as well.
 SETTINGS = RestorationSettings(window=4, overlap=2, borrow=False)
@@ -166,6 +168,45 @@ def test_h264_parts_decode_to_what_was_encoded(clip, deblurrer, tmp_path):
     with av.open(str(output)) as container:
         keys = [p.is_keyframe for p in container.demux(video=0) if p.size]
     assert sum(keys) >= NUM_FRAMES // 10
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize(
+    ("codec", "name", "alpha"),
+    [("h265", "out.mp4", False), ("prores", "out.mov", True), ("ffv1", "out.mkv", True)],
+)
+def test_depth_colours_transparency_and_odd_times_stay(
+    codec, name, alpha, keep, deblurrer, tmp_path
+):
+    tags = ColorTags(space=9, range=1, primaries=9, transfer=16)
+    clip, output = tmp_path / f"deep_{name}", tmp_path / name
+    frames = pictures(12).astype(np.uint16) * 257
+    if alpha:
+        frames = np.concatenate([frames, frames[..., :1]], axis=-1)
+    with VideoWriter(
+        clip,
+        width=64,
+        height=48,
+        time_base=Fraction(1, 90000),
+        average_rate=Fraction(30000, 1001),
+        codec=codec,
+        bit_depth=10,
+        has_alpha=alpha,
+        color=tags,
+        sample_aspect_ratio=Fraction(4, 3),
+    ) as writer:
+        for index, pixels in enumerate(frames):
+            writer.write(pixels, 3003 * index + 900 * (index % 2), 2000 + index)
+    chosen = resumable(output) if keep else None
+    restore_file(clip, output, deblurrer, SETTINGS, codec=codec, resumable=chosen)
+    with VideoReader(clip) as before, VideoReader(output) as after:
+        for field in ("bit_depth", "has_alpha", "color", "sample_aspect_ratio", "average_rate"):
+            assert getattr(after.info, field) == getattr(before.info, field), field
+        times = [
+            [(frame.pts * reader.info.time_base, frame.duration) for frame in reader]
+            for reader in (before, after)
+        ]
+    assert times[0] == times[1]
 
 
 @pytest.mark.parametrize("change", ["settings", "checkpoint", "input", "codec"])

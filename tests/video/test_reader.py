@@ -45,6 +45,19 @@ def test_keeps_variable_time_stamps(make_clip):
     assert [f.pts * info.time_base * 90000 for f in frames] == stamps
 
 
+@pytest.mark.parametrize("count", [0, 1, 5, 11, 12, 20])
+def test_skipping_leads_to_the_same_frames_and_times(make_clip, count):
+    path = make_clip(pts=[0, 1001, 2002, 5005, 6006, 9009, 9100, 9200, 9400, 9500, 9600, 9700])
+    with VideoReader(path) as reader:
+        whole = list(reader)
+    with VideoReader(path) as reader:
+        reader.skip(count)
+        rest = list(reader)
+    assert [frame.pts for frame in rest] == [frame.pts for frame in whole[count:]]
+    for frame, expected in zip(rest, whole[count:], strict=True):
+        assert np.array_equal(frame.pixels, expected.pixels)
+
+
 def test_reads_odd_sizes_whole(make_clip):
     info, frames = read(make_clip(size=(25, 19), pix_fmt="yuv444p"))
     assert (info.width, info.height) == (25, 19)
