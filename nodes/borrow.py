@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import comfy.model_management
 import torch
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..restoration.pipeline import check_frames
+from ..restoration.windows import shots
 from .backend import CATEGORY, make_schema
-from .decode import borrow_detail
 from .encode import scene_cuts_input
-from .progress import Progress
+from .memory import load_to_device
+from .progress import Progress, ProgressFn
 
 
 class Borrow(io.ComfyNode):
@@ -50,5 +54,19 @@ class Borrow(io.ComfyNode):
         cuts = find_cuts(frames.float().cpu().numpy()) if scene_cuts else ()
         device = comfy.model_management.get_torch_device()
         color = frames[..., :3].float().cpu()
-        borrowed = borrow_detail(color, cuts, device, Progress(1).stage(0))
+        borrowed = _borrowed(color, cuts, device, Progress(1).stage(0))
         return io.NodeOutput(torch.cat([borrowed, frames[..., 3:].to(borrowed)], dim=-1))
+
+
+def _borrowed(frames: Tensor, cuts: Sequence[int], device: Any, callback: ProgressFn) -> Tensor:
+    """Let the frames `[T, H, W, 3]` of every shot take detail from sharper neighbours."""
+    from ..restoration.borrowing import borrow_stream, borrowing_bytes
+
+    load_to_device([], borrowing_bytes(*frames.shape[1:3]))
+    borrowed = torch.empty_like(frames)
+    for start, stop in shots(len(frames), cuts):
+        for index, pixels in enumerate(borrow_stream(frames[start:stop], device), start=start):
+            callback(index, len(frames))
+            borrowed[index] = pixels
+    callback(len(frames), len(frames))
+    return borrowed

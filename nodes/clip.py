@@ -15,7 +15,8 @@ import numpy as np
 from comfy_api.latest import InputImpl, Types, io
 from torch import Tensor
 
-from ..restoration.pipeline import check_frames, frames_at_once
+from ..restoration.layout import frames_at_once
+from ..restoration.pipeline import check_frames
 from ..restoration.settings import PRESET_NAMES, RestorationSettings, preset_settings
 from .backend import CATEGORY, LoadedCheckpoint, make_schema
 from .checkpoint import checkpoint_input, checkpoint_path, fingerprint, load_checkpoint

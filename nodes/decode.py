@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,15 +11,15 @@ from einops import rearrange
 from torch import Tensor
 
 from ..models.autoencoder import normalise_latents
-from ..restoration.layout import is_out_of_memory
+from ..restoration.layout import frames_at_once, in_halves
 from ..restoration.pipeline import (
+    Work,
     blend,
     check_frames,
-    frames_at_once,
     frames_to_video,
     video_to_frames,
 )
-from ..restoration.windows import shots
+from ..restoration.windows import Span, shots
 from .backend import (
     CATEGORY,
     OPTIONS_KEY,
@@ -73,44 +73,13 @@ def decode_latents(
     divd = decoding_divd(vae)
     samples = _frames_as_batch(latent["samples"])
     frames = _blurry_frames(latent, original)
-    color = frames[..., :3].float()
-    video = frames_to_video(color, divd.downscale)
-    _check_fit(samples, video, frames, divd)
+    _check_fit(samples, frames, divd)
     if strength == 0:
         return frames.clone()
     latents = normalise_latents(divd.config.autoencoder, samples.float())
-    total = len(frames) * (1 + borrow)
-    restored = _decode_chunks(
-        divd, vae.patcher, latents, video, lambda done, _: callback(done, total)
-    )
-    restored = video_to_frames(restored, *frames.shape[1:3])
-    if borrow:
-        shares = shares or [1.0] * len(frames)
-        # Frames that stay as they are lend what they have, too.
-        kept = torch.tensor([share == 0 for share in shares])[:, None, None, None]
-        restored = borrow_detail(
-            torch.where(kept, color, restored),
-            _cuts(latent, frames),
-            vae.patcher.load_device,
-            lambda done, _: callback(len(frames) + done, total),
-        )
-    return blend(frames, restored, strength, color_match, shares)
-
-
-def borrow_detail(
-    frames: Tensor, cuts: Sequence[int], device: Any, callback: ProgressFn
-) -> Tensor:
-    """Let the frames `[T, H, W, 3]` of every shot take detail from sharper neighbours."""
-    from ..restoration.borrowing import borrow_stream, borrowing_bytes
-
-    load_to_device([], borrowing_bytes(*frames.shape[1:3]))
-    borrowed = torch.empty_like(frames)
-    for start, stop in shots(len(frames), cuts):
-        for index, pixels in enumerate(borrow_stream(frames[start:stop], device), start=start):
-            callback(index, len(frames))
-            borrowed[index] = pixels
-    callback(len(frames), len(frames))
-    return borrowed
+    spans = shots(len(frames), _cuts(latent, frames) if borrow else ())
+    decoder = _Decoder(divd, vae.patcher, latents, frames, shares or [1.0] * len(frames))
+    return decoder.restored(spans, strength, color_match, borrow, callback)
 
 
 def _cuts(latent: dict[str, Any], frames: Tensor) -> Sequence[int]:
@@ -141,9 +110,9 @@ def _blurry_frames(latent: dict[str, Any], original: Tensor | None) -> Tensor:
     return frames
 
 
-def _check_fit(samples: Tensor, video: Tensor, frames: Tensor, divd: AssembledDivd) -> None:
+def _check_fit(samples: Tensor, frames: Tensor, divd: AssembledDivd) -> None:
     downscale, channels = divd.downscale, divd.config.autoencoder.latent_channels
-    height, width = (extent // downscale for extent in video.shape[3:])
+    height, width = (-(-extent // downscale) for extent in frames.shape[1:3])
     if samples.shape[1] != channels:
         raise ValueError(
             f"latent has {samples.shape[1]} channels, this vae decodes {channels}. Take both "
@@ -158,35 +127,79 @@ def _check_fit(samples: Tensor, video: Tensor, frames: Tensor, divd: AssembledDi
         )
 
 
-def _decode_chunks(
-    divd: AssembledDivd, patcher: Any, latents: Tensor, video: Tensor, callback: ProgressFn
-) -> Tensor:
-    num_frames, height, width = video.shape[2:]
-    config = divd.config.autoencoder
-    chunk_frames = min(frames_at_once(config, height, width), num_frames)
-    pixels = chunk_frames * height * width
-    load_to_device([patcher], decode_bytes(config, pixels))
-    parts: list[Tensor] = []
-    start = 0
-    while start < num_frames:
-        callback(start, num_frames)
-        stop = min(start + chunk_frames, num_frames)
-        try:
-            parts.append(_decode(divd, patcher.load_device, latents, video, start, stop))
-            start = stop
-        except Exception as error:
-            if chunk_frames == 1 or not is_out_of_memory(error):
-                raise
-            chunk_frames //= 2
-    callback(num_frames, num_frames)
-    return torch.cat(parts, dim=2)
+class _Decoder:
+    """Decode a clip group by group, so that no second copy of it is held."""
 
+    def __init__(
+        self,
+        divd: AssembledDivd,
+        patcher: Any,
+        latents: Tensor,
+        frames: Tensor,
+        shares: Sequence[float],
+    ) -> None:
+        self._divd = divd
+        self._patcher = patcher
+        self._latents = latents
+        self._frames = frames
+        self._shares = shares
+        self._size = frames.shape[1:3]
+        self._group = frames_at_once(divd.config.autoencoder, *self._size)
 
-def _decode(
-    divd: AssembledDivd, device: Any, latents: Tensor, video: Tensor, start: int, stop: int
-) -> Tensor:
-    part = rearrange(latents[start:stop], "t c h w -> 1 c t h w").to(device)
-    return divd.decode_restored(part, video[:, :, start:stop].to(device)).cpu()
+    def restored(
+        self,
+        spans: Sequence[Span],
+        strength: float,
+        color_match: bool,
+        borrow: bool,
+        callback: ProgressFn,
+    ) -> Tensor:
+        """Decode shots, let their frames borrow, and blend: `[T, H, W, C]`."""
+        from ..restoration.borrowing import borrow_stream, borrowing_bytes
+
+        height, width = self._size
+        pixels = min(len(self._frames), self._group) * height * width
+        memory = decode_bytes(self._divd.config.autoencoder, pixels)
+        load_to_device([self._patcher], memory + borrow * borrowing_bytes(height, width))
+        groups = sum(-(-(stop - start) // self._group) for start, stop in spans)
+        work = Work(callback, groups + borrow * len(self._frames))
+        result = self._frames.float().clone()
+        for start, stop in spans:
+            finished = self._decoded(start, stop, work)
+            if borrow:
+                finished = borrow_stream(
+                    finished, self._patcher.load_device, before_frame=work.advance
+                )
+            for index, pixels in enumerate(finished, start):
+                part = slice(index, index + 1)
+                result[part] = blend(
+                    self._frames[part],
+                    pixels[None],
+                    strength,
+                    color_match,
+                    self._shares[part],
+                )
+        work.finish()
+        return result
+
+    def _decoded(self, first: int, last: int, work: Work) -> Iterator[Tensor]:
+        """Yield `[H, W, 3]` as the network restored them, sharp frames as they are."""
+        for start in range(first, last, self._group):
+            work.advance()
+            for part in in_halves(self._decode, start, min(start + self._group, last)):
+                yield from part
+
+    def _decode(self, start: int, stop: int) -> Tensor:
+        part = rearrange(self._latents[start:stop], "t c h w -> 1 c t h w")
+        color = self._frames[start:stop, ..., :3].float()
+        video = frames_to_video(color, self._divd.downscale)
+        device = self._patcher.load_device
+        restored = self._divd.decode_restored(part.to(device), video.to(device)).cpu()
+        # Frames that stay as they are lend what they have, too.
+        kept = torch.tensor([share == 0 for share in self._shares[start:stop]])
+        return torch.where(
+            kept[:, None, None, None], color.cpu(), video_to_frames(restored, *self._size)
+        )
 
 
 class DecodeLatents(io.ComfyNode):

@@ -11,7 +11,8 @@ from einops import rearrange
 from torch import Tensor
 
 from ..models.autoencoder import normalise_latents
-from ..restoration.pipeline import check_frames, frames_at_once, frames_to_video
+from ..restoration.layout import frames_at_once, in_halves
+from ..restoration.pipeline import check_frames, frames_to_video
 from .backend import (
     CATEGORY,
     CUTS_KEY,
@@ -51,20 +52,25 @@ def encode_frames(
     if not isinstance(network, DeblurEncoder):
         raise ValueError("encoder must come from Load Deblur Checkpoint")
     check_frames(frames)
-    height, width = frames.shape[1:3]
+    num_frames, height, width = frames.shape[:3]
     config = network.config.autoencoder
-    video = frames_to_video(frames[..., :3], config.downscale)
-    chunks = video.split(frames_at_once(config, *video.shape[3:]), dim=2)
-    pixels = chunks[0].shape[2] * video.shape[3] * video.shape[4]
+    group = frames_at_once(config, height, width)
+    pixels = min(num_frames, group) * height * width
     load_to_device([encoder], encode_bytes(config, pixels))
-    sharp, blur, tokens = [], [], []
-    for index, chunk in enumerate(chunks):
-        callback(index, len(chunks))
-        images = rearrange(chunk, "1 c t h w -> t c h w").to(encoder.load_device)
-        sharp.append(_to_host(network.sharp_encoder(images)))
-        blur.append(_to_host(normalise_latents(config, network.blur_encoder(images))))
-        tokens.append(_to_host(network.image_encoder(images)))
-    callback(len(chunks), len(chunks))
+
+    def encode(start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
+        video = frames_to_video(frames[start:stop, ..., :3], config.downscale)
+        images = rearrange(video, "1 c t h w -> t c h w").to(encoder.load_device)
+        blur = normalise_latents(config, network.blur_encoder(images))
+        sharp, tokens = network.sharp_encoder(images), network.image_encoder(images)
+        return _to_host(sharp), _to_host(blur), _to_host(tokens)
+
+    parts = []
+    for start in range(0, num_frames, group):
+        callback(start, num_frames)
+        parts += in_halves(encode, start, min(start + group, num_frames))
+    sharp, blur, tokens = zip(*parts, strict=True)
+    callback(num_frames, num_frames)
     condition, context = torch.cat(blur), torch.cat(tokens)
     latent = {
         "samples": torch.cat(sharp),

@@ -9,34 +9,25 @@ import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice, pairwise
-from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from ..models.config import AutoencoderConfig
 from ..models.divd import Divd
 from ..models.schedule import clean_from_velocity
 from .color import match_color
-from .layout import halve, is_out_of_memory, make_layout
+from .layout import frames_at_once, halve, in_halves, is_out_of_memory, make_layout
 from .noise import FrameNoise
 from .sampler import SOLVERS, DenoisedFn
 from .settings import RestorationSettings
 from .windows import Layout, Piece, Span, fuse, shots
 
-Result = TypeVar("Result")
-
 logger = logging.getLogger(__name__)
 
 ProgressCallback = Callable[[int, int], None]
 """Called with (pieces of work done, pieces in all); may raise to cancel."""
-
-_MOST_FRAMES = 8
-_MOST_VALUES = 8 * 8 * 1280 * 720
-"""Frames, and values of their finest features, that are encoded or decoded at once: bounds
-memory (about 6 float32 copies of the values), costs no speed."""
 
 
 class Work:
@@ -262,7 +253,7 @@ class Deblurrer:
             images = rearrange(video, "1 c t h w -> t c h w")
             return self.model.encode_blur(video), self._tokens(images)
 
-        parts = _in_halves(encode, 0, frames.shape[0])
+        parts = in_halves(encode, 0, frames.shape[0])
         return torch.cat([part[0] for part in parts], 2), torch.cat([part[1] for part in parts])
 
     def _tokens(self, images: Tensor) -> Tensor:
@@ -296,7 +287,7 @@ class Deblurrer:
         shares = shares or [1.0] * len(frames)
         if not any(shares):
             return frames[..., :3].float()
-        video = torch.cat(_in_halves(decode, 0, frames.shape[0]), dim=2)
+        video = torch.cat(in_halves(decode, 0, frames.shape[0]), dim=2)
         restored = video_to_frames(video, *frames.shape[1:3])
         kept = torch.tensor([share == 0 for share in shares])
         return torch.where(kept[:, None, None, None], frames[..., :3].float(), restored)
@@ -436,23 +427,6 @@ def blend(
     amount = strength * torch.tensor(shares or [1.0])[:, None, None, None]
     mixed = (color + amount * (restored - color)).clamp_(0, 1)
     return torch.cat([mixed, frames[..., 3:].float()], dim=-1)
-
-
-def _in_halves(function: Callable[[int, int], Result], start: int, stop: int) -> list[Result]:
-    """Call `function` on a range; out of memory, on its halves, down to single positions."""
-    try:
-        return [function(start, stop)]
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        if stop - start == 1 or not is_out_of_memory(error):
-            raise
-    middle = (start + stop) // 2
-    return [*_in_halves(function, start, middle), *_in_halves(function, middle, stop)]
-
-
-def frames_at_once(config: AutoencoderConfig, height: int, width: int) -> int:
-    """Return how many frames of a size to encode or decode at once."""
-    affordable = _MOST_VALUES / (height * width * config.values_per_pixel)
-    return max(1, min(_MOST_FRAMES, int(affordable)))
 
 
 def check_frames(frames: Tensor) -> None:

@@ -335,6 +335,31 @@ def test_frames_of_any_loader_give_the_same(call_node, random_checkpoint, kind):
     assert torch.allclose(restored.float(), plain, atol=1e-5)
 
 
+def test_encoding_and_decoding_in_comfyui_take_fewer_frames_when_memory_runs_out(
+    call_node, loaded, monkeypatch
+):
+    frames = blurry_clip(8, 32, 32)
+    latent = encode(call_node, loaded, frames)[2]
+    network = loaded[2].model.blur_encoder
+    decoder = loaded[1].first_stage_model.decoder
+    sizes = []
+    for part in (network, decoder):
+        forward = part.forward
+
+        def limited(x, *args, forward=forward):
+            sizes.append(x.shape[0])
+            if x.shape[0] > 2:
+                raise torch.OutOfMemoryError("out of memory")
+            return forward(x, *args)
+
+        monkeypatch.setattr(part, "forward", limited)
+    again = encode(call_node, loaded, frames)[2]
+    assert torch.allclose(again["samples"], latent["samples"], atol=1e-5)
+    (restored,) = call_node("VideoDeblur_DecodeLatents", vae=loaded[1], latent=again)
+    assert torch.allclose(restored, frames, atol=1e-5)
+    assert set(sizes) == {8, 4, 2}
+
+
 def test_cancelling_stops_between_pieces(comfy, call_node, loaded, monkeypatch):
     positive, negative, latent = encode(call_node, loaded, blurry_clip(40, 32, 32))
     network = loaded[0].model.diffusion_model

@@ -9,9 +9,9 @@ from video_deblur.models.config import AutoencoderConfig
 from video_deblur.models.divd import Divd
 from video_deblur.restoration import footage
 from video_deblur.restoration.color import match_color
+from video_deblur.restoration.layout import frames_at_once
 from video_deblur.restoration.pipeline import (
     Deblurrer,
-    frames_at_once,
     frames_to_video,
     video_to_frames,
 )
