@@ -24,7 +24,7 @@ from ..video.writer import VideoWriter
 from .pipeline import Deblurrer
 from .resume import FinishedPart, PartStore, file_identity
 from .settings import RestorationSettings
-from .stream import FrameCallback, RestoredSegment, restore_segments
+from .stream import FrameCallback, Position, RestoredSegment, restore_segments
 
 logger = logging.getLogger(__name__)
 
@@ -282,25 +282,25 @@ def _write_in_parts(
     # At once: what the encoder refuses is refused before the work.
     encoder: PacketEncoder | None = PacketEncoder(writer.pictures, suffix)
     encoded: list[EncodedFrame] = []
-    pending: list[RestoredSegment] = []
+    finished: list[FinishedPart] = []
+    position = Position()
 
     def close_part() -> None:
         nonlocal encoder
-        if encoder is not None and pending:
+        if encoder is not None and finished:
             encoded.extend(encoder.finish())
-            part = _merged([_finished(segment) for segment in pending])
-            store.add(encoded, pending[-1].position, part)
+            store.add(encoded, position, _merged(finished))
             encoder = None
             encoded.clear()
-            pending.clear()
+            finished.clear()
 
     for segment in segments:
         encoder = encoder or PacketEncoder(writer.pictures, suffix)
         for index, pixels in enumerate(segment.frames, segment.start):
             encoded += encoder.encode(pixels, *frames.time_of(index))
-        # The pixels are encoded: only what is known of them is kept until the part closes.
-        pending.append(dataclasses.replace(segment, frames=[]))
-        if segment.position.next_frame - store.num_frames >= _PART_FRAMES:
+        finished.append(_finished(segment))
+        position = segment.position
+        if position.next_frame - store.num_frames >= _PART_FRAMES:
             close_part()
     close_part()
     with writer:

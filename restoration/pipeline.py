@@ -107,7 +107,6 @@ class Deblurrer:
         frames: Tensor,
         settings: RestorationSettings,
         callback: ProgressCallback | None = None,
-        noise: Tensor | None = None,
     ) -> Tensor:
         """Restore a clip.
 
@@ -115,8 +114,6 @@ class Deblurrer:
             frames: `[T, H, W, C]`, float32 in 0..1; any T, H, W from 1 up, C = 3 or 4.
             settings: What the user chose.
             callback: Progress; may raise to cancel.
-            noise: Start noise `[1, C, T, h, w]` of the padded size, where it is not the
-                first of its seed.
 
         Returns:
             The same shape, float32 in 0..1, on the CPU.
@@ -146,8 +143,7 @@ class Deblurrer:
             parts.append(self.encode(frames[start:stop]))
         condition = torch.cat([part[0] for part in parts], dim=2)
         tokens = torch.cat([part[1] for part in parts])
-        if noise is None:
-            noise = FrameNoise(settings.seed).draw(num_frames, condition.shape[1], *size)
+        noise = FrameNoise(settings.seed).draw(num_frames, condition.shape[1], *size)
         latents = self.denoise(
             (condition, tokens), noise, settings, layout, work, needed=shares
         )
