@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
+from .cli_batch import add_batch
 from .cli_train import add_train
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_demo(commands)
     _add_run(commands)
+    add_batch(commands, _add_engine_options, _settings, _progress_bar)
     _add_evaluate(commands)
     _add_synthesize(commands)
     add_train(commands)
@@ -382,11 +384,16 @@ def _info(args: argparse.Namespace) -> None:
 
 def _engine(args: argparse.Namespace) -> tuple[Any, Any]:
     from .restoration.load import load_deblurrer
-    from .restoration.settings import preset_settings
 
     deblurrer = load_deblurrer(args.checkpoint, args.device, args.dtype)
-    settings = preset_settings(
-        deblurrer.model.config,
+    return deblurrer, _settings(deblurrer.model.config, args)
+
+
+def _settings(config: Any, args: argparse.Namespace) -> Any:
+    from .restoration.settings import preset_settings
+
+    return preset_settings(
+        config,
         args.preset,
         steps=args.steps,
         solver=args.solver,
@@ -401,7 +408,6 @@ def _engine(args: argparse.Namespace) -> tuple[Any, Any]:
         scene_cuts=args.scene_cuts,
         skip_sharp=args.skip_sharp,
     )
-    return deblurrer, settings
 
 
 def _described(args: argparse.Namespace, settings: Any) -> dict[str, Any]:

@@ -21,15 +21,13 @@ from ..video.output_lock import output_lock
 from ..video.reader import VideoReader
 from ..video.source import Source, VideoError
 from ..video.writer import VideoWriter
+from .footage import SurveyedFrame
 from .pipeline import Deblurrer
-from .resume import FinishedPart, PartStore, file_identity
+from .resume import PART_FRAMES, FinishedPart, PartStore, file_identity
 from .settings import RestorationSettings
 from .stream import FrameCallback, Position, RestoredSegment, restore_segments
 
 logger = logging.getLogger(__name__)
-
-_PART_FRAMES = 48
-"""Frames from which a part of a resumable run is closed, at the end of a segment."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,20 +89,12 @@ def restore_file(
     """
     output = Path(output)
     with VideoReader(source) as reader:
-        alpha = reader.info.has_alpha and codec_named(codec).alpha
-        if reader.info.has_alpha and not alpha:
-            logger.warning(
-                "%s: transparency is dropped, %s cannot store it (ffv1 and prores can)",
-                reader.name,
-                codec,
-            )
-        info = dataclasses.replace(reader.info, has_alpha=alpha)
-        writer = VideoWriter.like(output, info, codec=codec, crf=crf, audio_from=source)
-        frames = _TimedFrames(reader, alpha)
+        writer = writer_for(reader, source, output, codec, crf)
+        frames = TimedFrames(reader, writer.pictures.has_alpha)
         options = {
             "measure_blur": measure_blur,
             "callback": callback,
-            "num_frames": info.num_frames,
+            "num_frames": reader.info.num_frames,
             "before_segment": before_segment,
         }
         with output_lock(output):
@@ -114,19 +104,45 @@ def restore_file(
                 report = _write_straight(segments, frames, writer)
             else:
                 identity = _identity(resumable, source, settings, deblurrer, writer)
-                with _kept(PartStore(resumable.folder, identity, str(output)), output) as store:
-                    frames.begin(store)
+                with kept_parts(
+                    PartStore(resumable.folder, identity, str(output)), output
+                ) as store:
+                    frames.begin(store.position)
                     segments = restore_segments(
                         frames, deblurrer, settings, position=store.position, **options
                     )
                     report = _write_in_parts(segments, frames, writer, store)
+    check_complete(frames, writer, report)
+    return report
+
+
+def writer_for(
+    reader: VideoReader, source: Source, output: Path, codec: str, crf: int | None
+) -> VideoWriter:
+    """Return the writer of a restored video, with all that the codec can keep.
+
+    Raises:
+        FileNotFoundError, ValueError: If the output or the options cannot be used.
+    """
+    alpha = reader.info.has_alpha and codec_named(codec).alpha
+    if reader.info.has_alpha and not alpha:
+        logger.warning(
+            "%s: transparency is dropped, %s cannot store it (ffv1 and prores can)",
+            reader.name,
+            codec,
+        )
+    info = dataclasses.replace(reader.info, has_alpha=alpha)
+    return VideoWriter.like(output, info, codec=codec, crf=crf, audio_from=source)
+
+
+def check_complete(frames: TimedFrames, writer: VideoWriter, report: Report) -> None:
+    """Raise VideoError if pictures or sound of the source ended early."""
     error = frames.ended_early or writer.sound_error
     if error is not None:
         raise VideoError(
             f"{str(error).rstrip('.')}. The {report.num_frames} frames before that are "
-            f"restored in {output}."
+            f"restored in {writer.path}."
         )
-    return report
 
 
 def restore_folder(
@@ -160,12 +176,12 @@ def restore_folder(
             with writer:
                 segments = restore_segments(pixels(0), deblurrer, settings, **options)
                 parts = list(_write_images(segments, folder.names, writer))
-            return _report(parts, len(folder))
+            return make_report(parts, len(folder))
         identity = {
             "frames": [file_identity(folder.path / name) for name in folder.names],
             **_engine_identity(resumable, settings, deblurrer),
         }
-        with _kept(PartStore(resumable.folder, identity, str(output)), output) as store:
+        with kept_parts(PartStore(resumable.folder, identity, str(output)), output) as store:
             position = store.position
             start = 0 if position is None else position.read_from
             with writer.collected_in(store.folder / "frames", folder.names[: store.num_frames]):
@@ -175,7 +191,7 @@ def restore_folder(
                 for segment in segments:
                     (part,) = _write_images(iter([segment]), folder.names, writer)
                     store.add([], segment.position, part)
-            report = _report(store.parts, len(folder))
+            report = make_report(store.parts, len(folder))
             store.remove()
     return report
 
@@ -216,10 +232,10 @@ def restore_image(
         with FrameFolderWriter(Path(folder) / "frames") as writer:
             parts = list(_write_images(segments, [output.name], writer))
         os.replace(Path(folder) / "frames" / f"{output.stem}.png", output)
-    return _report(parts, 1)
+    return make_report(parts, 1)
 
 
-class _TimedFrames:
+class TimedFrames:
     """The pixels of a file, and the time stamps of frames that are still to be written."""
 
     def __init__(self, reader: VideoReader, alpha: bool) -> None:
@@ -230,11 +246,11 @@ class _TimedFrames:
         self.ended_early: VideoError | None = None
         """Why the file could not be read to its end."""
 
-    def begin(self, store: PartStore) -> None:
+    def begin(self, position: Position | None) -> None:
         """Start where a stopped run has to: frames before are decoded and let go."""
-        if store.position is not None:
-            self._index = store.position.read_from
-            self._wanted = store.position.next_frame
+        if position is not None:
+            self._index = position.read_from
+            self._wanted = position.next_frame
             self._reader.skip(self._index)
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -257,23 +273,23 @@ class _TimedFrames:
 
 
 def _write_straight(
-    segments: Iterator[RestoredSegment], frames: _TimedFrames, writer: VideoWriter
+    segments: Iterator[RestoredSegment], frames: TimedFrames, writer: VideoWriter
 ) -> Report:
     parts, count = [], 0
     with writer:
         for segment in segments:
             for index, pixels in enumerate(segment.frames, segment.start):
                 writer.write(pixels, *frames.time_of(index))
-            parts.append(_finished(segment))
+            parts.append(finished_part(segment.start, segment.sources))
             count += len(segment.frames)
         if frames.ended_early is not None:
             writer.end_early()
-    return _report(parts, count)
+    return make_report(parts, count)
 
 
 def _write_in_parts(
     segments: Iterator[RestoredSegment],
-    frames: _TimedFrames,
+    frames: TimedFrames,
     writer: VideoWriter,
     store: PartStore,
 ) -> Report:
@@ -289,7 +305,7 @@ def _write_in_parts(
         nonlocal encoder
         if encoder is not None and finished:
             encoded.extend(encoder.finish())
-            store.add(encoded, position, _merged(finished))
+            store.add(encoded, position, merged(finished))
             encoder = None
             encoded.clear()
             finished.clear()
@@ -298,17 +314,22 @@ def _write_in_parts(
         encoder = encoder or PacketEncoder(writer.pictures, suffix)
         for index, pixels in enumerate(segment.frames, segment.start):
             encoded += encoder.encode(pixels, *frames.time_of(index))
-        finished.append(_finished(segment))
+        finished.append(finished_part(segment.start, segment.sources))
         position = segment.position
-        if position.next_frame - store.num_frames >= _PART_FRAMES:
+        if position.next_frame - store.num_frames >= PART_FRAMES:
             close_part()
     close_part()
+    return join_parts(store, frames, writer)
+
+
+def join_parts(store: PartStore, frames: TimedFrames, writer: VideoWriter) -> Report:
+    """Write the parts of a video, all of them finished, into one file."""
     with writer:
         for frame in store.encoded_frames():
             writer.write_encoded(frame)
         if frames.ended_early is not None:
             writer.end_early()
-    report = _report(store.parts, store.num_frames)
+    report = make_report(store.parts, store.num_frames)
     store.remove()
     return report
 
@@ -319,22 +340,20 @@ def _write_images(
     for segment in segments:
         for index, pixels in enumerate(segment.frames, segment.start):
             writer.write(pixels, names[index])
-        yield _finished(segment)
+        yield finished_part(segment.start, segment.sources)
 
 
-def _finished(segment: RestoredSegment) -> FinishedPart:
+def finished_part(start: int, frames: Sequence[SurveyedFrame]) -> FinishedPart:
+    """Return what is to be kept of frames from `start` on."""
     return FinishedPart(
-        cuts=tuple(
-            index
-            for index, frame in enumerate(segment.sources, segment.start)
-            if frame.starts_shot
-        ),
-        blur=tuple(frame.blur for frame in segment.sources),
-        untouched=sum(frame.share == 0 for frame in segment.sources),
+        cuts=tuple(index for index, frame in enumerate(frames, start) if frame.starts_shot),
+        blur=tuple(frame.blur for frame in frames),
+        untouched=sum(frame.share == 0 for frame in frames),
     )
 
 
-def _merged(parts: Sequence[FinishedPart]) -> FinishedPart:
+def merged(parts: Sequence[FinishedPart]) -> FinishedPart:
+    """Return what is known of parts in a row."""
     return FinishedPart(
         cuts=tuple(cut for part in parts for cut in part.cuts),
         blur=tuple(score for part in parts for score in part.blur),
@@ -342,13 +361,14 @@ def _merged(parts: Sequence[FinishedPart]) -> FinishedPart:
     )
 
 
-def _report(parts: Sequence[FinishedPart], num_frames: int) -> Report:
-    merged = _merged(parts)
+def make_report(parts: Sequence[FinishedPart], num_frames: int) -> Report:
+    """Return what was done, from all parts."""
+    joined = merged(parts)
     return Report(
         num_frames=num_frames,
-        cuts=merged.cuts,
-        blur=merged.blur,
-        untouched=merged.untouched,
+        cuts=joined.cuts,
+        blur=joined.blur,
+        untouched=joined.untouched,
     )
 
 
@@ -378,7 +398,7 @@ def _engine_identity(
 
 
 @contextlib.contextmanager
-def _kept(store: PartStore, output: Path) -> Iterator[PartStore]:
+def kept_parts(store: PartStore, output: Path) -> Iterator[PartStore]:
     """Say what is kept when a full disk ends the work; an empty store is not worth keeping."""
     try:
         yield store
@@ -388,12 +408,12 @@ def _kept(store: PartStore, output: Path) -> Iterator[PartStore]:
         cause = error.strerror or str(error)
         if str(output) not in cause:
             cause = f"{output}: could not be written ({cause}), free some space"
-        if store.num_frames:
+        if store.num_kept:
             cause += (
-                f"; {store.num_frames} finished frames are kept, run the same command again to "
+                f"; {store.num_kept} finished frames are kept, run the same command again to "
                 "go on"
             )
         raise OSError(error.errno, cause) from error
     finally:
-        if not store.num_frames:
+        if not store.num_kept:
             store.remove()

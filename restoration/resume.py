@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 FORMAT = 1
 """Version of the files; another one starts over."""
 
+PART_FRAMES = 48
+"""Frames from which a part is closed, at the end of a segment."""
 _HASHED_BYTES = 1 << 20
 """Bytes at either end of an input that are hashed."""
 
@@ -61,9 +63,7 @@ class PartStore:
             OSError: If the folder cannot be made or written to.
         """
         self.folder = folder
-        self.position: Position | None = None
-        """Where to go on; None at the start."""
-        self.parts: list[FinishedPart] = []
+        self._finished: dict[int, tuple[FinishedPart, Position]] = {}
         identity = json.loads(json.dumps({"format": FORMAT, **identity}))
         known = _read_json(folder / "manifest.json")
         if known is not None and known != identity:
@@ -83,22 +83,53 @@ class PartStore:
             write_file(folder / "manifest.json", _to_json(identity))
 
     @property
+    def parts(self) -> list[FinishedPart]:
+        """What is known of all finished parts, in order."""
+        return [part for _, (part, _) in sorted(self._finished.items())]
+
+    @property
+    def position(self) -> Position | None:
+        """Where to go on after the parts that are finished without a gap; None at the start."""
+        count = self._next_index
+        return self._finished[count - 1][1] if count else None
+
+    @property
     def num_frames(self) -> int:
-        """Frames that are done."""
+        """Frames that are done without a gap."""
         return 0 if self.position is None else self.position.next_frame
 
-    def add(self, frames: list[EncodedFrame], position: Position, part: FinishedPart) -> None:
+    @property
+    def num_kept(self) -> int:
+        """Frames of all finished parts."""
+        return sum(len(part.blur) for part in self.parts)
+
+    @property
+    def _next_index(self) -> int:
+        return next(i for i in range(len(self._finished) + 1) if i not in self._finished)
+
+    def has(self, index: int) -> bool:
+        """Tell whether a part is finished."""
+        return index in self._finished
+
+    def add(
+        self,
+        frames: list[EncodedFrame],
+        position: Position,
+        part: FinishedPart,
+        index: int | None = None,
+    ) -> None:
         """Store a part.
 
         Args:
             frames: Encoded, starting with a key frame; none where frames are stored elsewhere.
             position: Where to go on after it.
             part: What is known of its frames.
+            index: Its place among the parts; None: the first that is missing.
 
         Raises:
             OSError: If the disk is full; what was stored before stays.
         """
-        index = len(self.parts)
+        index = self._next_index if index is None else index
         write_file(self._packets(index), b"".join(frame.data for frame in frames))
         described = {
             "packets": [
@@ -109,12 +140,11 @@ class PartStore:
             "part": {"cuts": part.cuts, "blur": part.blur, "untouched": part.untouched},
         }
         write_file(self._description(index), _to_json(described))
-        self.parts.append(part)
-        self.position = position
+        self._finished[index] = part, position
 
     def encoded_frames(self) -> Iterator[EncodedFrame]:
         """Yield all stored frames in order, one part in memory at a time."""
-        for index in range(len(self.parts)):
+        for index in sorted(self._finished):
             described = json.loads(self._description(index).read_bytes())
             data = self._packets(index).read_bytes()
             start = 0
@@ -134,25 +164,20 @@ class PartStore:
     def _take_up(self) -> None:
         for leftover in self.folder.glob(".*.part-*"):
             leftover.unlink(missing_ok=True)
-        while self._take_up_next():
-            pass
+        for path in self.folder.glob("[0-9]*.json"):
+            index = int(path.stem)
+            described = _read_json(path)
+            if described is not None and self._is_whole(index, described):
+                part = FinishedPart(
+                    cuts=tuple(described["part"]["cuts"]),
+                    blur=tuple(described["part"]["blur"]),
+                    untouched=described["part"]["untouched"],
+                )
+                self._finished[index] = part, _position_from_json(described["position"])
 
-    def _take_up_next(self) -> bool:
-        index = len(self.parts)
-        described = _read_json(self._description(index))
-        if described is None:
-            return False
+    def _is_whole(self, index: int, described: dict[str, Any]) -> bool:
         size = sum(packet[0] for packet in described["packets"])
-        if not self._packets(index).is_file() or self._packets(index).stat().st_size != size:
-            return False
-        part = described["part"]
-        self.parts.append(
-            FinishedPart(
-                cuts=tuple(part["cuts"]), blur=tuple(part["blur"]), untouched=part["untouched"]
-            )
-        )
-        self.position = _position_from_json(described["position"])
-        return True
+        return self._packets(index).is_file() and self._packets(index).stat().st_size == size
 
     def _packets(self, index: int) -> Path:
         return self.folder / f"{index:06d}.packets"

@@ -57,6 +57,23 @@ class RestoredSegment:
     """Where to go on after it."""
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PlannedSegment:
+    """A segment that is about to be restored."""
+
+    segment: Segment
+    next_context: int
+    """Where the context of the next one starts."""
+    frames: list[SurveyedFrame]
+    """Its context."""
+
+    @property
+    def outgoing(self) -> list[SurveyedFrame]:
+        """Those of its frames that it hands out."""
+        origin = self.segment.context_start
+        return self.frames[self.segment.start - origin : self.segment.stop - origin]
+
+
 def restore_stream(
     frames: Iterable[np.ndarray],
     deblurrer: Deblurrer,
@@ -117,13 +134,56 @@ def restore_segments(
         The segments that are left, in order.
     """
     position = position or Position()
+    restorer: SegmentRestorer | None = None
+    done = 0
+    for planned in plan_stream(frames, settings, position=position, measure_blur=measure_blur):
+        segment = planned.segment
+        if restorer is None:
+            height, width = planned.frames[0].pixels.shape[:2]
+            restorer = SegmentRestorer(deblurrer, settings, height, width, position.noise_state)
+        if before_segment is not None:
+            before_segment()
+        progress = _progress(callback, segment, num_frames)
+        restored = restorer.restore(planned.frames, segment, planned.next_context, progress)
+        yield RestoredSegment(
+            start=segment.start,
+            frames=restored,
+            sources=planned.outgoing,
+            position=Position(
+                next_frame=segment.stop,
+                context_start=planned.next_context,
+                noise_state=restorer.noise_state,
+            ),
+        )
+        done = segment.stop
+    if callback is not None and restorer is not None:
+        callback(done, done)
+
+
+def plan_stream(
+    frames: Iterable[np.ndarray],
+    settings: RestorationSettings,
+    *,
+    position: Position | None = None,
+    measure_blur: bool = False,
+) -> Iterator[PlannedSegment]:
+    """Cut frames into segments as they come; the same segments as `plan_segments`.
+
+    Args:
+        frames: From `position.read_from` on, `[H, W, C]` each, of one size.
+        settings: What the user chose.
+        position: Where to begin.
+        measure_blur: Whether to measure blur even if no frame is to be left alone.
+
+    Yields:
+        The segments that are left, in order. Frames are let go once they are not needed.
+    """
+    position = position or Position()
     surveyed = survey(frames, settings, measure=measure_blur)
     source = _Shots(surveyed, position.context_start - position.read_from)
     if source.ended:
         return
-    height, width = source.size
-    grid = segment_grid(settings, height, width)
-    restorer = SegmentRestorer(deblurrer, settings, height, width, position.noise_state)
+    grid = segment_grid(settings, *source.size)
     start, context_start = position.next_frame, position.context_start
     buffer: list[SurveyedFrame] = []
     while buffer or not source.ended:
@@ -131,25 +191,11 @@ def restore_segments(
         segment = grid.segment(context_start, start, len(buffer))
         is_last = len(buffer) < grid.lookahead
         following = segment.stop if is_last else grid.next_context(segment)
-        if before_segment is not None:
-            before_segment()
         context = buffer[: segment.context_stop - context_start]
-        progress = _progress(callback, segment, num_frames)
-        restored = restorer.restore(context, segment, following, progress)
-        yield RestoredSegment(
-            start=start,
-            frames=restored,
-            sources=context[start - context_start :][: len(restored)],
-            position=Position(
-                next_frame=segment.stop,
-                context_start=following,
-                noise_state=restorer.noise_state,
-            ),
-        )
+        yield PlannedSegment(segment=segment, next_context=following, frames=context)
+        del context
         del buffer[: following - context_start]
         start, context_start = segment.stop, following
-    if callback is not None:
-        callback(start, start)
 
 
 def restore_segment(

@@ -320,14 +320,14 @@ def decoded(path: Path) -> np.ndarray:
 
 SHORT_PARTS = (
     "from video_deblur.restoration import files, segments\n"
-    "files._PART_FRAMES, segments._SEGMENT_PIXELS = 8, 1\n"
+    "files.PART_FRAMES, segments._SEGMENT_PIXELS = 8, 1\n"
 )
 """So that few frames make many parts."""
 
 
 @pytest.fixture
 def _short_parts(monkeypatch):
-    monkeypatch.setattr(files, "_PART_FRAMES", 8)
+    monkeypatch.setattr(files, "PART_FRAMES", 8)
     monkeypatch.setattr(segments, "_SEGMENT_PIXELS", 1)
 
 

@@ -22,6 +22,7 @@ TOP_LEVEL_FILES = {
     "README.md",
     "__init__.py",
     "cli.py",
+    "cli_batch.py",
     "cli_train.py",
     "pyproject.toml",
     "requirements.txt",

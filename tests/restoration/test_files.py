@@ -43,7 +43,7 @@ def deblurrer(small_model, monkeypatch) -> Deblurrer:
 @pytest.fixture(autouse=True)
 def _short_parts(monkeypatch):
     monkeypatch.setattr(segments, "_SEGMENT_PIXELS", 1)
-    monkeypatch.setattr(files, "_PART_FRAMES", 8)
+    monkeypatch.setattr(files, "PART_FRAMES", 8)
 
 
 def pictures(num_frames: int = NUM_FRAMES, width: int = 64, height: int = 48) -> np.ndarray:

@@ -1,0 +1,110 @@
+"""The `batch` command: many videos, or one long one, on the machines of a Ray cluster."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def add_batch(
+    commands: Any,
+    add_engine_options: Callable[[argparse.ArgumentParser], None],
+    settings_of: Callable[[Any, argparse.Namespace], Any],
+    progress_bar: Callable[[str], Any],
+) -> None:
+    """Add the parser of `batch`.
+
+    Args:
+        commands: Where to add it.
+        add_engine_options: Adds what all commands that restore have in common.
+        settings_of: Makes settings of a checkpoint's config and those options.
+        progress_bar: Makes a callback (done, total) that draws.
+    """
+    parser = commands.add_parser(
+        "batch",
+        help="restore many videos, on many machines",
+        description="Restore videos part by part with the workers of a Ray cluster. The same "
+        "command goes on after a stop. One video that fails does not stop the others.",
+    )
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="video files")
+    parser.add_argument("-o", "--output", required=True, help="folder for the results")
+    parser.add_argument(
+        "--ray", metavar="ADDRESS", help="Ray cluster, or auto; default: this machine alone"
+    )
+    parser.add_argument(
+        "--workers", type=int, help="default: one for each GPU, or for each four CPU cores"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="restore again what is there already"
+    )
+    add_engine_options(parser)
+    parser.add_argument("--codec", default="h264", help="h264, h265, ffv1 or prores")
+    parser.add_argument("--crf", type=int, help="quality of h264 and h265, 0 to 51")
+    parser.set_defaults(
+        run=lambda args: _batch(args, settings_of, progress_bar),
+        interrupted="finished parts are kept, run the same command again to go on",
+    )
+
+
+def _batch(
+    args: argparse.Namespace,
+    settings_of: Callable[[Any, argparse.Namespace], Any],
+    progress_bar: Callable[[str], Any],
+) -> None:
+    from .models.checkpoint import read_info
+    from .restoration.batch import BatchSettings, plan_batch, restore_batch
+    from .restoration.ray_pool import RayPool, WorkerOptions, connected, shipped_checkpoint
+    from .restoration.resume import checkpoint_identity
+
+    if args.workers is not None and args.workers < 1:
+        raise ValueError(f"workers must be at least 1, got {args.workers}")
+    info = read_info(args.checkpoint)
+    settings = settings_of(info.config, args)
+    identity = checkpoint_identity(info.path)
+    clips = plan_batch([Path(path) for path in args.inputs], Path(args.output), args.codec)
+    options = WorkerOptions(
+        checkpoint=shipped_checkpoint(args.checkpoint),
+        identity=identity,
+        dtype=args.dtype,
+        settings=settings,
+    )
+    with connected(args.ray):
+        pool = RayPool(options, args.device, args.workers)
+        described = {
+            **identity,
+            "settings": vars(settings),
+            "device": pool.device,
+            "dtype": args.dtype,
+        }
+        batch = BatchSettings(
+            config=info.config,
+            restoration=settings,
+            identity=described,
+            codec=args.codec,
+            crf=args.crf,
+            overwrite=args.overwrite,
+        )
+        try:
+            restore_batch(clips, pool, batch, progress_bar(f"{len(clips)} videos"))
+        finally:
+            pool.close()
+    if sys.stderr.isatty():
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    for clip in clips:
+        if clip.state == "failed":
+            print(f"video-deblur: {clip.error}", file=sys.stderr)
+        else:
+            note = (
+                "was there already" if clip.state == "skipped" else f"{clip.num_frames} frames"
+            )
+            print(f"{clip.output}: {note}")
+    counts = [
+        sum(c.state == state for c in clips) for state in ("restored", "skipped", "failed")
+    ]
+    summary = "{} restored, {} there already, {} failed".format(*counts)
+    print(summary)
+    if counts[2]:
+        raise ValueError(f"{counts[2]} of {len(clips)} videos failed")
