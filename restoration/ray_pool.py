@@ -97,6 +97,7 @@ class _Worker:
     started: Any
     """Reference that is there once the worker is up."""
     pid: int | None = None
+    num_done: int = 0
     jobs: dict[Any, _Job] = field(default_factory=dict)
     """By reference to the result; the first one is under way."""
 
@@ -152,6 +153,11 @@ class RayPool:
     def pids(self) -> list[int]:
         """Process ids of the workers that are up."""
         return [worker.pid for worker in self._workers if worker.pid is not None]
+
+    @property
+    def parts_done(self) -> list[int]:
+        """Parts that each worker has restored; those of lost workers are left out."""
+        return [worker.num_done for worker in self._workers]
 
     @property
     def wants_more(self) -> bool:
@@ -248,6 +254,7 @@ class RayPool:
             failure = error
         else:
             del worker.jobs[reference]
+            worker.num_done += 1
             return job.key, encoded
         # The worker is dead, or may be of no use any more (CUDA errors stay): another one
         # takes its place, and its parts go first.
