@@ -80,8 +80,9 @@ def timestep_embedding(timesteps: Tensor, channels: int) -> Tensor:
         float32 `[B, channels]`.
     """
     half = channels // 2
-    exponents = torch.arange(half, dtype=torch.float32, device=timesteps.device) / half
-    angles = timesteps.float()[:, None] * torch.exp(-math.log(10000) * exponents)[None]
+    steps = torch.arange(half, dtype=torch.float32, device=timesteps.device)
+    # Rounded in diffusers' order: another order moves angles near 1000 by 5e-5.
+    angles = timesteps.float()[:, None] * torch.exp(-math.log(10000) * steps / half)[None]
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 

@@ -72,6 +72,16 @@ KL_CONFIG = dataclasses.replace(
 """The small model around the structure of Stable Diffusion's autoencoder."""
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what builds the full-size network, unless `-m full_size` asks for it."""
+    if "full_size" in config.option.markexpr:
+        return
+    left_out = [item for item in items if item.get_closest_marker("full_size")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _few_threads():
     torch.set_num_threads(1)

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 from video_deblur.models.config import UNet3DConfig
+from video_deblur.models.layers import timestep_embedding
 from video_deblur.models.schedule import alphas_at, clean_from_velocity, sigmas_at
 from video_deblur.models.unet3d import UNet3D
 
@@ -48,6 +49,18 @@ def test_frame_attention_equals_diffusers(
     timesteps = torch.tensor(timesteps)
     reference = diffusers_unet(x, timesteps, context).sample
     assert_same(ours(x, timesteps, context), reference)
+
+
+@pytest.mark.parametrize("timestep", [0, 1, 500, 999])
+def test_timesteps_are_embedded_as_diffusers_does(timestep):
+    from diffusers.models.embeddings import get_timestep_embedding
+
+    timesteps = torch.tensor([timestep])
+    reference = get_timestep_embedding(
+        timesteps, 320, flip_sin_to_cos=True, downscale_freq_shift=0
+    )
+    # Another order of rounding moves them by 5e-5 at the last timestep.
+    assert torch.equal(timestep_embedding(timesteps, 320), reference)
 
 
 @pytest.mark.parametrize("kind", ["frame", "window", "both"])
