@@ -23,18 +23,22 @@ CONFIG = ImageEncoderConfig(
 )
 
 
-def test_the_tower_equals_that_of_open_clip(randomise, assert_same):
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str
+)
+def test_the_tower_equals_that_of_open_clip(randomise, assert_same, dtype):
     from open_clip.transformer import VisionTransformer as Reference
 
     reference = Reference(
         image_size=32, patch_size=8, width=64, layers=2, heads=4, mlp_ratio=4.0, output_dim=48
     )
     randomise(reference, 0.1, add=True).eval()
-    ours = VisionTransformer(CONFIG).eval()
+    ours = VisionTransformer(CONFIG, dtype=dtype).eval()
     ours.load_state_dict(reference.state_dict(), strict=True)
-    images = torch.randn(3, 3, 32, 32)
+    reference.load_state_dict(ours.state_dict())  # the rounded weights
+    images = torch.randn(3, 3, 32, 32, dtype=torch.float64)
     with torch.no_grad():
-        assert_same(ours(images), reference(images))
+        assert_same(ours(images.to(dtype)), reference.double()(images), dtype)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (50, 37), (37, 50), (64, 33), (20, 45)])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import pytest
@@ -49,6 +50,21 @@ def test_frame_attention_equals_diffusers(
     timesteps = torch.tensor(timesteps)
     reference = diffusers_unet(x, timesteps, context).sample
     assert_same(ours(x, timesteps, context), reference)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str
+)
+def test_every_dtype_is_as_close_to_diffusers_as_the_table_says(
+    diffusers_unet, assert_same, dtype
+):
+    ours = UNet3D(PUBLIC_LAYOUT, dtype=dtype).eval().requires_grad_(False)
+    ours.load_state_dict(diffusers_unet.state_dict(), strict=True)
+    x, timesteps, context = inputs(PUBLIC_LAYOUT, 1, 3, 16, 8)
+    exact = copy.deepcopy(diffusers_unet).double()
+    exact.load_state_dict(ours.state_dict())  # the rounded weights
+    reference = exact(x.double(), timesteps, context.double()).sample
+    assert_same(ours(x.to(dtype), timesteps, context.to(dtype)), reference, dtype)
 
 
 @pytest.mark.parametrize("timestep", [0, 1, 500, 999])
