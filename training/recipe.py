@@ -130,7 +130,6 @@ def train_preset(
         )
     for name, stage in stages.items():
         model = recipe.train_diffusion(name, model, stage)
-    recipe.accelerator.end_training()
     path = folder / "checkpoint.safetensors"
     if recipe.accelerator.is_main_process:
         for target in (path, *([] if export is None else [Path(export)])):
@@ -141,7 +140,9 @@ def train_preset(
                 provenance=recipe.provenance,
                 licence=recipe.licence,
             )
+    # Whoever ends first takes the others down: not before the checkpoint is written.
     recipe.accelerator.wait_for_everyone()
+    recipe.accelerator.end_training()
     return path
 
 

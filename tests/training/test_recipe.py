@@ -5,7 +5,6 @@ import json
 import multiprocessing
 import os
 import random
-import socket
 import subprocess
 import sys
 import time
@@ -208,34 +207,56 @@ def test_killed_at_random_moments_and_resumed_equals_never_stopped(
     assert_same_weights(whole, train(preset, data_folder, folder, **options))
 
 
-def test_two_processes_give_the_losses_of_one(tmp_path, data_folder, small_config):
+def train_by(processes, preset, folder, data_folder):
+    """Train with several processes; on a CPU accelerate's launcher starts only one."""
+    config = folder / f"{processes}.json"
+    config.write_text(json.dumps({**dataclasses.asdict(preset), "preset": "tiny"}))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    launch += ["--nproc-per-node", str(processes)]
+    launch += ["-m", "video_deblur.cli", "train", str(config), "--device", "cpu"]
+    launch += [
+        "--data",
+        f"synthetic:{data_folder}",
+        "--validation",
+        f"pairs:{folder / 'pairs'}",
+    ]
+    return subprocess.run(
+        [*launch, "--out", str(folder / f"by_{processes}"), "--workers", "0"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_two_processes_give_the_losses_and_weights_of_one(
+    tmp_path, data_folder, small_config, pairs_folder
+):
     preset = make_preset(
         small_config, steps=24, data=dataclasses.replace(DATA, clips_per_batch=4)
     )
-    config = tmp_path / "config.json"
-    config.write_text(json.dumps({**dataclasses.asdict(preset), "preset": "tiny"}))
-    losses = []
+    losses, weights = [], []
     for processes in (1, 2):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        folder = tmp_path / f"by_{processes}"
-        launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu"]
-        launch += ["--num_processes", str(processes), "--num_machines", "1"]
-        launch += ["--mixed_precision", "no", "--main_process_port", str(port)]
-        launch += ["-m", "video_deblur.cli", "train", str(config), "--device", "cpu"]
-        launch += ["--data", f"synthetic:{data_folder}", "--out", str(folder)]
-        done = subprocess.run(
-            [*launch, "--workers", "0"],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = train_by(processes, preset, tmp_path, data_folder)
         assert done.returncode == 0, done.stderr
+        folder = tmp_path / f"by_{processes}"
         losses.append({**losses_of(folder, "autoencoder"), **losses_of(folder)})
+        weights.append(weights_of(folder / "checkpoint.safetensors"))
     assert losses[0].keys() == {2, 20, 24}
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=1e-2, atol=1e-3)
+
+
+def test_an_update_that_two_processes_cannot_share_is_refused(
+    tmp_path, data_folder, small_config, pairs_folder
+):
+    preset = make_preset(
+        small_config, steps=24, data=dataclasses.replace(DATA, clips_per_batch=3)
+    )
+    done = train_by(2, preset, tmp_path, data_folder)
+    assert done.returncode != 0
+    assert "cannot be split evenly over 2 processes" in done.stderr
 
 
 def test_muon_takes_the_matrices_inside_the_unet(untrained_model):
