@@ -25,6 +25,12 @@ def read_frames(path: str | Path, width: int, height: int, most: int) -> list[np
     return frames
 
 
+def decoded(path: Path) -> np.ndarray:
+    """Return all frames of a video, `[T, H, W, C]`."""
+    with VideoReader(path) as reader:
+        return np.stack([frame.pixels for frame in reader])
+
+
 def looped(frames: list[np.ndarray], num_frames: int) -> Iterator[np.ndarray]:
     """Yield frames to and fro, so that the clip has any length and no cut."""
     period = frames + frames[-2:0:-1]

@@ -16,8 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..video.reader import VideoReader
-from .clips import parse_size, write_looped
+from .clips import decoded, parse_size, write_looped
 
 
 def main() -> None:
@@ -41,7 +40,7 @@ def main() -> None:
         started = time.monotonic()
         _start(clip, whole, args.codec).wait()
         seconds = time.monotonic() - started
-        expected = _decoded(whole)
+        expected = decoded(whole)
         print(f"uninterrupted: {len(expected)} frames in {seconds:.1f} s", flush=True)
         equal = 0
         for trial in range(args.kills):
@@ -54,7 +53,7 @@ def main() -> None:
             finished = output.exists()
             if _start(clip, output, args.codec).wait() != 0:
                 raise SystemExit("the resumed run failed")
-            same = np.array_equal(_decoded(output), expected)
+            same = np.array_equal(decoded(output), expected)
             equal += same
             state = "was finished already" if finished else f"{kept} parts were kept"
             print(f"kill {trial + 1}: {state}, equal: {same}", flush=True)
@@ -69,11 +68,6 @@ def _start(clip: Path, output: Path, codec: str) -> subprocess.Popen[bytes]:
     # One thread: several wait for each other where others use the machine as well.
     one_thread = {"OMP_NUM_THREADS": "1", **os.environ}
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, env=one_thread)
-
-
-def _decoded(path: Path) -> np.ndarray:
-    with VideoReader(path) as reader:
-        return np.stack([frame.pixels for frame in reader])
 
 
 if __name__ == "__main__":

@@ -23,8 +23,7 @@ from ..restoration.load import load_deblurrer
 from ..restoration.ray_pool import RayPool, WorkerOptions, connected
 from ..restoration.resume import checkpoint_identity, resume_folder
 from ..restoration.settings import preset_settings
-from ..video.reader import VideoReader
-from .clips import parse_size, write_looped
+from .clips import decoded, parse_size, write_looped
 
 _CHECKPOINT = "divd-tiny"
 
@@ -56,7 +55,7 @@ def main() -> None:
         resumable = Resumable(folder=resume_folder(whole), identity=identity)
         deblurrer = load_deblurrer(_CHECKPOINT, "cpu", "float32")
         restore_file(clip, whole, deblurrer, settings, resumable=resumable)
-        expected = _decoded(whole)
+        expected = decoded(whole)
         for count in args.workers:
             head = {"num_cpus": 1, "include_dashboard": False}
             cluster = Cluster(initialize_head=True, head_node_args=head)
@@ -72,17 +71,12 @@ def main() -> None:
             # Not `shutdown`: on a busy machine draining the nodes first times out.
             for node in [*cluster.worker_nodes, cluster.head_node]:
                 node.kill_all_processes(check_alive=False, allow_graceful=False)
-            same = np.array_equal(_decoded(done.output), expected)
+            same = np.array_equal(decoded(done.output), expected)
             print(
                 f"{count} workers: {seconds:5.1f} s, parts by worker {pool.parts_done}, "
                 f"equal: {same}",
                 flush=True,
             )
-
-
-def _decoded(path: Path) -> np.ndarray:
-    with VideoReader(path) as reader:
-        return np.stack([frame.pixels for frame in reader])
 
 
 if __name__ == "__main__":

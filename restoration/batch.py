@@ -203,8 +203,7 @@ class _ClipWork:
             suffix,
             store.position,
         )
-        first = next(index for index in range(len(store.parts) + 1) if not store.has(index))
-        for index, part in enumerate(planned, first):
+        for index, part in enumerate(planned, store.next_index):
             if clip.state != "open":
                 return
             if not store.has(index):

@@ -23,9 +23,10 @@ from ..video.source import Source, VideoError
 from ..video.writer import VideoWriter
 from .footage import SurveyedFrame
 from .pipeline import Deblurrer
+from .planning import Position
 from .resume import PART_FRAMES, FinishedPart, PartStore, file_identity
 from .settings import RestorationSettings
-from .stream import FrameCallback, Position, RestoredSegment, restore_segments
+from .stream import FrameCallback, RestoredSegment, restore_segments
 
 logger = logging.getLogger(__name__)
 

@@ -17,10 +17,11 @@ from .files import TimedFrames, finished_part, merged
 from .footage import SurveyedFrame
 from .noise import FrameNoise
 from .pipeline import Deblurrer
+from .planning import PlannedSegment, Position, plan_stream
 from .resume import PART_FRAMES, FinishedPart
 from .segments import Segment
 from .settings import RestorationSettings
-from .stream import PlannedSegment, Position, SegmentRestorer, plan_stream
+from .stream import SegmentRestorer
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

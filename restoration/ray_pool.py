@@ -136,10 +136,8 @@ class RayPool:
         if self.device == "cuda":
             self._num_cpus, count = 1, num_gpus
         else:
-            share = sum(cores) // (num_workers or sum(cores))
-            self._num_cpus = max(1, min(_CPUS_PER_WORKER, min(cores), share or 1))
-            if num_workers is None:
-                self._num_cpus = min(_CPUS_PER_WORKER, min(cores))
+            share = sum(cores) // num_workers if num_workers else _CPUS_PER_WORKER
+            self._num_cpus = max(1, min(_CPUS_PER_WORKER, min(cores), share))
             count = sum(each // self._num_cpus for each in cores)
         self._actor: Any = self._ray.remote(PartWorker).options(
             num_cpus=self._num_cpus, num_gpus=int(self.device == "cuda"), max_restarts=0

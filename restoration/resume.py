@@ -23,7 +23,7 @@ from typing import Any
 from ..video.atomic import write_file
 from ..video.encoder import EncodedFrame
 from ..video.source import Source
-from .stream import Position
+from .planning import Position
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class PartStore:
     @property
     def position(self) -> Position | None:
         """Where to go on after the parts that are finished without a gap; None at the start."""
-        count = self._next_index
+        count = self.next_index
         return self._finished[count - 1][1] if count else None
 
     @property
@@ -104,7 +104,8 @@ class PartStore:
         return sum(len(part.blur) for part in self.parts)
 
     @property
-    def _next_index(self) -> int:
+    def next_index(self) -> int:
+        """Index of the first part that is missing."""
         return next(i for i in range(len(self._finished) + 1) if i not in self._finished)
 
     def has(self, index: int) -> bool:
@@ -129,7 +130,7 @@ class PartStore:
         Raises:
             OSError: If the disk is full; what was stored before stays.
         """
-        index = self._next_index if index is None else index
+        index = self.next_index if index is None else index
         write_file(self._packets(index), b"".join(frame.data for frame in frames))
         described = {
             "packets": [
