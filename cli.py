@@ -135,6 +135,11 @@ def _add_evaluate(commands: Any) -> None:
     _add_engine_options(parser)
     parser.add_argument("--json", dest="json_path", help="write all figures to this file")
     parser.add_argument("--page", help="write an HTML page with crops and error maps")
+    parser.add_argument(
+        "--save",
+        metavar="FOLDER",
+        help="write restored frames as FOLDER/<sequence>/<frame>.png",
+    )
     parser.set_defaults(run=_evaluate)
 
 
@@ -282,7 +287,12 @@ def _evaluate(args: argparse.Namespace) -> None:
     from .evaluation.metrics import build_metrics
     from .evaluation.page import Page
     from .evaluation.protocols import find_protocol
-    from .evaluation.report import MeasuredSequence, evaluate_sequences, with_sharp_input
+    from .evaluation.report import (
+        MeasuredSequence,
+        evaluate_sequences,
+        with_sharp_input,
+        write_predictions,
+    )
     from .evaluation.table import MEANS, column_groups, header, row
     from .video.datasets import load_dataset
 
@@ -298,6 +308,8 @@ def _evaluate(args: argparse.Namespace) -> None:
 
     def show(measured: MeasuredSequence) -> None:
         print(row(measured.name, measured.figures["mean"], groups), flush=True)
+        if args.save:
+            write_predictions(args.save, measured)
         if page is not None:
             page.add(measured)
 

@@ -15,7 +15,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from einops import rearrange
@@ -31,7 +30,7 @@ from ..training.loop import Run, train
 from ..training.losses import log_error, spectrum_l1
 from ..training.states import whole_weights
 from ..video.datasets import load_dataset
-from ..video.frames import read_image
+from ..video.frames import FrameFolderWriter, read_image
 from ..video.pixels import to_float, to_uint8
 
 _WINDOWS = 2
@@ -144,16 +143,20 @@ def _windows(blurry: Tensor, sharp: Tensor, step: int) -> tuple[Tensor, Tensor]:
 
 
 def restore_dataset(network: DblrNet, dataset: str, folder: Path) -> None:
-    """Write `<folder>/<sequence>/<frame>.png` for `evaluate --pred`."""
+    """Write `<folder>/<sequence>/<frame>.png` for `evaluate --pred`.
+
+    Raises:
+        ValueError: If a sequence's folder holds something already.
+    """
+    folder.mkdir(exist_ok=True)
     native = multiplies_bfloat16(torch.device("cpu"))
     for sequence in load_dataset(dataset, "test"):
         frames = np.stack([to_float(read_image(path)[..., :3]) for path in sequence.blurry])
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=native):
             restored = network.restore(torch.from_numpy(frames))
-        (folder / sequence.name).mkdir(parents=True, exist_ok=True)
-        for path, pixels in zip(sequence.sharp, restored.numpy(), strict=True):
-            bgr = cv2.cvtColor(to_uint8(pixels), cv2.COLOR_RGB2BGR)
-            cv2.imwrite(str(folder / sequence.name / f"{path.stem}.png"), bgr)
+        with FrameFolderWriter(folder / sequence.name) as writer:
+            for path, pixels in zip(sequence.sharp, restored.numpy(), strict=True):
+                writer.write(to_uint8(pixels), path.name)
         print(f"{sequence.name}: {len(frames)} frames", flush=True)
 
 

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from ..video.datasets import PairedSequence
-from ..video.frames import SUFFIXES, read_image
+from ..video.frames import SUFFIXES, FrameFolderWriter, read_image
+from ..video.pixels import to_uint8
 from .metrics import Clip, Metric, Row, build_metrics
 from .protocols import PROTOCOLS, Protocol
 
@@ -99,6 +100,19 @@ def evaluate_sequences(
 def with_sharp_input(sequences: Iterable[PairedSequence]) -> list[PairedSequence]:
     """Return sequences whose input is their sharp frames: what is already sharp must stay."""
     return [replace(sequence, blurry=sequence.sharp) for sequence in sequences]
+
+
+def write_predictions(folder: str | Path, measured: MeasuredSequence) -> None:
+    """Write restored frames where `read_predictions` finds them, as 8-bit PNG.
+
+    Raises:
+        ValueError: If the sequence's folder holds something already.
+        OSError: If it cannot be written.
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with FrameFolderWriter(Path(folder) / measured.name) as writer:
+        for name, pixels in zip(measured.frame_names, measured.restored, strict=True):
+            writer.write(pixels if pixels.dtype == np.uint8 else to_uint8(pixels), name)
 
 
 def read_predictions(folder: str | Path, sequence: PairedSequence) -> np.ndarray:

@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "training": {"training", "restoration", "video", "models"},
     "evaluation": {"evaluation", "restoration", "video", "models"},
     "nodes": {"nodes", "video", "models", "restoration", "evaluation"},
-    "benchmarks": {"benchmarks", "training", "restoration", "video", "models"},
+    "benchmarks": {"benchmarks", "evaluation", "training", "restoration", "video", "models"},
     "cli": {"cli", "video", "models", "restoration", "training", "evaluation"},
 }
 """By folder; modules beside the root's `__init__.py` are the command line."""

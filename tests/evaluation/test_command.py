@@ -132,3 +132,14 @@ def test_what_cannot_be_done_is_said_in_one_line(dataset, capsys, arguments, mes
     line = refused(capsys, "--dataset", dataset, *arguments)
     assert line.startswith("video-deblur: ")
     assert message in line
+
+
+def test_saved_results_measure_as_they_did(dataset, tmp_path, capsys):
+    results = tmp_path / "results"
+    arguments = ["--dataset", dataset, "--metrics", "psnr"]
+    assert run(*arguments, "--method", "unsharp", "--save", results) == 0
+    figures = capsys.readouterr().out.splitlines()[2:]
+    assert run(*arguments, "--pred", results) == 0
+    assert capsys.readouterr().out.splitlines()[2:] == figures
+    line = refused(capsys, *arguments, "--method", "unsharp", "--save", results)
+    assert "is not empty" in line
