@@ -56,9 +56,11 @@ _DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
+    "float8_e4m3fn": torch.float8_e4m3fn,
+    "float8_e5m2": torch.float8_e5m2,
 }
 DTYPE_NAMES = ("auto", *_DTYPES)
-"""Choices of the dtype that the UNet is stored and computed in."""
+"""Choices of the dtype that the UNet is stored in, and computed in where the device can."""
 
 DeblurEncoderType = io.Custom("DEBLUR_ENCODER")
 """Socket type of `DeblurEncoder`."""

@@ -83,7 +83,9 @@ def test_pickle_is_refused_unread(comfy, call_node, random_checkpoint):
     bad.unlink()
 
 
-@pytest.mark.parametrize("dtype", ["auto", "bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "dtype", ["auto", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2"]
+)
 def test_every_dtype_restores_nearly_the_same(call_node, random_checkpoint, loaded, dtype):
     frames = blurry_clip(4, 32, 48)
     half = call_node("VideoDeblur_LoadCheckpoint", checkpoint=NAME, dtype=dtype)
