@@ -145,7 +145,7 @@ class Transformer(nn.Module):
             out = rearrange(self.proj_out(tokens), "n (h w) c -> n c h w", h=height, w=width)
             return x + out
         volume = rearrange(x, "(b t) c h w -> b c t h w", t=num_frames)
-        tokens = rearrange(self.norm(volume), "b c t h w -> (b h w) t c")
+        tokens = rearrange(self.norm(volume), "b c t h w -> (b h w) t c").contiguous()
         tokens = self.transformer_blocks[0](self.proj_in(tokens))
         out = rearrange(self.proj_out(tokens), "(b h w) t c -> (b t) c h w", h=height, w=width)
         return x + out

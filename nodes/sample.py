@@ -210,9 +210,9 @@ class Sample(io.ComfyNode):
                     "scheduler",
                     options=[*comfy.samplers.KSampler.SCHEDULERS, CHECKPOINT_SCHEDULER],
                     default="simple",
-                    tooltip="Name of the noise schedule. checkpoint takes the noise levels that "
-                    "the checkpoint is sampled with; simple is nearly the same where those start "
-                    "at pure noise, ddim_uniform where they do not (converted TF-T2V).",
+                    tooltip="Name of the noise schedule. checkpoint takes the levels that the "
+                    "checkpoint is sampled with. simple is nearly the same where they "
+                    "start at pure noise, ddim_uniform where they do not (converted TF-T2V).",
                 ),
                 io.Float.Input(
                     "denoise",
