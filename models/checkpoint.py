@@ -106,7 +106,7 @@ def read_info(path: str | Path) -> CheckpointInfo:
     if path.suffix != ".safetensors":
         raise CheckpointError(
             f"{path}: not a .safetensors file, and no other kind is opened because it could "
-            f"run code. {CHOOSE}"
+            f"run code. {CHOOSE} `video-deblur convert` makes one of public weights."
         )
     header = read_header(path)
     metadata = header.pop("__metadata__", {})

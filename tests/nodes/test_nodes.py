@@ -61,6 +61,8 @@ def test_a_second_run_loads_nothing_and_a_changed_file_does(
     ("content", "message"),
     [
         (b"", "it is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer"),
+        (b"<!DOCTYPE html><html></html>", "a web page, not the weights"),
         (b"hello" * 10, "not a valid safetensors file"),
         (None, "truncated or damaged"),
     ],
