@@ -122,7 +122,7 @@ class Timer:
     def __init__(self, network: nn.Module, device: torch.device) -> None:
         self.network = network
         self.passes: list[dict[str, float]] = []
-        self._now = _clock(device)
+        self._now = clock(device)
         self._started = 0.0
         self._seconds: dict[str, float] = {}
         for module in network.modules():
@@ -168,7 +168,8 @@ def table(seconds: dict[str, tuple[float, float]]) -> list[str]:
     return lines
 
 
-def _clock(device: torch.device) -> Callable[[], float]:
+def clock(device: torch.device) -> Callable[[], float]:
+    """Return what tells the time in seconds: the process's own, or after synchronising."""
     if device.type != "cuda":
         return time.process_time
 
