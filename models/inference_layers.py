@@ -21,7 +21,7 @@ _ONEDNN_LINEAR = (
     if torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     else None
 )
-"""What `torch.compile` makes of linear layers on CPUs; not part of PyTorch's public interface."""
+"""What `torch.compile` makes of linear layers on CPUs; not public in PyTorch."""
 
 
 class Linear(nn.Linear):

@@ -40,7 +40,8 @@ def _temporal_conv_class(operations: Operations) -> type:
     class TemporalConv(operations.Conv3d):
         """A (3, 1, 1) convolution, run as a 2-D one on `[B, C, T, H * W]`.
 
-        The 2-D kernel is the same sum; CPUs run it at two to four times the rate of the 3-D one.
+        The 2-D kernel is the same sum; CPUs run it at two to four times the rate of the 3-D
+        one.
         """
 
         def _conv_forward(

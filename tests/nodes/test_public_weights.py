@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from safetensors.torch import save_file
+from video_deblur.benchmarks.activations import count_activations
 from video_deblur.models.schedule import alphas_cumprod
 from video_deblur.restoration.sampler import sampling_timesteps
 from video_deblur.restoration.settings import preset_settings
@@ -246,3 +247,15 @@ def test_the_autoencoder_takes_tiles_when_memory_runs_out(
     assert widths[0] == 576
     assert min(widths) < 576
     assert nearly(encoded["samples"], latent["samples"])
+
+
+def test_the_memory_estimate_covers_what_is_counted_and_is_comfyuis(comfy, loaded, monkeypatch):
+    network = loaded[0].model
+    config = network.deblur_config.unet
+    counted = count_activations(config, 16, 32)
+    estimate = network.memory_required([16, 4, 32, 32])
+    assert counted < estimate < 2 * counted
+    manage = comfy.model_management
+    monkeypatch.setattr(manage, "pytorch_attention_flash_attention", lambda: True)
+    stock = super(type(network), network).memory_required([16, 4, 32, 32])
+    assert estimate == pytest.approx(stock)
