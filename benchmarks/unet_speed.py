@@ -26,6 +26,13 @@ from ..models.layers import Downsample, ResnetBlock, TemporalConvLayer, Upsample
 from ..models.unet3d import UNet3D
 
 WHOLE, REST = "whole forward", "the rest"
+PARTS = {
+    "conv_in": "of these, the first convolution",
+    "attn2.to_k": "of these, keys and values of tokens",
+    "attn2.to_v": "of these, keys and values of tokens",
+}
+"""What does not change from step to step, at least in part, by the ends of modules' names."""
+_PART_KINDS = set(PARTS.values())
 OURS: dict[type[nn.Module], str] = {
     ResnetBlock: "spatial resnet",
     TemporalConvLayer: "temporal convolutions",
@@ -123,10 +130,10 @@ class Timer:
         self.network = network
         self.passes: list[dict[str, float]] = []
         self._now = clock(device)
-        self._started = 0.0
+        self._started: list[float] = []
         self._seconds: dict[str, float] = {}
-        for module in network.modules():
-            kind = kind_of(module)
+        for name, module in network.named_modules():
+            kind = kind_of(module) or part_of(name)
             if kind is not None:
                 module.register_forward_pre_hook(self._start)
                 module.register_forward_hook(self._stop(kind))
@@ -137,15 +144,15 @@ class Timer:
         started = self._now()
         self.network(*inputs)
         whole = self._now() - started
-        rest = whole - sum(self._seconds.values())
+        rest = whole - sum(s for kind, s in self._seconds.items() if kind not in _PART_KINDS)
         self.passes.append({**self._seconds, REST: rest, WHOLE: whole})
 
     def _start(self, module: nn.Module, args: Any) -> None:
-        self._started = self._now()
+        self._started.append(self._now())
 
     def _stop(self, kind: str) -> Callable[..., None]:
         def stop(module: nn.Module, args: Any, output: Any) -> None:
-            self._seconds[kind] += self._now() - self._started
+            self._seconds[kind] += self._now() - self._started.pop()
 
         return stop
 
@@ -160,11 +167,18 @@ def kind_of(module: nn.Module) -> str | None:
     return THEIRS.get(type(module).__name__)
 
 
+def part_of(name: str) -> str | None:
+    """Return which of `PARTS` a module of either network is, by its name."""
+    if name.startswith("transformer_in") or ".temp_attentions." in name:
+        return None  # these attend to themselves twice
+    return next((part for end, part in PARTS.items() if name.endswith(end)), None)
+
+
 def table(seconds: dict[str, tuple[float, float]]) -> list[str]:
     """Return lines of a Markdown table: seconds of both, and how much faster ours is."""
     lines = ["| | ours | diffusers | ratio |", "|---|---|---|---|"]
     for kind, (ours, theirs) in seconds.items():
-        lines.append(f"| {kind} | {ours:.2f} s | {theirs:.2f} s | {theirs / ours:.2f} |")
+        lines.append(f"| {kind} | {ours:.3f} s | {theirs:.3f} s | {theirs / ours:.2f} |")
     return lines
 
 

@@ -44,6 +44,7 @@ class Linear(nn.Linear):
             and input.dtype == self.weight.dtype == torch.float32
             and input.numel() > 0
             and not torch.is_autocast_enabled("cpu")
+            and not torch.compiler.is_compiling()  # it makes the same of a plain layer
             and not (needs_gradient and torch.is_grad_enabled())
         )
 
