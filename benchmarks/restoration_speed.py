@@ -102,16 +102,18 @@ class Theirs:
 
 def build_networks(config: DivdConfig, device: Any, dtype: torch.dtype) -> tuple[Divd, Theirs]:
     """Return our model, its UNet in `dtype`, and diffusers' networks with its weights."""
-    from diffusers import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     unet, their_unet = build(config.unet, device, dtype)
     divd = Divd(config, device=device, operations=inference_layers)
     divd.unet = unet
     divd.image_encoder.to(dtype)
-    levels = config.autoencoder.channels
+    # Its annotations name tuples of one element.
+    levels: Any = config.autoencoder.channels
+    blocks: Any = ("DownEncoderBlock2D",) * len(levels), ("UpDecoderBlock2D",) * len(levels)
     autoencoder = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * len(levels),
-        up_block_types=("UpDecoderBlock2D",) * len(levels),
+        down_block_types=blocks[0],
+        up_block_types=blocks[1],
         block_out_channels=levels,
         layers_per_block=config.autoencoder.blocks[0],
         latent_channels=config.autoencoder.latent_channels,
@@ -156,7 +158,7 @@ def restore_with_diffusers(
 
 def make_scheduler() -> Any:
     """Return diffusers' DDIM with the schedule that both sides sample with."""
-    from diffusers import DDIMScheduler
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
     return DDIMScheduler(
         beta_start=0.00085,

@@ -10,9 +10,9 @@ import torch
 
 from ..models.config import AutoencoderConfig, UNet3DConfig
 
-UNET_BYTES = 160
+UNET_BYTES = 130
 """Working memory in bytes per frame, latent position and channel (`unet_width`), float32.
-Counted, not measured on a GPU: 130 for the public layout (`benchmarks/activations.py`), plus
+Counted, not measured on a GPU: 104 for the public layout (`benchmarks/activations.py`), plus
 room for workspaces of kernels. Measured on a CPU as growth of resident memory with the tiny
 layout: 98 (16 x 64 x 64 latents; 46 counted)."""
 _ENCODE_BYTES = {"local": 20, "kl": 24}
