@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from . import inference_layers
 from .config import ConfigError, DivdConfig, config_from_dict, config_to_dict
 from .divd import Divd
 from .tensor_file import (
@@ -105,7 +106,7 @@ def read_info(path: str | Path) -> CheckpointInfo:
     if path.suffix != ".safetensors":
         raise CheckpointError(
             f"{path}: not a .safetensors file, and no other kind is opened because it could "
-            f"run code. {CHOOSE}"
+            f"run code. {CHOOSE} `video-deblur convert` makes one of public weights."
         )
     header = read_header(path)
     metadata = header.pop("__metadata__", {})
@@ -163,7 +164,7 @@ def load_model(
     device: Any = "cpu",
     dtype: torch.dtype | None = None,
     autoencoder_dtype: torch.dtype | None = None,
-    operations: Any = nn,
+    operations: Any = inference_layers,
 ) -> Divd:
     """Build the networks of a checkpoint and load its weights.
 
@@ -175,7 +176,8 @@ def load_model(
         device: Where the weights go.
         dtype: Dtype of the weights in memory; None keeps float32.
         autoencoder_dtype: The same for autoencoder and blur encoder, where they differ.
-        operations: Namespace of layer classes; see `layers`.
+        operations: Namespace of layer classes; see `layers`. The default is fastest where
+            the model is only run.
 
     Returns:
         The model, in evaluation mode, without gradients.

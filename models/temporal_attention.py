@@ -59,7 +59,10 @@ class WindowAttention(nn.Module):
         self.ff_in = operations.Linear(channels, 2 * channels, **where)
         self.ff_out = operations.Linear(2 * channels, channels, **where)
         if self.relative_position is not None:
-            nn.init.trunc_normal_(self.relative_position.weight, std=0.02)
+            weight = self.relative_position.weight
+            with torch.no_grad():  # 8-bit floats have no random numbers of their own
+                start = torch.empty(weight.shape, device=weight.device)
+                weight.copy_(nn.init.trunc_normal_(start, std=0.02))
         zero_init(self.to_out)
         zero_init(self.ff_out)
 
@@ -98,9 +101,9 @@ class WindowAttention(nn.Module):
             return mask
         index = relative_position_index(window, self.window).to(tokens.device)
         length = window[0] * window[1] * window[2]
-        bias = rearrange(
-            self.relative_position(index), "(q k) heads -> heads q k", q=length, k=length
-        )
+        # 8-bit weights come as they are stored, and cannot be added to.
+        table = self.relative_position(index).to(tokens.dtype)
+        bias = rearrange(table, "(q k) heads -> heads q k", q=length, k=length)
         return bias if mask is None else mask.to(bias) + bias
 
 

@@ -30,8 +30,10 @@ DTYPES = {
 }
 """Dtypes of weights, by their names in the header."""
 
-LFS_START = b"version https://git-lfs"
+_LFS_START = b"version https://git-lfs"
 """What a file starts with that Git LFS left in place of the real one."""
+_PAGE_STARTS = (b"<!doctype", b"<html", b"<?xml")
+"""What the answers of servers start with that did not send the file, in lower case."""
 
 _MAX_HEADER_BYTES = 100_000_000
 """The limit of the safetensors format itself."""
@@ -48,6 +50,20 @@ class CheckpointError(ValueError):
     """A file that is not a usable checkpoint; the message says why and what to do."""
 
 
+def check_start(path: Path) -> None:
+    """Raise CheckpointError for what failed downloads leave in place of a file of weights."""
+    with path.open("rb") as file:
+        start = file.read(64)
+    if not start:
+        raise CheckpointError(f"{path}: not a file of weights, it is empty. Download it again.")
+    if start.startswith(_LFS_START):
+        raise CheckpointError(
+            f"{path}: a Git LFS pointer, not the weights. Run `git lfs pull`, or download it."
+        )
+    if start.lstrip().lower().startswith(_PAGE_STARTS):
+        raise CheckpointError(f"{path}: a web page, not the weights. Download it again.")
+
+
 def read_header(path: Path) -> dict[str, Any]:
     """Read the header of a safetensors file and compare it with the file's size.
 
@@ -58,16 +74,15 @@ def read_header(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: If it is not a whole safetensors file.
     """
+    check_start(path)
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
         length = int.from_bytes(start, "little")
         if len(start) < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
-            is_pointer = len(start) == 8 and LFS_START.startswith(start)
-            hint = "a Git LFS pointer, run `git lfs pull`" if is_pointer else "truncated"
             raise CheckpointError(
                 f"{path}: not a valid safetensors file (its header claims {length} bytes, the "
-                f"file has {size}); {hint if start else 'it is empty'}. Download it again."
+                f"file has {size}), or truncated. Download it again."
             )
         try:
             header = json.loads(file.read(length))

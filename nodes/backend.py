@@ -41,7 +41,7 @@ from ..models.unet3d import UNet3D
 from ..restoration.layout import halve, is_out_of_memory, make_layout
 from ..restoration.pipeline import Deblurrer
 from ..restoration.windows import Layout, Piece, fuse
-from .memory import UNET_BYTES, make_patcher, memory_bytes
+from .memory import UNET_BYTES, make_patcher, memory_bytes, memory_usage_factor, unet_width
 from .vae import AssembledDivd, DeblurVae, build_vae, part_of
 
 CUTS_KEY = "video_deblur_cuts"
@@ -56,9 +56,11 @@ _DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
+    "float8_e4m3fn": torch.float8_e4m3fn,
+    "float8_e5m2": torch.float8_e5m2,
 }
 DTYPE_NAMES = ("auto", *_DTYPES)
-"""Choices of the dtype that the UNet is stored and computed in."""
+"""Choices of the dtype that the UNet is stored in, and computed in where the device can."""
 
 DeblurEncoderType = io.Custom("DEBLUR_ENCODER")
 """Socket type of `DeblurEncoder`."""
@@ -114,6 +116,7 @@ class DeblurModelConfig(comfy.supported_models_base.BASE):
         super().__init__({"config": config.unet, "schedule": config.schedule})
         self.deblur_config = config
         self.latent_format = DeblurLatentFormat(config.autoencoder)
+        self.memory_usage_factor = memory_usage_factor(config.unet)
         self.sampling_settings = {
             "beta_schedule": "linear",  # linear in the square roots: our "scaled linear"
             "linear_start": config.schedule.beta_start,
@@ -266,7 +269,7 @@ class DeblurModel(comfy.model_base.BaseModel):
         layout = self.layout(height, width)
         positions = min(layout.tile or height, height) * min(layout.tile or width, width)
         dtype = self.manual_cast_dtype or self.get_dtype()
-        channels = self.deblur_config.unet.block_channels[0]
+        channels = unet_width(self.deblur_config.unet)
         positions *= min(frames, 2 * layout.window)
         return memory_bytes(UNET_BYTES, channels, positions, dtype)
 

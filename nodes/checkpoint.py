@@ -10,7 +10,7 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io
 
-from ..models.checkpoint import BUNDLED_NAME, BUNDLED_PATH, CheckpointError, read_info
+from ..models.checkpoint import BUNDLED_NAME, BUNDLED_PATH, read_info
 from .backend import (
     CATEGORY,
     DTYPE_NAMES,
@@ -87,13 +87,7 @@ def load_checkpoint(name: str, dtype: str = "auto") -> LoadedCheckpoint:
     path = checkpoint_path(name)
     key = (str(path), fingerprint(name), dtype)
     if key not in _loaded:
-        info = read_info(path)
-        if info.config.schedule.timestep_spacing != "trailing":
-            raise CheckpointError(
-                f"{path}: its timestep spacing {info.config.schedule.timestep_spacing!r} is "
-                f"not supported in ComfyUI yet. Use the command line."
-            )
-        _loaded[key] = build_checkpoint(info, dtype)
+        _loaded[key] = build_checkpoint(read_info(path), dtype)
         while len(_loaded) > _MAX_LOADED:
             _loaded.popitem(last=False)
     _loaded.move_to_end(key)
@@ -117,9 +111,10 @@ class LoadCheckpoint(io.ComfyNode):
                     "dtype",
                     options=list(DTYPE_NAMES),
                     default="auto",
-                    tooltip="Number format of the denoising network. auto: half precision "
-                    "where the checkpoint is stored so and the device is fast at it, else "
-                    "float32. Encoders and decoder always use float32.",
+                    tooltip="Number format in which the denoising network is kept. auto: half "
+                    "precision where the checkpoint is stored so and the device is fast at it, "
+                    "else float32. float8 takes half the memory of that and is less exact. "
+                    "Encoders and decoder always use float32.",
                 ),
             ],
             outputs=[

@@ -21,6 +21,9 @@ from .progress import Progress, ProgressFn
 
 _DEFAULTS = SamplingConfig()
 
+CHECKPOINT_SCHEDULER = "checkpoint"
+"""Our own choice of scheduler: the timesteps that the library visits."""
+
 
 def seed_input() -> io.Int.Input:
     """Return the input for the seed of the start noise."""
@@ -90,6 +93,39 @@ class _StepReport:
         self._callback(self._step, num_steps, preview)
 
 
+def checkpoint_sigmas(model: Any, steps: int, denoise: float = 1.0) -> Tensor:
+    """Return ComfyUI's noise levels of the timesteps that the library visits, then 0.
+
+    Args:
+        model: MODEL of ours.
+        steps: Denoising steps.
+        denoise: Share of the noise to start with; the last `steps` of `steps / denoise`.
+
+    Returns:
+        float32 `[steps + 1]`; empty where nothing is to be done.
+
+    Raises:
+        ValueError: If there are fewer timesteps than that.
+    """
+    if denoise <= 0:
+        return torch.zeros(0)
+    schedule = deblur_model(model).deblur_config.schedule
+    timesteps = sampling_timesteps(schedule, int(steps / denoise))[-steps:]
+    sigmas = model.get_model_object("model_sampling").sigmas[torch.tensor(timesteps)]
+    return torch.cat([sigmas, sigmas.new_zeros(1)])
+
+
+def pure_noise(model: Any, noise: Tensor, sigma: Tensor) -> Tensor:
+    """Return what ComfyUI's `noise_scaling` makes unit variance of at any first level.
+
+    It does so by itself at the highest level, where trailing spacing starts. Leading spacing
+    starts a little lower, from the same noise (as TF-T2V's weights were sampled).
+    """
+    if sigma >= model.get_model_object("model_sampling").sigma_max:
+        return noise
+    return noise * (1 + sigma**2).sqrt() / sigma
+
+
 def sample_preset(
     model: Any,
     positive: list[Any],
@@ -100,26 +136,25 @@ def sample_preset(
 ) -> dict[str, Any]:
     """Sample from pure noise exactly as the library's `Deblurrer` with `ddim` does."""
     samples = latent["samples"]
-    network = deblur_model(model)
+    deblur_model(model)
     report = _StepReport(model, settings.steps, callback)
     model = with_layout(
         model, settings.window, settings.overlap, settings.tile, report.on_piece
     )
     noise = FrameNoise(settings.seed).draw(samples.shape[0], *samples.shape[1:])
-    timesteps = sampling_timesteps(network.deblur_config.schedule, settings.steps)
-    sigmas = model.get_model_object("model_sampling").sigmas[torch.tensor(timesteps)]
+    sigmas = checkpoint_sigmas(model, settings.steps)
     restored = comfy.sample.sample(
         model,
-        noise[0].movedim(1, 0),
+        pure_noise(model, noise[0].movedim(1, 0), sigmas[0]),
         settings.steps,
         settings.guidance_scale,
         "euler",
         "simple",
         positive,
         negative,
-        # ComfyUI's last sigma is finite, so it would leave a trace of these in the noise.
+        # The first level is finite, so it would leave a trace of these in the noise.
         torch.zeros_like(samples),
-        sigmas=torch.cat([sigmas, sigmas.new_zeros(1)]),
+        sigmas=sigmas,
         callback=report.on_step,
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
         seed=settings.seed,
@@ -173,10 +208,11 @@ class Sample(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "scheduler",
-                    options=list(comfy.samplers.KSampler.SCHEDULERS),
+                    options=[*comfy.samplers.KSampler.SCHEDULERS, CHECKPOINT_SCHEDULER],
                     default="simple",
-                    tooltip="Name of the noise schedule. simple starts at pure noise, as the "
-                    "model was trained; ddim_uniform never does.",
+                    tooltip="Name of the noise schedule. checkpoint takes the levels that the "
+                    "checkpoint is sampled with. simple is nearly the same where they "
+                    "start at pure noise, ddim_uniform where they do not (converted TF-T2V).",
                 ),
                 io.Float.Input(
                     "denoise",
@@ -238,6 +274,11 @@ class Sample(io.ComfyNode):
         model = with_layout(model, window, overlap, tile, report.on_piece)
         samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
         noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
+        start, sigmas, mask = samples, None, latent.get("noise_mask")
+        if scheduler == CHECKPOINT_SCHEDULER:
+            scheduler, sigmas = "simple", checkpoint_sigmas(model, steps, denoise)
+            if denoise == 1 and mask is None:
+                start, noise = torch.zeros_like(samples), pure_noise(model, noise, sigmas[0])
         restored = comfy.sample.sample(
             model,
             noise,
@@ -247,9 +288,10 @@ class Sample(io.ComfyNode):
             scheduler,
             positive,
             negative,
-            samples,
+            start,
             denoise=denoise,
-            noise_mask=latent.get("noise_mask"),
+            noise_mask=mask,
+            sigmas=sigmas,
             callback=report.on_step,
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
             seed=seed,

@@ -169,6 +169,11 @@ def _tensors(
 
 
 def _converted(path: Path, name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    if not tensor.is_floating_point():
+        raise CheckpointError(
+            f"{path}: {name!r} is stored as {str(tensor.dtype).removeprefix('torch.')}, "
+            f"expected a floating-point format. Give another file."
+        )
     converted = tensor.to(dtype)
     try:
         check_finite(path, name, converted)

@@ -78,6 +78,11 @@ def import_unet(file: WeightFile) -> ImportedUNet:
         layout = "ModelScopeT2V (VGen's names)"
     elif "conv_in.weight" in inside and "down_blocks.0.resnets.0.conv1.weight" in inside:
         names, layout = dict(inside), "ModelScopeT2V (diffusers' names)"
+    elif any(re.match(r"input_blocks\.0\.|conv_in\.", name) for name in inside):
+        raise CheckpointError(
+            f"{file.path}: lacks the first convolution of {WHAT} (input_blocks.0.0.weight or "
+            f"conv_in.weight) or what follows it. Download it again, or give another file."
+        )
     else:
         raise CheckpointError(
             f"{file.path}: not {WHAT} (it looks like {looks_like(file.shapes)}). Give "

@@ -19,9 +19,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ..tensor_file import (
-    LFS_START,
     CheckpointError,
     Shape,
+    check_start,
     described_tensors,
     read_header,
 )
@@ -143,12 +143,9 @@ def _read_config(weights: Path) -> dict[str, Any]:
 
 
 def _unpickle(path: Path) -> dict[str, Tensor]:
+    check_start(path)
     with path.open("rb") as file:
-        start = file.read(len(LFS_START))
-    if start == LFS_START:
-        raise CheckpointError(
-            f"{path}: a Git LFS pointer, not the weights. Run `git lfs pull`, or download it."
-        )
+        start = file.read(2)
     if not start.startswith(b"PK"):
         # What torch.save wrote before 1.6 cannot be mapped.
         old = start.startswith((b"\x80\x02", b"\x80\x04"))
@@ -166,7 +163,7 @@ def _unpickle(path: Path) -> dict[str, Tensor]:
             f"could run code. Take the .safetensors version."
         ) from error
     except Exception as error:
-        reason = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0].partition(". ")[0]
         raise CheckpointError(
             f"{path}: truncated or damaged ({reason}). Download it again."
         ) from error

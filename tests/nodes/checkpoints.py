@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import torch
-from video_deblur.models.checkpoint import save_checkpoint
+from video_deblur.models.checkpoint import load_model, read_info, save_checkpoint
 from video_deblur.models.config import (
     AutoencoderConfig,
     DivdConfig,
@@ -15,8 +15,12 @@ from video_deblur.models.config import (
     UNet3DConfig,
 )
 from video_deblur.models.divd import Divd
+from video_deblur.models.import_weights.convert import convert_weights
+
+from ..models.import_weights import published
 
 NAME = "random.safetensors"
+CONVERTED_NAME = "converted.safetensors"
 
 
 def random_config(**autoencoder: object) -> DivdConfig:
@@ -78,6 +82,25 @@ def write_random_checkpoint(folder: Path, **autoencoder: object) -> Path:
     save_checkpoint(
         path, model.state_dict(), config, provenance={"steps": 0}, dtype=torch.float32
     )
+    return path
+
+
+def write_converted_checkpoint(folder: Path, sources: Path) -> Path:
+    """Convert files of TF-T2V's layout at reduced width, as users convert the public ones.
+
+    The blur latents' channels get weights, as after training.
+    """
+    torch.manual_seed(0)
+    files = published.write_files(
+        sources, published.small_unet(), published.small_autoencoder(), published.small_clip()
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / CONVERTED_NAME
+    convert_weights(files.tf_t2v, files.vae, files.clip, path, dtype=torch.float32)
+    info, weights = read_info(path), load_model(path).state_dict()
+    first = weights["unet.conv_in.weight"]
+    first[:, 4:] = first[:, :4].flip(0)
+    save_checkpoint(path, weights, info.config, provenance=info.provenance, dtype=torch.float32)
     return path
 
 

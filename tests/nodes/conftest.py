@@ -146,3 +146,14 @@ def random_checkpoint(comfy: SimpleNamespace, extension_nodes: dict[str, type]) 
     from .checkpoints import write_random_checkpoint
 
     return write_random_checkpoint(comfy.base / "models" / "video_deblur")
+
+
+@pytest.fixture(scope="session")
+def converted_checkpoint(
+    comfy: SimpleNamespace, extension_nodes: dict[str, type], tmp_path_factory: Any
+) -> Path:
+    """A checkpoint from TF-T2V's layout that the nodes list as `converted.safetensors`."""
+    from .checkpoints import write_converted_checkpoint
+
+    sources = tmp_path_factory.mktemp("published")
+    return write_converted_checkpoint(comfy.base / "models" / "video_deblur", sources)

@@ -61,6 +61,8 @@ def test_a_second_run_loads_nothing_and_a_changed_file_does(
     ("content", "message"),
     [
         (b"", "it is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer"),
+        (b"<!DOCTYPE html><html></html>", "a web page, not the weights"),
         (b"hello" * 10, "not a valid safetensors file"),
         (None, "truncated or damaged"),
     ],
@@ -83,7 +85,9 @@ def test_pickle_is_refused_unread(comfy, call_node, random_checkpoint):
     bad.unlink()
 
 
-@pytest.mark.parametrize("dtype", ["auto", "bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "dtype", ["auto", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2"]
+)
 def test_every_dtype_restores_nearly_the_same(call_node, random_checkpoint, loaded, dtype):
     frames = blurry_clip(4, 32, 48)
     half = call_node("VideoDeblur_LoadCheckpoint", checkpoint=NAME, dtype=dtype)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from safetensors.torch import save_file
@@ -202,6 +203,68 @@ def randomised(module: nn.Module, dtype=torch.float32) -> dict[str, Tensor]:
     }
 
 
+def small_unet() -> nn.Module:
+    """Return diffusers' UNet at a fraction of the published width, random."""
+    from diffusers import UNet3DConditionModel
+
+    return _random(UNet3DConditionModel(**small_unet_config()))
+
+
+def small_autoencoder() -> nn.Module:
+    """Return diffusers' autoencoder at a fraction of the published width, random."""
+    from diffusers import AutoencoderKL
+
+    return _random(
+        AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(32, 32, 64, 64),
+            layers_per_block=2,
+            latent_channels=4,
+        )
+    )
+
+
+def small_clip() -> nn.Module:
+    """Return open_clip's model at a fraction of the published width, random."""
+    from open_clip.model import CLIP
+
+    return _random(
+        CLIP(
+            embed_dim=64,
+            vision_cfg={
+                **{"image_size": 28, "patch_size": 14, "layers": 2, "width": 160},
+                "head_width": 80,
+            },
+            text_cfg={
+                **{"context_length": 7, "vocab_size": 20, "width": 32},
+                **{"heads": 2, "layers": 1},
+            },
+        )
+    )
+
+
+def write_files(
+    folder: Path, unet: nn.Module, autoencoder: nn.Module, clip: nn.Module
+) -> SimpleNamespace:
+    """Write weights that fit together: `modelscope`, `tf_t2v`, `vae`, `clip`."""
+    weights, vae = unet.state_dict(), autoencoder.state_dict()
+    found = SimpleNamespace(
+        modelscope=folder / "text2video_pytorch_model.pth",
+        tf_t2v=folder / "tft2v_t2v_non_ema_512000.pth",
+        vae=folder / "v2-1_512-ema-pruned.safetensors",
+        clip=folder / "open_clip_pytorch_model.bin",
+    )
+    torch.save(vgen_state_dict(weights), found.modelscope)
+    torch.save({"state_dict": tf_t2v_state_dict(weights), "step": 512000}, found.tf_t2v)
+    ldm = {f"first_stage_model.{name}": w for name, w in ldm_state_dict(vae).items()}
+    ldm["model.diffusion_model.out.2.bias"] = torch.zeros(4)
+    ldm["cond_stage_model.model.logit_scale"] = torch.zeros(1)
+    save_file({name: weight.contiguous() for name, weight in ldm.items()}, found.vae)
+    torch.save(clip.state_dict(), found.clip)
+    return found
+
+
 def write_folder(folder: Path, name: str, weights: dict[str, Tensor], **config) -> Path:
     """Write weights and config.json as diffusers does."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -212,3 +275,8 @@ def write_folder(folder: Path, name: str, weights: dict[str, Tensor], **config) 
 
 def _prefixed(prefix, weights):
     return {f"{prefix}.{name}": value for name, value in weights.items()}
+
+
+def _random(network: nn.Module) -> nn.Module:
+    network.load_state_dict(randomised(network))
+    return network.eval().requires_grad_(False)

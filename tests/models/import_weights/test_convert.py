@@ -198,6 +198,7 @@ def test_parts_that_do_not_belong_together_are_refused(
 @pytest.mark.parametrize(
     ("value", "message"),
     [
+        (3, r"'visual\.proj' is stored as int64, expected a floating-point format"),
         (float("nan"), r"'visual\.proj' has values that are not finite"),
         (1e6, r"'visual\.proj' has values that are too large for float16. Convert to bfloat16"),
     ],

@@ -118,6 +118,7 @@ def without(weights, *names):
             r"lacks 'unet\.mid_block\.resnets\.1\.norm1\.bias' of the UNet .*1 missing in all",
         ),
         (lambda w: without(w, "out.2.weight"), r"lacks 'conv_out\.weight'"),
+        (lambda w: without(w, "input_blocks.0.0.weight"), "lacks the first convolution of"),
         (
             lambda w: {**w, "local_image_concat.0.weight": torch.zeros(1)},
             r"has 'local_image_concat\.0\.weight', which .* does not \(1 too many",

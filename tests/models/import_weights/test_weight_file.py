@@ -124,9 +124,12 @@ def test_half_a_download_is_refused(tmp_path, name, kept):
             b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
             "git lfs pull",
         ),
-        ("a.pth", b"", "not a file that PyTorch saved"),
-        ("a.bin", b"<html>404</html>", "not a file that PyTorch saved"),
-        ("a.safetensors", b"<html>404</html>", "not a valid safetensors file"),
+        ("a.pth", b"", "it is empty"),
+        ("a.safetensors", b"", "it is empty"),
+        ("a.pth", b"weights", "not a file that PyTorch saved"),
+        ("a.bin", b"<html>404</html>", "a web page, not the weights"),
+        ("a.safetensors", b"\n<!DOCTYPE html>404", "a web page, not the weights"),
+        ("a.safetensors", b"<\0\0\0\0\0\0\0{", "not a valid safetensors file"),
     ],
 )
 def test_files_that_hold_no_weights_are_refused(tmp_path, name, content, message):
