@@ -66,6 +66,7 @@ def test_sharp_frames_stay_as_they_are():
 def test_what_no_neighbour_can_help_stays_bit_equal(count):
     frame = smeared(panned(texture(), OFFSETS[:1])[0], 9)
     frames = torch.from_numpy(np.stack([frame] * count))
+    frames = (frames * 65535).round() / 65535
     assert torch.equal(borrow(frames), frames)
 
 
@@ -121,7 +122,42 @@ def test_patches_add_up_to_the_picture():
     )
 
 
-def test_equal_pictures_fuse_to_themselves():
+def test_equal_pictures_add_nothing_to_each_other():
     picture = torch.from_numpy(texture()).permute(2, 0, 1)[None]
-    fused = borrowing._aggregate(picture.repeat(3, 1, 1, 1), torch.ones(1, 1, 200, 240))
-    torch.testing.assert_close(fused, picture, atol=1e-5, rtol=0)
+    (band,) = borrowing._patch_bands(200, 240, 3)
+    added = borrowing._aggregate(
+        picture.repeat(3, 1, 1, 1), torch.ones(1, 1, 200, 240), band[2]
+    )
+    torch.testing.assert_close(added, torch.zeros_like(picture), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(200, 240), (192, 96), (208, 97), (65, 300)])
+def test_bands_of_rows_give_what_the_whole_frame_gives(size, monkeypatch):
+    # Motion along rows and columns, so that bands read rows of neighbours beyond their own.
+    sharp = panned(texture(size=(260, 400)), [(10 + 5 * i, 9 * i) for i in range(5)], size)
+    blurry = np.stack([cv2.blur(frame, (1, 1 + 4 * (i % 3))) for i, frame in enumerate(sharp)])
+    frames = torch.from_numpy(blurry)
+    whole = borrow(frames)
+    assert (whole - frames).abs().max() > 0.05
+    monkeypatch.setattr(borrowing, "_BAND_PIXELS", 1)
+    monkeypatch.setattr(borrowing, "_BAND_VALUES", 1)
+    torch.testing.assert_close(borrow(frames), whole, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(192, 96), (190, 240), (200, 230)])
+def test_what_neighbours_have_arrives_up_to_every_edge(size, monkeypatch):
+    height, width = size
+    stack = torch.zeros(2, 3, height, width)
+    stack[1] += torch.rand(3, height, width, generator=torch.Generator().manual_seed(0))
+    # Nothing in the first picture: all of the second one is taken.
+    monkeypatch.setattr(borrowing, "_BAND_VALUES", 1)
+    total = torch.zeros(1, 3, height, width)
+    for first, last, padding in borrowing._patch_bands(height, width, 2):
+        taken = torch.ones(1, 1, last - first, width)
+        total[:, :, first:last] += borrowing._aggregate(stack[:, :, first:last], taken, padding)
+    torch.testing.assert_close(total, stack[1:], atol=1e-5, rtol=0)
+
+
+def test_frames_wait_in_16_bits_that_16_bit_video_survives():
+    values = torch.arange(65536).reshape(256, 256, 1).expand(-1, -1, 3) / 65535
+    assert torch.equal(borrowing._Frame.of(values, "cpu").pixels(), values)
