@@ -66,7 +66,7 @@ _POWER = 12
 """Exponent of the magnitudes: 0 averages, infinity takes the largest."""
 _BATCH_VALUES = 2**22
 """Values of patches that are fused at once: bounds memory."""
-_BAND_VALUES = 2**24
+_BAND_VALUES = 2**22
 """Values of aligned pictures that are held at once."""
 _BAND_PIXELS = 2**18
 """Pixels that are compared at once: bounds memory, and is faster than more."""
@@ -124,6 +124,7 @@ def borrow_stream(
     while wanted is None or index < wanted[1]:
         while len(window) <= position + REACH and (pixels := next(source, None)) is not None:
             window.append(_Frame.of(pixels, device))
+            del pixels  # frees the memory while others are fused
         if position >= len(window):
             return
         if wanted is None or index >= wanted[0]:
