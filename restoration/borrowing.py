@@ -54,8 +54,13 @@ _CONTRAST_TOLERANCE = 0.2
 """Share of the local contrast that is added to it."""
 _NOISE_ENERGY = 8 / 255**2
 """Energy between two pass bands that is taken for noise and not for detail."""
-_NO_GAIN, _FULL_GAIN = 1.05, 1.45
-"""A neighbour is not used, and fully used, where it has this times the frame's energy."""
+_NO_GAIN, _FULL_GAIN = 1.0, 1.65
+"""A neighbour is not used, and fully used, where it has this times the frame's energy. The
+steeper, the more a small difference of the input (the tiles of the network) changes."""
+_SOFTNESS = 2.5
+"""Blur of the confidence, in coarse positions; for the same reason."""
+_WORTH_FLOW = 1.05
+"""A neighbour is registered if any block of it has this times the frame's energy."""
 _LEAST_CONFIDENCE = 0.02
 """Patches in which no neighbour is trusted more than this stay as they are."""
 _PATCH = 64
@@ -287,7 +292,7 @@ def _may_help(neighbour: _Frame, frame: _Frame) -> bool:
     # What is sharp there may have moved by a block or two.
     theirs = F.max_pool2d(theirs, 3, stride=1, padding=1)
     ours = F.avg_pool2d(frame.sharpness, 8, ceil_mode=True)
-    return bool((theirs > ours * _NO_GAIN).any())
+    return bool((theirs > ours * _WORTH_FLOW).any())
 
 
 def _matched(frame: _Frame, neighbour: _Frame, flows: _Flows) -> _Match:
@@ -306,7 +311,7 @@ def _matched(frame: _Frame, neighbour: _Frame, flows: _Flows) -> _Match:
     confidence = confidence * (valid > 0.99)
     # Shrink by a position, then soften: nothing is taken from beside an occlusion.
     confidence = -F.max_pool2d(-confidence, 3, stride=1, padding=1)
-    match.confidence = _blurred(confidence, 1.0)
+    match.confidence = _blurred(confidence, _SOFTNESS)
     return match
 
 
