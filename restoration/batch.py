@@ -378,4 +378,6 @@ def _all_parts(works: Sequence[_ClipWork]) -> Iterator[tuple[_ClipWork, int, Pla
 def _fail(clip: BatchClip, error: Exception) -> None:
     clip.state = "failed"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    clip.error = " ".join((text or type(error).__name__).split())
+    line = " ".join((text or type(error).__name__).split())
+    named = str(clip.source) in line or str(clip.output) in line
+    clip.error = line if named else f"{clip.source}: {line}"

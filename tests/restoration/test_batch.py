@@ -226,6 +226,23 @@ def test_a_part_of_a_damaged_video_does_not_pass_for_all_of_it(batch):
     assert "before that are restored" in first.error
 
 
+def test_what_the_encoder_refuses_is_named_by_its_file(batch, tmp_path):
+    wide = tmp_path / "wide.mkv"
+    with VideoWriter(
+        wide,
+        width=20000,
+        height=16,
+        time_base=Fraction(1, 25),
+        average_rate=Fraction(25),
+        codec="ffv1",
+    ) as writer:
+        writer.write(np.zeros((16, 20000, 3), np.uint8), 0)
+    batch.sources = [wide]
+    (clip,) = batch.run(LocalPool(None))
+    assert clip.error.startswith(f"{wide}: h264 cannot encode 20000x16 pixels")
+    assert not clip.output.exists()
+
+
 def test_an_input_is_not_overwritten(batch):
     with pytest.raises(ValueError, match="is the input itself"):
         plan_batch(batch.sources, batch.sources[0].parent, "h264")
