@@ -459,8 +459,9 @@ def _write_json(path: str | None, values: dict[str, Any]) -> None:
 
 def _one_line(error: BaseException) -> str:
     text = str(error) or type(error).__name__
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        text = f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        # Python writes "[Errno 28]" before it.
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return " ".join(text.split())
 
 

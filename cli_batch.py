@@ -1,4 +1,4 @@
-"""The `batch` command: many videos, or one long one, on the machines of a Ray cluster."""
+"""The `batch` command: many clips, or one long one, on the machines of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -25,11 +25,14 @@ def add_batch(
     """
     parser = commands.add_parser(
         "batch",
-        help="restore many videos, on many machines",
-        description="Restore videos part by part with the workers of a Ray cluster. The same "
-        "command goes on after a stop. One video that fails does not stop the others.",
+        help="restore many videos or folders of frames, on many machines",
+        description="Restore videos and folders of frames part by part with the workers of a "
+        "Ray cluster. The same command goes on after a stop. One input that fails does not "
+        "stop the others.",
     )
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="video files")
+    parser.add_argument(
+        "inputs", nargs="+", metavar="INPUT", help="video files, folders of images"
+    )
     parser.add_argument("-o", "--output", required=True, help="folder for the results")
     parser.add_argument(
         "--ray", metavar="ADDRESS", help="Ray cluster, or auto; default: this machine alone"
@@ -38,7 +41,9 @@ def add_batch(
         "--workers", type=int, help="default: one for each GPU, or for each four CPU cores"
     )
     parser.add_argument(
-        "--overwrite", action="store_true", help="restore again what is there already"
+        "--overwrite",
+        action="store_true",
+        help="restore again videos that are there already; folders are never replaced",
     )
     add_engine_options(parser)
     parser.add_argument("--codec", default="h264", help="h264, h265, ffv1 or prores")
@@ -88,7 +93,7 @@ def _batch(
             overwrite=args.overwrite,
         )
         try:
-            restore_batch(clips, pool, batch, progress_bar(f"{len(clips)} videos"))
+            restore_batch(clips, pool, batch, progress_bar(f"{len(clips)} clips"))
         finally:
             pool.close()
     if sys.stderr.isatty():
@@ -97,14 +102,23 @@ def _batch(
         if clip.state == "failed":
             print(f"video-deblur: {clip.error}", file=sys.stderr)
         else:
-            note = (
-                "was there already" if clip.state == "skipped" else f"{clip.num_frames} frames"
-            )
-            print(f"{clip.output}: {note}")
+            print(f"{clip.output}: {_note(clip)}")
     counts = [
         sum(c.state == state for c in clips) for state in ("restored", "skipped", "failed")
     ]
     summary = "{} restored, {} there already, {} failed".format(*counts)
     print(summary)
     if counts[2]:
-        raise ValueError(f"{counts[2]} of {len(clips)} videos failed")
+        raise ValueError(f"{counts[2]} of {len(clips)} inputs failed")
+
+
+def _note(clip: Any) -> str:
+    if clip.state == "restored":
+        return f"{clip.num_frames} frames"
+    if not clip.changes:
+        return "was there already"
+    again = "remove it" if clip.source.is_dir() else "--overwrite"
+    return (
+        f"was there already, but made with another {', '.join(clip.changes)}: {again} to "
+        "restore again"
+    )

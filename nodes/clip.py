@@ -15,7 +15,7 @@ import numpy as np
 from comfy_api.latest import InputImpl, Types, io
 from torch import Tensor
 
-from ..restoration.layout import frames_at_once
+from ..restoration.coding import pixels_at_once
 from ..restoration.pipeline import check_frames
 from ..restoration.settings import PRESET_NAMES, RestorationSettings, preset_settings
 from .backend import CATEGORY, LoadedCheckpoint, make_schema
@@ -304,7 +304,7 @@ def _load(
     config = loaded.config.autoencoder
     size = (-(-height // config.downscale), -(-width // config.downscale))
     shape = [settings.window, config.latent_channels, *size]
-    pixels = frames_at_once(config, height, width) * height * width
+    pixels = pixels_at_once(config, settings.window, height, width)
     memory = max(loaded.model.model.memory_required(shape), decode_bytes(config, pixels))
     load_to_device(loaded.patchers(), memory)
 

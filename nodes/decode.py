@@ -5,20 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
 from comfy_api.latest import io
 from einops import rearrange
 from torch import Tensor
 
 from ..models.autoencoder import normalise_latents
-from ..restoration.layout import frames_at_once, in_halves
-from ..restoration.pipeline import (
-    Work,
-    blend,
-    check_frames,
-    frames_to_video,
-    video_to_frames,
-)
+from ..restoration.coding import decode_tiled, frames_at_once, pixels_at_once
+from ..restoration.layout import in_halves
+from ..restoration.pipeline import Work, blend, check_frames
 from ..restoration.windows import Span, shots
 from .backend import (
     CATEGORY,
@@ -158,8 +152,8 @@ class _Decoder:
         from ..restoration.borrowing import borrow_stream, borrowing_bytes
 
         height, width = self._size
-        pixels = min(len(self._frames), self._group) * height * width
-        memory = decode_bytes(self._divd.config.autoencoder, pixels)
+        config = self._divd.config.autoencoder
+        memory = decode_bytes(config, pixels_at_once(config, len(self._frames), height, width))
         load_to_device([self._patcher], memory + borrow * borrowing_bytes(height, width))
         groups = sum(-(-(stop - start) // self._group) for start, stop in spans)
         work = Work(callback, groups + borrow * len(self._frames))
@@ -191,15 +185,18 @@ class _Decoder:
 
     def _decode(self, start: int, stop: int) -> Tensor:
         part = rearrange(self._latents[start:stop], "t c h w -> 1 c t h w")
-        color = self._frames[start:stop, ..., :3].float()
-        video = frames_to_video(color, self._divd.downscale)
+        color = self._frames[start:stop, ..., :3].float().cpu()
         device = self._patcher.load_device
-        restored = self._divd.decode_restored(part.to(device), video.to(device)).cpu()
-        # Frames that stay as they are lend what they have, too.
-        kept = torch.tensor([share == 0 for share in self._shares[start:stop]])
-        return torch.where(
-            kept[:, None, None, None], color.cpu(), video_to_frames(restored, *self._size)
-        )
+
+        def decode(latents: Tensor, video: Tensor) -> Tensor:
+            return self._divd.decode_restored(latents.to(device), video.to(device))
+
+        restored = decode_tiled(decode, part, color, self._divd.config.autoencoder)
+        for index, share in enumerate(self._shares[start:stop]):
+            # Frames that stay as they are lend what they have, too.
+            if share == 0:
+                restored[index] = color[index]
+        return restored
 
 
 class DecodeLatents(io.ComfyNode):

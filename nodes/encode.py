@@ -11,8 +11,14 @@ from einops import rearrange
 from torch import Tensor
 
 from ..models.autoencoder import normalise_latents
-from ..restoration.layout import frames_at_once, in_halves
-from ..restoration.pipeline import check_frames, frames_to_video
+from ..restoration.coding import (
+    encode_tiled,
+    frames_at_once,
+    frames_to_video,
+    pixels_at_once,
+)
+from ..restoration.layout import in_halves
+from ..restoration.pipeline import check_frames
 from .backend import (
     CATEGORY,
     CUTS_KEY,
@@ -55,14 +61,21 @@ def encode_frames(
     num_frames, height, width = frames.shape[:3]
     config = network.config.autoencoder
     group = frames_at_once(config, height, width)
-    pixels = min(num_frames, group) * height * width
+    pixels = pixels_at_once(config, num_frames, height, width)
     load_to_device([encoder], encode_bytes(config, pixels))
 
-    def encode(start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
-        video = frames_to_video(frames[start:stop, ..., :3], config.downscale)
-        images = rearrange(video, "1 c t h w -> t c h w").to(encoder.load_device)
+    def images_of(video: Tensor) -> Tensor:
+        return rearrange(video, "1 c t h w -> t c h w").to(encoder.load_device)
+
+    def encode_both(video: Tensor) -> Tensor:
+        images = images_of(video)
         blur = normalise_latents(config, network.blur_encoder(images))
-        sharp, tokens = network.sharp_encoder(images), network.image_encoder(images)
+        return torch.stack([network.sharp_encoder(images), blur])
+
+    def encode(start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
+        part = frames[start:stop, ..., :3]
+        tokens = network.image_encoder(images_of(frames_to_video(part, config.downscale)))
+        sharp, blur = encode_tiled(encode_both, part, config)
         return _to_host(sharp), _to_host(blur), _to_host(tokens)
 
     parts = []

@@ -1,4 +1,4 @@
-"""Restore many videos, part by part, with the workers of a pool.
+"""Restore many videos or folders of frames, part by part, with the workers of a pool.
 
 Videos are read in order, here; their parts are restored in any order, anywhere; finished parts
 are kept beside the output until it is complete, so that the next call goes on from them.
@@ -17,11 +17,23 @@ import numpy as np
 from ..models.config import DivdConfig
 from ..video.codecs import container_for
 from ..video.encoder import EncodedFrame, PacketEncoder
+from ..video.frames import FrameFolder, FrameFolderWriter
 from ..video.output_lock import output_lock
 from ..video.reader import VideoReader
-from .files import TimedFrames, check_complete, join_parts, kept_parts, writer_for
+from ..video.source import VideoError
+from .batch_record import BatchRecord
+from .files import (
+    Report,
+    TimedFrames,
+    check_complete,
+    join_parts,
+    kept_parts,
+    make_report,
+    writer_for,
+)
 from .parts import PartTask, PlannedPart, plan_parts
-from .resume import PartStore, file_identity, resume_folder
+from .planning import Position
+from .resume import PartStore, file_identity, identity_digest, resume_folder
 from .settings import RestorationSettings
 
 BatchCallback = Callable[[float, int | None], None]
@@ -43,7 +55,7 @@ class Pool(Protocol):
 
 @dataclass(kw_only=True)
 class BatchClip:
-    """A video of a batch."""
+    """A video or a folder of frames of a batch."""
 
     source: Path
     output: Path
@@ -52,6 +64,8 @@ class BatchClip:
     state: Literal["open", "restored", "skipped", "failed"] = "open"
     error: str = ""
     """What went wrong, in one line."""
+    changes: Sequence[str] = ()
+    """Of an output that was left alone: what it was made from that is different now."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,27 +87,32 @@ def plan_batch(sources: Sequence[Path], folder: Path, codec: str) -> list[BatchC
 
     Raises:
         FileNotFoundError: If a source or the folder's parent does not exist.
-        ValueError: If two would become one file, or the folder is a file.
+        ValueError: If two would become one file, one itself, or the folder is a file.
     """
     for source in sources:
         if not source.exists():
-            raise FileNotFoundError(f"{source}: no such file")
+            raise FileNotFoundError(f"{source}: no such file or folder")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder}: is a file, expected a folder for the outputs")
     folder.mkdir(exist_ok=True)
     clips: list[BatchClip] = []
     for source in sources:
-        clip = BatchClip(source=source, output=folder / source.name)
+        clip = BatchClip(source=source, output=folder / source.resolve().name)
+        clips.append(clip)
         try:
+            if source.is_dir():
+                clip.num_frames = len(FrameFolder(source))
+                continue
             with VideoReader(source) as reader:
                 clip.num_frames = reader.info.num_frames
                 suffix = container_for(reader.info.audio_codecs, codec)
             clip.output = folder / f"{source.stem}{suffix}"
         except (ValueError, OSError) as error:
             _fail(clip, error)
-        clips.append(clip)
     outputs: dict[Path, Path] = {}
     for clip in clips:
+        if clip.output.exists() and clip.output.samefile(clip.source):
+            raise ValueError(f"{clip.output}: is the input itself, choose another folder")
         other = outputs.setdefault(clip.output, clip.source)
         if other is not clip.source:
             raise ValueError(f"{other} and {clip.source} would both become {clip.output}")
@@ -115,8 +134,13 @@ def restore_batch(
         callback: Progress; may raise to cancel: finished parts stay.
     """
     for clip in clips:
-        if clip.state == "open" and clip.output.exists() and not settings.overwrite:
+        if clip.state == "open" and _is_there(clip.output) and not settings.overwrite:
             clip.state = "skipped"
+            record = BatchRecord(clip.output.parent)
+            clip.changes = record.changes(clip.output, _made_from(clip, settings))
+            clip.error = record.error(clip.output)
+            if clip.error and not clip.changes:
+                clip.state = "failed"
     wanted = [clip for clip in clips if clip.state == "open"]
     counts = [clip.num_frames for clip in wanted]
     total = None if None in counts else sum(count or 0 for count in counts)
@@ -177,30 +201,19 @@ class _ClipWork:
 
     def _parts(self) -> Iterator[tuple[_ClipWork, int, PlannedPart]]:
         clip, settings = self._clip, self._settings
-        reader = self._stack.enter_context(VideoReader(clip.source))
-        writer = writer_for(reader, clip.source, clip.output, settings.codec, settings.crf)
-        self._stack.enter_context(output_lock(clip.output))
-        writer.remove_leftovers()
-        suffix = clip.output.suffix
-        # At once: what the encoder refuses is refused before the work.
-        PacketEncoder(writer.pictures, suffix).finish()
-        self._writer = writer
-        self._frames = TimedFrames(reader, writer.pictures.has_alpha)
-        identity = {
-            "input": file_identity(clip.source),
-            "pictures": repr(writer.pictures),
-            **settings.identity,
-        }
+        ends = _FolderEnds if clip.source.is_dir() else _VideoEnds
+        self._ends = ends(clip, settings, self._stack)
+        identity = {**self._ends.identity, **settings.identity}
         store = PartStore(resume_folder(clip.output), identity, str(clip.output))
         self._store = self._stack.enter_context(kept_parts(store, clip.output))
         self._progress.done += store.num_kept
-        self._frames.begin(store.position)
+        self._ends.frames.begin(store.position)
         planned = plan_parts(
-            self._frames,
+            self._ends.frames,
             settings.config,
             settings.restoration,
-            writer.pictures,
-            suffix,
+            self._ends.pictures,
+            clip.output.suffix,
             store.position,
         )
         for index, part in enumerate(planned, store.next_index):
@@ -235,11 +248,18 @@ class _ClipWork:
     def _finish_if_done(self) -> None:
         if not self._read or self._pending:
             return
-        report = join_parts(self._store, self._frames, self._writer)
-        self._clip.num_frames = report.num_frames
-        check_complete(self._frames, self._writer, report)
+        clip = self._clip
+        report = self._ends.join(self._store)
+        clip.num_frames = report.num_frames
+        record, made_from = BatchRecord(clip.output.parent), _made_from(clip, self._settings)
+        try:
+            self._ends.check_complete(report)
+        except VideoError as error:
+            record.add(clip.output, made_from, str(error))
+            raise
+        record.add(clip.output, made_from)
         self._stack.close()
-        self._clip.state = "restored"
+        clip.state = "restored"
 
     def _end(self, error: Exception) -> None:
         """Close what is open, which may say more about the error."""
@@ -250,6 +270,106 @@ class _ClipWork:
             _fail(self._clip, final)
 
 
+class _VideoEnds:
+    """Where the frames of a video come from, and where they go."""
+
+    def __init__(
+        self, clip: BatchClip, settings: BatchSettings, stack: contextlib.ExitStack
+    ) -> None:
+        reader = stack.enter_context(VideoReader(clip.source))
+        writer = writer_for(reader, clip.source, clip.output, settings.codec, settings.crf)
+        stack.enter_context(output_lock(clip.output))
+        writer.remove_leftovers()
+        # At once: what the encoder refuses is refused before the work.
+        PacketEncoder(writer.pictures, clip.output.suffix).finish()
+        self._writer = writer
+        self.frames = TimedFrames(reader, writer.pictures.has_alpha)
+        self.pictures = writer.pictures
+        self.identity = {
+            "input": file_identity(clip.source),
+            "pictures": repr(writer.pictures),
+        }
+
+    def join(self, store: PartStore) -> Report:
+        """Write the output from all of its parts."""
+        return join_parts(store, self.frames, self._writer)
+
+    def check_complete(self, report: Report) -> None:
+        """Raise VideoError if the source ended early."""
+        check_complete(self.frames, self._writer, report)
+
+
+class _FolderEnds:
+    """The same for a folder of images, which becomes a folder of PNG files."""
+
+    pictures = None
+
+    def __init__(
+        self, clip: BatchClip, settings: BatchSettings, stack: contextlib.ExitStack
+    ) -> None:
+        self._folder = FrameFolder(clip.source)
+        self._writer = FrameFolderWriter(clip.output)
+        stack.enter_context(output_lock(clip.output))
+        self.frames = _FolderFrames(self._folder)
+        paths = [self._folder.path / name for name in self._folder.names]
+        self.identity = {"frames": [file_identity(path) for path in paths]}
+
+    def join(self, store: PartStore) -> Report:
+        """Write the output from all of its parts."""
+        with self._writer as writer:
+            frames = store.encoded_frames()
+            for name, frame in zip(self._folder.names, frames, strict=True):
+                writer.write_encoded(frame.data, name)
+        report = make_report(store.parts, store.num_frames)
+        store.remove()
+        return report
+
+    def check_complete(self, report: Report) -> None:
+        """Nothing to check: a frame that cannot be read is an error."""
+
+
+class _FolderFrames:
+    """As `TimedFrames`, of a folder; the time stamp is the index."""
+
+    def __init__(self, folder: FrameFolder) -> None:
+        self._folder = folder
+        self._start = 0
+
+    def begin(self, position: Position | None) -> None:
+        self._start = 0 if position is None else position.read_from
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        indices = range(self._start, len(self._folder))
+        return (self._folder[index].pixels for index in indices)
+
+    def time_of(self, index: int) -> tuple[int, int]:
+        return index, 1
+
+
+def _is_there(output: Path) -> bool:
+    """Tell whether an output exists; an empty folder does not count."""
+    return any(output.iterdir()) if output.is_dir() else output.exists()
+
+
+def _made_from(clip: BatchClip, settings: BatchSettings) -> dict[str, Any]:
+    """Return what an output depends on, by what messages call it."""
+    video = {} if clip.source.is_dir() else {"codec": settings.codec, "crf": settings.crf}
+    files = [clip.source]
+    if clip.source.is_dir():
+        files = [clip.source / name for name in FrameFolder(clip.source).names]
+    # Neither where a file lies nor when it was copied there.
+    kept = ("size", "sha256_of_ends")
+    identities = [file_identity(path) for path in files]
+    return {
+        "input": identity_digest(
+            {"files": [[each[key] for key in kept] for each in identities]}
+        ),
+        "checkpoint": settings.identity["checkpoint"],
+        "settings": vars(settings.restoration),
+        **video,
+    }
+
+
 def _all_parts(works: Sequence[_ClipWork]) -> Iterator[tuple[_ClipWork, int, PlannedPart]]:
     for work in works:
         yield from work.parts()
@@ -258,4 +378,6 @@ def _all_parts(works: Sequence[_ClipWork]) -> Iterator[tuple[_ClipWork, int, Pla
 def _fail(clip: BatchClip, error: Exception) -> None:
     clip.state = "failed"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    clip.error = " ".join((text or type(error).__name__).split())
+    line = " ".join((text or type(error).__name__).split())
+    named = str(clip.source) in line or str(clip.output) in line
+    clip.error = line if named else f"{clip.source}: {line}"

@@ -9,17 +9,12 @@ from typing import TypeVar
 
 import torch
 
-from ..models.config import AutoencoderConfig, SamplingConfig
+from ..models.config import SamplingConfig
 from .windows import Layout
 
 Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
-
-_MOST_FRAMES = 8
-_MOST_VALUES = 8 * 8 * 1280 * 720
-"""Frames, and values of their finest features, that are encoded or decoded at once: bounds
-memory (about 6 float32 copies of the values), costs no speed."""
 
 
 def make_layout(
@@ -90,12 +85,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError):
         return True
     return "out of memory" in str(error) or "not enough memory" in str(error)
-
-
-def frames_at_once(config: AutoencoderConfig, height: int, width: int) -> int:
-    """Return how many frames of a size, in pixels, are encoded or decoded at once."""
-    affordable = _MOST_VALUES / (height * width * config.values_per_pixel)
-    return max(1, min(_MOST_FRAMES, int(affordable)))
 
 
 def in_halves(function: Callable[[int, int], Result], start: int, stop: int) -> list[Result]:

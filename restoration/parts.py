@@ -2,18 +2,21 @@
 
 A part is what `run --resume` keeps at once: segments in a row, encoded by themselves. So a
 video that was restored part by part, by any number of machines, is the one of a resumable run.
+The frames of a folder are encoded as one PNG each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from ..models.config import DivdConfig
 from ..video.encoder import EncodedFrame, PacketEncoder, PictureFormat
-from .files import TimedFrames, finished_part, merged
+from ..video.frames import encode_png
+from .files import finished_part, merged
 from .footage import SurveyedFrame
 from .noise import FrameNoise
 from .pipeline import Deblurrer
@@ -22,6 +25,13 @@ from .resume import PART_FRAMES, FinishedPart
 from .segments import Segment
 from .settings import RestorationSettings
 from .stream import SegmentRestorer
+
+
+class PartSource(Protocol):
+    """Frames to cut into parts, and their time stamps: `files.TimedFrames`."""
+
+    def __iter__(self) -> Iterator[np.ndarray]: ...
+    def time_of(self, index: int) -> tuple[int, int]: ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,7 +46,8 @@ class PartTask:
     """Of the generator before it draws for the first frame."""
     times: tuple[tuple[int, int], ...]
     """Time stamp and duration of each frame that is handed out."""
-    pictures: PictureFormat
+    pictures: PictureFormat | None
+    """How they are encoded; None: as PNG."""
     suffix: str
     """Of the file that the packets are for, with the dot."""
 
@@ -60,10 +71,10 @@ class PlannedPart:
 
 
 def plan_parts(
-    frames: TimedFrames,
+    frames: PartSource,
     config: DivdConfig,
     settings: RestorationSettings,
-    pictures: PictureFormat,
+    pictures: PictureFormat | None,
     suffix: str,
     position: Position | None = None,
 ) -> Iterator[PlannedPart]:
@@ -73,7 +84,7 @@ def plan_parts(
         frames: From `position.read_from` on.
         config: Of the checkpoint.
         settings: What the user chose.
-        pictures: How they are to be encoded.
+        pictures: How they are to be encoded; None: as PNG.
         suffix: Of the output file, with the dot.
         position: Where to begin: after a part.
 
@@ -86,12 +97,13 @@ def plan_parts(
         noise.restore(position.noise_state)
     downscale = config.autoencoder.downscale
     channels = config.autoencoder.latent_channels
-    latent_size = (-(-pictures.height // downscale), -(-pictures.width // downscale))
     pending: list[PlannedSegment] = []
     count = 0
 
     def closed() -> PlannedPart:
         state = noise.state
+        size = pending[0].frames[0].pixels.shape[:2]
+        latent_size = (-(-size[0] // downscale), -(-size[1] // downscale))
         for planned in pending:
             drawn = planned.next_context - planned.segment.context_start
             noise.skip(drawn, channels, *latent_size)
@@ -144,7 +156,7 @@ def restore_part(
     """
     height, width = frames.shape[1:3]
     restorer = SegmentRestorer(deblurrer, settings, height, width, task.noise_state)
-    encoder = PacketEncoder(task.pictures, task.suffix)
+    encoder = PacketEncoder(task.pictures, task.suffix) if task.pictures else _PngEncoder()
     origin = task.segments[0][0].context_start
     surveyed = [
         SurveyedFrame(pixels=pixels, starts_shot=False, blur=None, share=share)
@@ -157,6 +169,17 @@ def restore_part(
         for pixels in restorer.restore(context, segment, next_context):
             encoded += encoder.encode(pixels, *next(times))
     return encoded + encoder.finish()
+
+
+class _PngEncoder:
+    """As `PacketEncoder`."""
+
+    def encode(self, pixels: np.ndarray, pts: int, duration: int) -> list[EncodedFrame]:
+        data = encode_png(pixels)
+        return [EncodedFrame(data=data, pts=pts, duration=duration, is_keyframe=True)]
+
+    def finish(self) -> list[EncodedFrame]:
+        return []
 
 
 def _union(planned: Sequence[PlannedSegment]) -> list[SurveyedFrame]:

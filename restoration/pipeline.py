@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice, pairwise
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
 from ..models.divd import Divd
 from ..models.schedule import clean_from_velocity
+from .coding import decode_tiled, encode_tiled, frames_at_once, frames_to_video
 from .color import match_color
-from .layout import frames_at_once, halve, in_halves, is_out_of_memory, make_layout
+from .layout import halve, in_halves, is_out_of_memory, make_layout
 from .noise import FrameNoise
 from .sampler import SOLVERS, DenoisedFn
 from .settings import RestorationSettings
@@ -243,11 +243,17 @@ class Deblurrer:
     @torch.no_grad()
     def encode(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Encode frames `[T, H, W, C]`: blur latents `[1, C, T, h, w]`, tokens `[T, M, D]`."""
+        config = self.model.config.autoencoder
 
         def encode(start: int, stop: int) -> tuple[Tensor, Tensor]:
-            video = self._video(frames[start:stop])
-            images = rearrange(video, "1 c t h w -> t c h w")
-            return self.model.encode_blur(video), self._tokens(images)
+            part = frames[start:stop, ..., :3]
+            images = rearrange(self._on_device(part), "1 c t h w -> t c h w")
+            tokens = self._tokens(images)
+            del images
+            latents = encode_tiled(
+                lambda video: self.model.encode_blur(video.to(self.device)), part, config
+            )
+            return latents, tokens
 
         parts = in_halves(encode, 0, frames.shape[0])
         return torch.cat([part[0] for part in parts], 2), torch.cat([part[1] for part in parts])
@@ -275,21 +281,29 @@ class Deblurrer:
         Returns:
             `[T, H, W, 3]`, not clamped, on the CPU.
         """
-
-        def decode(start: int, stop: int) -> Tensor:
-            video = self._video(frames[start:stop])
-            return self.model.decode_restored(latents[:, :, start:stop], video).cpu()
-
+        config = self.model.config.autoencoder
+        color = frames[..., :3].float()
         shares = shares or [1.0] * len(frames)
         if not any(shares):
-            return frames[..., :3].float()
-        video = torch.cat(in_halves(decode, 0, frames.shape[0]), dim=2)
-        restored = video_to_frames(video, *frames.shape[1:3])
-        kept = torch.tensor([share == 0 for share in shares])
-        return torch.where(kept[:, None, None, None], frames[..., :3].float(), restored)
+            return color
 
-    def _video(self, frames: Tensor) -> Tensor:
-        return frames_to_video(frames[..., :3], self.model.downscale).to(self.device)
+        def decode_tile(part: Tensor, video: Tensor) -> Tensor:
+            return self.model.decode_restored(part, video.to(self.device))
+
+        def decode(start: int, stop: int) -> Tensor:
+            return decode_tiled(
+                decode_tile, latents[:, :, start:stop], color[start:stop], config
+            )
+
+        parts = in_halves(decode, 0, len(frames))
+        restored = parts[0] if len(parts) == 1 else torch.cat(parts)
+        for index, share in enumerate(shares):
+            if share == 0:
+                restored[index] = color[index]
+        return restored
+
+    def _on_device(self, frames: Tensor) -> Tensor:
+        return frames_to_video(frames, self.model.downscale).to(self.device)
 
     @torch.no_grad()
     def denoise(
@@ -432,21 +446,3 @@ def check_frames(frames: Tensor) -> None:
             f"frames must be [T, H, W, C] with at least one frame and C = 3 or 4, "
             f"got {list(frames.shape)}"
         )
-
-
-def frames_to_video(frames: Tensor, multiple: int) -> Tensor:
-    """Turn frames `[T, H, W, 3]` in 0..1 into padded video `[1, 3, T, H', W']` in -1..1.
-
-    H' and W' are the next multiples of `multiple`; the last row and column are repeated.
-    """
-    video = rearrange(frames.float() * 2 - 1, "t h w c -> t c h w")
-    height, width = video.shape[-2:]
-    pad = (0, -width % multiple, 0, -height % multiple)
-    if any(pad):
-        video = F.pad(video, pad, mode="replicate")
-    return rearrange(video, "t c h w -> 1 c t h w")
-
-
-def video_to_frames(video: Tensor, height: int, width: int) -> Tensor:
-    """Undo `frames_to_video`, cropping to `height` x `width`; not clamped."""
-    return rearrange(video[..., :height, :width] * 0.5 + 0.5, "1 c t h w -> t h w c")

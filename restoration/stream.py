@@ -7,6 +7,7 @@ restored on its own, by another machine or after a stop, with the same result.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,10 @@ from .pipeline import Deblurrer, WindowCache, Work, blend
 from .planning import Position, plan_stream
 from .segments import Segment, segment_grid
 from .settings import RestorationSettings
+from .windows import Layout
+
+_BLEND_ROWS = 256
+"""Rows that are blended and rounded at once: bounds memory."""
 
 FrameCallback = Callable[[float, int | None], None]
 """Called with (frames done, as a fraction where a segment is under way; frames in all or
@@ -214,21 +219,20 @@ class SegmentRestorer:
             The frames it hands out, like the inputs.
         """
         carried, self._carried = self._carried, None
-        noise = self._draw(len(frames), next_context - segment.context_start)
         shares = [frame.share for frame in frames]
         kept = segment.start - segment.context_start
         outgoing = range(kept, segment.stop - segment.context_start)
         untouched = self._settings.strength == 0
         if untouched or not any(shares[index] for index in outgoing):
+            self.skip(min(len(frames), next_context - segment.context_start))
             return [frames[index].pixels for index in outgoing]
-        return self._restore(frames, segment, next_context, noise, carried, callback)
+        return self._restore(frames, segment, next_context, carried, callback)
 
     def _restore(
         self,
         frames: Sequence[SurveyedFrame],
         segment: Segment,
         next_context: int,
-        noise: Tensor,
         carried: _Carried | None,
         callback: Callable[[int, int], None] | None,
     ) -> list[np.ndarray]:
@@ -251,19 +255,7 @@ class SegmentRestorer:
         pieces = settings.passes * layout.count(len(frames), *self._latent_size)
         borrowing = settings.borrow * (segment.stop - segment.start)
         work = Work(callback, len(encoding) + pieces + len(decoding) + borrowing)
-        encoded = self._encode(frames, encoding, carried, work)
-        shared = next_context - origin
-        cache = WindowCache(carried and carried.estimates, shared)
-        shares = [frame.share for frame in frames]
-        latents = engine.denoise(
-            encoded, noise, settings, layout, work, needed=shares, cache=cache
-        )
-        if settings.steps == 1 and shared < len(frames):
-            self._carried = _Carried(
-                start=next_context,
-                encoded=(encoded[0][:, :, shared:].clone(), encoded[1][shared:].clone()),
-                estimates=cache.kept,
-            )
+        latents = self._denoised(frames, encoding, layout, carried, segment, next_context, work)
         decoded = self._decoded(latents, frames, decoding, work)
         wanted = (outgoing.start - first, outgoing.stop - first)
         finished = engine.finish(decoded, settings, work, wanted)
@@ -273,6 +265,34 @@ class SegmentRestorer:
         ]
         work.finish()
         return restored
+
+    def _denoised(
+        self,
+        frames: Sequence[SurveyedFrame],
+        encoding: list[tuple[int, int]],
+        layout: Layout,
+        carried: _Carried | None,
+        segment: Segment,
+        next_context: int,
+        work: Work,
+    ) -> Tensor:
+        """Return clean latents; keep what the next segment shares, let go of the rest."""
+        settings = self._settings
+        shared = next_context - segment.context_start
+        noise = self._draw(len(frames), shared)
+        encoded = self._encode(frames, encoding, carried, work)
+        cache = WindowCache(carried and carried.estimates, shared)
+        shares = [frame.share for frame in frames]
+        latents = self._deblurrer.denoise(
+            encoded, noise, settings, layout, work, needed=shares, cache=cache
+        )
+        if settings.steps == 1 and shared < len(frames):
+            self._carried = _Carried(
+                start=next_context,
+                encoded=(encoded[0][:, :, shared:].clone(), encoded[1][shared:].clone()),
+                estimates=cache.kept,
+            )
+        return latents
 
     def _encode(
         self,
@@ -299,21 +319,31 @@ class SegmentRestorer:
             work.advance()
             shares = [frame.share for frame in frames[first:last]]
             blurry = _to_tensor(frames[first:last])
-            yield from self._deblurrer.decode(latents[:, :, first:last], blurry, shares)
+            # Handed over one by one, so that whoever takes one decides how long it lives.
+            decoded = deque(self._deblurrer.decode(latents[:, :, first:last], blurry, shares))
+            del blurry
+            while decoded:
+                yield decoded.popleft()
 
     def _blended(self, restored: Tensor, frame: SurveyedFrame) -> np.ndarray:
         if frame.share == 0:
             return frame.pixels
-        settings = self._settings
-        mixed = blend(
-            _to_tensor([frame]),
-            restored[None],
-            settings.strength,
-            settings.color_match,
-            [frame.share],
-        )
-        quantise = to_uint16 if frame.pixels.dtype == np.uint16 else to_uint8
-        return quantise(mixed[0].numpy())
+        settings, pixels = self._settings, frame.pixels
+        quantise = to_uint16 if pixels.dtype == np.uint16 else to_uint8
+        result = np.empty_like(pixels)
+        # Colours are matched over large parts of a frame.
+        step = len(pixels) if settings.color_match else _BLEND_ROWS
+        for first in range(0, len(pixels), step):
+            rows = slice(first, first + step)
+            mixed = blend(
+                torch.from_numpy(to_float(pixels[rows]))[None],
+                restored[None, rows],
+                settings.strength,
+                settings.color_match,
+                [frame.share],
+            )
+            result[rows] = quantise(mixed[0].numpy())
+        return result
 
     def _draw(self, num_frames: int, until_next: int) -> Tensor:
         """Draw the noise of a context; the generator stays where the next one starts."""

@@ -166,24 +166,33 @@ class FrameFolderWriter:
             ValueError: If the pixels are of another kind, or the name was written before.
             OSError: If the disk is full or cannot be written.
         """
-        target = self._part / f"{Path(name).stem}.png"
         if pixels.dtype not in (np.uint8, np.uint16) or pixels.ndim != 3:
             raise ValueError(
-                f"{self.path / target.name}: must be [H, W, C] uint8 or uint16, "
+                f"{self.path / Path(name).stem}.png: must be [H, W, C] uint8 or uint16, "
                 f"got {list(pixels.shape)} {pixels.dtype}"
             )
+        self.write_encoded(encode_png(pixels), name)
+
+    def write_encoded(self, png: bytes, name: str) -> None:
+        """Write one frame that `encode_png` has encoded; as `write` else."""
+        target = self._part / f"{Path(name).stem}.png"
         if target.exists():
             raise ValueError(f"{self.path / target.name}: is written twice")
-        code = cv2.COLOR_RGBA2BGRA if pixels.shape[2] == 4 else cv2.COLOR_RGB2BGR
-        written, data = cv2.imencode(".png", cv2.cvtColor(pixels, code))
-        assert written
         try:
-            target.write_bytes(data.tobytes())
+            target.write_bytes(png)
         except OSError as error:
             raise OSError(
                 error.errno,
                 f"{self.path / target.name}: could not be written, {error.strerror}",
             ) from error
+
+
+def encode_png(pixels: np.ndarray) -> bytes:
+    """Return the PNG file of `[H, W, C]` pixels, RGB or RGBA, uint8 or uint16."""
+    code = cv2.COLOR_RGBA2BGRA if pixels.shape[2] == 4 else cv2.COLOR_RGB2BGR
+    written, data = cv2.imencode(".png", cv2.cvtColor(pixels, code))
+    assert written
+    return data.tobytes()
 
 
 def read_image(path: Path) -> np.ndarray:

@@ -13,7 +13,8 @@ def to_float(pixels: np.ndarray) -> np.ndarray:
     """
     if pixels.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"pixels must be uint8 or uint16, got {pixels.dtype}")
-    return pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
+    # Cast while dividing: a copy of a 3840x2160 frame is 100 MB.
+    return np.divide(pixels, np.float32(np.iinfo(pixels.dtype).max), dtype=np.float32)
 
 
 def to_uint8(values: np.ndarray) -> np.ndarray:

@@ -178,6 +178,53 @@ def test_of_a_video_that_is_cut_off_the_frames_before_are_kept(comfy, deblur_vid
     assert 1 < len(read(kept)) < 30
 
 
+def test_files_without_pictures_are_one_line_and_leave_nothing(comfy, deblur_video, tmp_path):
+    folder = Path(comfy.folder_paths.get_temp_directory())
+    before = set(folder.glob("*")) | set(folder.glob(".*"))
+    sound, no_frame = tmp_path / "sound.mka", tmp_path / "no_frame.avi"
+    with av.open(str(sound), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=16000, layout="mono")
+        samples = av.AudioFrame.from_ndarray(
+            np.zeros((1, 4096), np.int16), format="s16", layout="mono"
+        )
+        samples.sample_rate = 16000
+        container.mux(stream.encode(samples))
+        container.mux(stream.encode(None))
+    with av.open(str(no_frame), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 32, 24, "yuv420p"
+        container.start_encoding()
+    for path, said in ((sound, "has no video stream"), (no_frame, "has no video frame")):
+        with pytest.raises(ValueError, match=rf"{path.name}: {said}") as caught:
+            deblur_video(comfy.api.InputImpl.VideoFromFile(str(path)))
+        assert len(str(caught.value).splitlines()) == 1
+    assert set(folder.glob("*")) | set(folder.glob(".*")) == before
+
+
+def test_of_a_stream_that_changes_its_size_the_frames_before_are_kept(
+    comfy, deblur_video, tmp_path
+):
+    pieces = []
+    for index, size in enumerate([(48, 64), (32, 48)]):
+        path = tmp_path / f"{index}.ts"
+        with av.open(str(path), "w", format="mpegts") as container:
+            stream = container.add_stream("mpeg2video", rate=25)
+            stream.height, stream.width = size
+            stream.pix_fmt = "yuv420p"
+            for frame in (blurry_clip(6, *size) * 255).byte().numpy():
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode(None))
+        pieces.append(path.read_bytes())
+    changing = tmp_path / "changing.ts"
+    changing.write_bytes(b"".join(pieces))
+    with pytest.raises(
+        ValueError, match=r"changing\.ts: changes from 64x48 .* at frame"
+    ) as caught:
+        deblur_video(comfy.api.InputImpl.VideoFromFile(str(changing)))
+    kept = str(caught.value).rpartition("restored in ")[2].rstrip(".")
+    assert 1 <= len(read(kept)) <= 6
+
+
 def test_failure_and_cancelling_leave_nothing_behind(comfy, deblur_video, clip_file, tmp_path):
     folder = Path(comfy.folder_paths.get_temp_directory())
     before = set(folder.glob("*")) | set(folder.glob(".*"))

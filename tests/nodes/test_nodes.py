@@ -464,7 +464,7 @@ def test_borrow_detail_takes_it_from_neighbours_but_not_from_another_scene(
     assert error(restored) < 0.5 * error(blurry)
     alone = torch.cat([torch.zeros_like(sharp[:3]), blurry[3:4], torch.ones_like(sharp[:3])])
     (kept,) = call_node("VideoDeblur_Borrow", frames=alone)
-    torch.testing.assert_close(kept[3], blurry[3], atol=1e-6, rtol=0)
+    torch.testing.assert_close(kept[3], blurry[3], atol=1e-5, rtol=0)
 
 
 def test_decoding_borrows_unless_told_not_to(call_node, loaded):

@@ -18,7 +18,15 @@ from .checkpoints import blurry_clip
 from .comfy_process import FOLDER_NAME
 from .comfy_server import ComfyServer, ExecutionInterruptedError
 from .test_deblur_video import packets, write_clip
-from .workflow_files import WORKFLOWS, input_specs, read_nodes, to_api, widget_values
+from .workflow_files import (
+    ALL_WORKFLOWS,
+    VHS_WORKFLOW,
+    WORKFLOWS,
+    input_specs,
+    read_nodes,
+    to_api,
+    widget_values,
+)
 
 NUM_FRAMES, HEIGHT, WIDTH = 5, 48, 64
 
@@ -34,6 +42,7 @@ EXPECTED = {
 """Frames, height and width that each workflow saves."""
 
 by_name = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+every_one = pytest.mark.parametrize("path", ALL_WORKFLOWS, ids=lambda path: path.stem)
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +93,10 @@ def workflow(name: str) -> Path:
 
 def test_every_promised_workflow_exists():
     assert {path.stem for path in WORKFLOWS} == set(EXPECTED)
+    assert VHS_WORKFLOW in ALL_WORKFLOWS
 
 
-@by_name
+@every_one
 def test_thumbnail_is_small_and_readable(path):
     with Image.open(path.with_suffix(".jpg")) as image:
         assert 500 <= image.width <= 800
@@ -111,7 +121,7 @@ def test_widgets_fit_the_schemas(path, object_info):
                 assert value == options["default"], (node["type"], name)
 
 
-@by_name
+@every_one
 def test_nodes_do_not_overlap(path):
     boxes = [
         (
@@ -158,8 +168,9 @@ def test_templates_and_help_pages_are_served(comfy_server, extension_nodes):
     import requests
 
     listed = requests.get(f"{comfy_server.url}/workflow_templates", timeout=10).json()
-    assert set(listed[FOLDER_NAME]) == set(EXPECTED)
-    for name in EXPECTED:
+    names = {path.stem for path in ALL_WORKFLOWS}
+    assert set(listed[FOLDER_NAME]) == names
+    for name in names:
         url = f"{comfy_server.url}/api/workflow_templates/{FOLDER_NAME}/{name}.jpg"
         assert requests.get(url, timeout=10).content[:2] == b"\xff\xd8"
     for node_id in extension_nodes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 from fractions import Fraction
@@ -12,11 +13,13 @@ import pytest
 from video_deblur.models.checkpoint import read_info
 from video_deblur.restoration import files, parts, segments
 from video_deblur.restoration.batch import BatchSettings, plan_batch, restore_batch
-from video_deblur.restoration.files import Resumable, restore_file
+from video_deblur.restoration.batch_record import RECORD_NAME
+from video_deblur.restoration.files import Resumable, restore_file, restore_folder
 from video_deblur.restoration.load import load_deblurrer
 from video_deblur.restoration.ray_pool import RayPool, WorkerOptions, connected
 from video_deblur.restoration.resume import checkpoint_identity, resume_folder
 from video_deblur.restoration.settings import RestorationSettings
+from video_deblur.video.frames import FrameFolder, FrameFolderWriter
 from video_deblur.video.reader import VideoReader
 from video_deblur.video.writer import VideoWriter
 
@@ -84,11 +87,10 @@ class Batch:
             settings=SETTINGS,
         )
 
-    def run(self, pool, callback=None):
+    def run(self, pool, callback=None, **options):
         clips = plan_batch(self.sources, self.folder, "h264")
-        settings = BatchSettings(
-            config=self.info.config, restoration=SETTINGS, identity=self.identity
-        )
+        values = {"restoration": SETTINGS, "identity": self.identity, **options}
+        settings = BatchSettings(config=self.info.config, **values)
         restore_batch(clips, pool, settings, callback)
         return clips
 
@@ -124,7 +126,7 @@ def test_a_cluster_gives_the_file_of_one_machine_even_if_a_worker_is_killed(
     assert "broken.mp4" in failed.error
     assert len(used) >= 3
     assert np.array_equal(decoded(clip.output), decoded(whole))
-    assert os.listdir(batch.folder) == ["clip.mp4"]
+    assert sorted(os.listdir(batch.folder)) == [RECORD_NAME, "clip.mp4"]
 
 
 class LocalPool:
@@ -163,6 +165,87 @@ def test_a_second_call_does_only_what_is_missing(batch, tmp_path):
     assert second.count == pool.count - 2
     assert np.array_equal(decoded(clip.output), decoded(whole.output))
     assert batch.run(LocalPool(deblurrer))[0].state == "skipped"
+
+
+def test_a_folder_of_frames_becomes_the_folder_of_one_machine(batch, tmp_path):
+    source = tmp_path / "frames"
+    with FrameFolderWriter(source) as writer:
+        for index, pixels in enumerate(decoded(batch.sources[0])[:30]):
+            alpha = np.full_like(pixels[..., :1], index)
+            writer.write(np.concatenate([pixels, alpha], axis=2), f"shot {index}.png")
+    deblurrer = load_deblurrer(batch.options.checkpoint, "cpu", "float32")
+    restore_folder(source, tmp_path / "whole", deblurrer, SETTINGS)
+    batch.sources.append(source)
+    with pytest.raises(KeyboardInterrupt):
+        batch.run(LocalPool(deblurrer, most=2))
+    video, clip = batch.run(LocalPool(deblurrer))
+    assert (video.state, clip.state, clip.num_frames) == ("restored", "restored", 30)
+    names = [f"shot {index}.png" for index in range(30)]
+    assert FrameFolder(clip.output).names == names
+    for name in names:
+        assert (clip.output / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert batch.run(LocalPool(deblurrer))[1].state == "skipped"
+    (refused,) = [c for c in batch.run(LocalPool(deblurrer), overwrite=True) if c.error]
+    assert "not empty" in refused.error
+    assert FrameFolder(clip.output).names == names
+
+
+def test_outputs_of_other_settings_are_named_and_left_alone(batch):
+    deblurrer = load_deblurrer(batch.options.checkpoint, "cpu", "float32")
+    (clip,) = batch.run(LocalPool(deblurrer))
+    before = clip.output.read_bytes()
+    assert list(batch.run(LocalPool(deblurrer))[0].changes) == []
+    changed = {
+        "restoration": dataclasses.replace(SETTINGS, strength=0.5),
+        "identity": {"checkpoint": "another"},
+        "crf": 30,
+    }
+    (again,) = batch.run(LocalPool(deblurrer), **changed)
+    assert (again.state, again.changes) == ("skipped", ["checkpoint", "crf", "settings"])
+    write_clip(batch.sources[0], 12)
+    assert batch.run(LocalPool(deblurrer))[0].changes == ["input"]
+    assert clip.output.read_bytes() == before
+    (anew,) = batch.run(LocalPool(deblurrer), overwrite=True)
+    assert (anew.state, anew.num_frames) == ("restored", 12)
+    assert batch.run(LocalPool(deblurrer))[0].changes == []
+
+
+def test_a_part_of_a_damaged_video_does_not_pass_for_all_of_it(batch):
+    deblurrer = load_deblurrer(batch.options.checkpoint, "cpu", "float32")
+    damaged = batch.sources[0].with_suffix(".mkv")
+    with VideoReader(batch.sources[0]) as reader, VideoWriter.like(damaged, reader.info) as out:
+        for frame in reader:
+            out.write(frame.pixels, frame.pts, frame.duration)
+    data = damaged.read_bytes()
+    damaged.write_bytes(data[: len(data) * 3 // 4])
+    batch.sources = [damaged]
+    (first,) = batch.run(LocalPool(deblurrer))
+    (second,) = batch.run(LocalPool(deblurrer))
+    assert first.state == second.state == "failed"
+    assert second.error == first.error
+    assert "before that are restored" in first.error
+
+
+def test_what_the_encoder_refuses_is_named_by_its_file(batch, tmp_path):
+    wide = tmp_path / "wide.mkv"
+    with VideoWriter(
+        wide,
+        width=20000,
+        height=16,
+        time_base=Fraction(1, 25),
+        average_rate=Fraction(25),
+        codec="ffv1",
+    ) as writer:
+        writer.write(np.zeros((16, 20000, 3), np.uint8), 0)
+    batch.sources = [wide]
+    (clip,) = batch.run(LocalPool(None))
+    assert clip.error.startswith(f"{wide}: h264 cannot encode 20000x16 pixels")
+    assert not clip.output.exists()
+
+
+def test_an_input_is_not_overwritten(batch):
+    with pytest.raises(ValueError, match="is the input itself"):
+        plan_batch(batch.sources, batch.sources[0].parent, "h264")
 
 
 def test_two_videos_of_one_name_are_refused(tmp_path):

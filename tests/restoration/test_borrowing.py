@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import cv2
 import numpy as np
 import pytest
@@ -66,6 +68,7 @@ def test_sharp_frames_stay_as_they_are():
 def test_what_no_neighbour_can_help_stays_bit_equal(count):
     frame = smeared(panned(texture(), OFFSETS[:1])[0], 9)
     frames = torch.from_numpy(np.stack([frame] * count))
+    frames = (frames * 65535).round() / 65535
     assert torch.equal(borrow(frames), frames)
 
 
@@ -77,13 +80,45 @@ def test_a_sharp_neighbour_that_shows_something_else_is_not_taken():
 
 
 def test_frames_out_of_reach_have_no_influence():
-    frames = torch.from_numpy(panned(texture(), [(20, 20 + i) for i in range(REACH + 3)]))
-    frames[0] = torch.from_numpy(smeared(frames[0].numpy(), 9))
-    changed = frames.clone()
-    changed[REACH + 1] = torch.from_numpy(texture(5)[:128, :160])
-    assert torch.equal(borrow(frames)[0], borrow(changed)[0])
+    sharp = panned(texture(), [(20, 20 + i) for i in range(REACH + 2)])
+    # The first frame takes from the sharper one before the last in reach, and is evened out
+    # with the second one, which takes from the last.
+    lengths = [9] * (REACH - 1) + [5, 1, 1]
+    frames = np.stack([smeared(frame, n) for frame, n in zip(sharp, lengths, strict=True)])
+    changed = frames.copy()
+    changed[REACH + 1] = texture(5)[:128, :160]
+    first = borrow(torch.from_numpy(frames))[0]
+    assert torch.equal(borrow(torch.from_numpy(changed))[0], first)
     changed[REACH] = changed[REACH + 1]
-    assert not torch.equal(borrow(frames)[0], borrow(changed)[0])
+    assert not torch.equal(borrow(torch.from_numpy(changed))[0], first)
+
+
+def test_frames_that_took_detail_differ_less_from_those_beside_them(monkeypatch):
+    sharp = panned(texture(), OFFSETS)
+    noise = np.random.default_rng(0).normal(scale=0.02, size=sharp.shape).astype(np.float32)
+    blurry = np.stack([smeared(f, 9, vertical=i % 2 == 1) for i, f in enumerate(sharp)])
+    frames = torch.from_numpy((blurry + noise).clip(0, 1))
+
+    def flicker(clip):
+        return np.mean(
+            [
+                np.abs(later[:-2, :-3] - earlier[2:, 3:])[8:-8, 8:-8].mean()
+                for earlier, later in pairwise(clip.numpy())
+            ]
+        )
+
+    evened = borrow(frames)
+    monkeypatch.setattr(borrowing, "_resemblance", lambda frame, match: 0 * frame.taken)
+    plain = borrow(frames)
+    assert flicker(evened) < 0.9 * flicker(plain)
+    assert psnr(evened, sharp) > psnr(plain, sharp)
+
+
+def test_frames_that_took_nothing_keep_their_noise():
+    sharp = panned(texture(), OFFSETS)
+    noise = np.random.default_rng(0).normal(scale=0.02, size=sharp.shape).astype(np.float32)
+    frames = (sharp + noise).clip(0, 1)
+    assert min(map(psnr, borrow(torch.from_numpy(frames)).numpy(), frames)) > 50
 
 
 def test_the_stream_reads_no_further_than_it_must():
@@ -121,7 +156,59 @@ def test_patches_add_up_to_the_picture():
     )
 
 
-def test_equal_pictures_fuse_to_themselves():
+def test_equal_pictures_add_nothing_to_each_other():
     picture = torch.from_numpy(texture()).permute(2, 0, 1)[None]
-    fused = borrowing._aggregate(picture.repeat(3, 1, 1, 1), torch.ones(1, 1, 200, 240))
-    torch.testing.assert_close(fused, picture, atol=1e-5, rtol=0)
+    (band,) = borrowing._patch_bands(200, 240, 3)
+    added = borrowing._aggregate(
+        picture.repeat(3, 1, 1, 1), torch.ones(1, 1, 200, 240), band[2], 12
+    )
+    torch.testing.assert_close(added, torch.zeros_like(picture), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(200, 240), (192, 96), (208, 97), (65, 300)])
+def test_bands_of_rows_give_what_the_whole_frame_gives(size, monkeypatch):
+    # Motion along rows and columns, so that bands read rows of neighbours beyond their own.
+    sharp = panned(texture(size=(260, 400)), [(10 + 5 * i, 9 * i) for i in range(5)], size)
+    blurry = np.stack([cv2.blur(frame, (1, 1 + 4 * (i % 3))) for i, frame in enumerate(sharp)])
+
+    def both_passes(given, between=None):
+        """Return the first pass, and the second one on `between` or on the first."""
+        first = borrowing._Pass(3, 12, borrowing._advantage)
+        second = borrowing._Pass(1, 4, borrowing._resemblance)
+        borrowed = list(borrowing._slide([(f, None) for f in given], first, "cpu", (0, None)))
+        return borrowed, list(borrowing._slide(between or borrowed, second, "cpu", (0, None)))
+
+    frames = torch.from_numpy(blurry)
+    whole = both_passes(frames)
+    monkeypatch.setattr(borrowing, "_BAND_PIXELS", 1)
+    monkeypatch.setattr(borrowing, "_BAND_VALUES", 1)
+    # Each pass by itself: what rounding the first differs by may move the second's flow.
+    banded = both_passes(frames, between=whole[0])
+    before = [frames, [pixels for pixels, _ in whole[0]]]
+    for source, passed, expected in zip(before, banded, whole, strict=True):
+        moved = max((e - s).abs().max() for (e, _), s in zip(expected, source, strict=True))
+        assert moved > 0.01
+        for (pixels, taken), (reference, trusted) in zip(passed, expected, strict=True):
+            torch.testing.assert_close(pixels, reference, atol=2e-5, rtol=0)
+            torch.testing.assert_close(taken, trusted, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(192, 96), (190, 240), (200, 230)])
+def test_what_neighbours_have_arrives_up_to_every_edge(size, monkeypatch):
+    height, width = size
+    stack = torch.zeros(2, 3, height, width)
+    stack[1] += torch.rand(3, height, width, generator=torch.Generator().manual_seed(0))
+    # Nothing in the first picture: all of the second one is taken.
+    monkeypatch.setattr(borrowing, "_BAND_VALUES", 1)
+    total = torch.zeros(1, 3, height, width)
+    for first, last, padding in borrowing._patch_bands(height, width, 2):
+        taken = torch.ones(1, 1, last - first, width)
+        total[:, :, first:last] += borrowing._aggregate(
+            stack[:, :, first:last], taken, padding, 12
+        )
+    torch.testing.assert_close(total, stack[1:], atol=1e-5, rtol=0)
+
+
+def test_frames_wait_in_16_bits_that_16_bit_video_survives():
+    values = torch.arange(65536).reshape(256, 256, 1).expand(-1, -1, 3) / 65535
+    assert torch.equal(borrowing._Frame.of(values, None, "cpu").pixels(), values)

@@ -5,16 +5,10 @@ import logging
 
 import pytest
 import torch
-from video_deblur.models.config import AutoencoderConfig
 from video_deblur.models.divd import Divd
 from video_deblur.restoration import footage
 from video_deblur.restoration.color import match_color
-from video_deblur.restoration.layout import frames_at_once
-from video_deblur.restoration.pipeline import (
-    Deblurrer,
-    frames_to_video,
-    video_to_frames,
-)
+from video_deblur.restoration.pipeline import Deblurrer
 from video_deblur.restoration.settings import RestorationSettings, preset_settings
 
 
@@ -235,7 +229,8 @@ def test_encoding_and_decoding_that_run_out_of_memory_take_fewer_frames(
             return forward(x, *args)
 
         monkeypatch.setattr(part, "forward", limited)
-    torch.testing.assert_close(deblurrer.restore(frames, settings()), whole, atol=1e-5, rtol=0)
+    # Borrowing rounds to 16 bits.
+    torch.testing.assert_close(deblurrer.restore(frames, settings()), whole, atol=2e-5, rtol=0)
     assert set(sizes) == {8, 4, 2}
 
 
@@ -271,18 +266,6 @@ def test_color_match_removes_drift_of_the_model(deblurrer, make_frames):
     assert after < 0.3 * before
 
 
-@pytest.mark.parametrize("size", [(2, 8, 12), (1, 25, 19), (3, 1, 1)])
-def test_padding_is_undone(size, make_frames):
-    frames = make_frames(*size)
-    video = frames_to_video(frames, 4)
-    assert [extent % 4 for extent in video.shape[3:]] == [0, 0]
-    assert video.min() >= -1
-    torch.testing.assert_close(video_to_frames(video, *size[1:]), frames)
-    assert torch.equal(
-        video[..., size[2] :], video[..., [size[2] - 1]].expand_as(video[..., size[2] :])
-    )
-
-
 @pytest.mark.parametrize(
     "shape", [(2, 8, 8), (0, 8, 8, 3), (2, 8, 8, 1), (2, 0, 8, 3), (1, 2, 8, 8, 3)]
 )
@@ -309,21 +292,6 @@ def test_a_model_that_changes_nothing_returns_the_input_whatever_the_autoencoder
     frames = make_frames(3, 20, 33)
     restored = Deblurrer(model).restore(frames, settings())
     torch.testing.assert_close(restored, frames, atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize(
-    ("kind", "width", "size", "expected"),
-    [
-        ("local", 32, (720, 1280), 8),
-        ("local", 32, (1080, 1920), 3),
-        ("kl", 128, (256, 256), 7),
-        ("kl", 128, (720, 1280), 1),
-        ("kl", 128, (2160, 3840), 1),
-    ],
-)
-def test_frames_are_encoded_as_many_at_once_as_memory_allows(kind, width, size, expected):
-    config = AutoencoderConfig(kind=kind, channels=(width,) * 3, blocks=(1, 1, 1))
-    assert frames_at_once(config, *size) == expected
 
 
 @pytest.mark.parametrize("kept", [torch.float32, torch.bfloat16])
