@@ -6,6 +6,8 @@ A namespace of layer classes as `layers` describes: parameters and results are t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -16,12 +18,24 @@ the weights into its own order at each call, which costs more from the channels-
 _FEW_POSITIONS_HALF = 256
 """The same in half precision (190 against 324 GFLOP/s at 256; no gain at 1024)."""
 
-_ONEDNN_LINEAR = (
-    torch.ops.mkldnn._linear_pointwise
-    if torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    else None
-)
-"""What `torch.compile` makes of linear layers on CPUs; not public in PyTorch."""
+
+def _find_onednn_linear() -> Callable[..., Tensor] | None:
+    """Return what `torch.compile` makes of linear layers on CPUs, where it works here.
+
+    It is not part of PyTorch's public interface.
+    """
+    # No random numbers, which would move the program's generator.
+    x, weight, bias = torch.ones(2, 3), torch.arange(12.0).reshape(4, 3), torch.arange(4.0)
+    try:
+        linear = torch.ops.mkldnn._linear_pointwise
+        result = linear(x, weight, bias, "none", [], "")
+    except (AttributeError, RuntimeError, TypeError):
+        return None
+    same = torch.allclose(result, nn.functional.linear(x, weight, bias), atol=1e-5)
+    return linear if same else None
+
+
+_ONEDNN_LINEAR = _find_onednn_linear()
 
 
 class Linear(nn.Linear):

@@ -29,6 +29,21 @@ def test_linear_layers_give_what_torch_gives(assert_same, dtype, bias, shape):
     assert_same(ours(strided), reference(strided))
 
 
+def test_another_interface_of_pytorch_s_own_parts_is_not_used(monkeypatch):
+    def without_arguments():
+        raise TypeError
+
+    for other in (without_arguments, lambda x, *_: x.new_zeros(2, 4)):
+        monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", other)
+        assert inference_layers._find_onednn_linear() is None
+    monkeypatch.setattr(inference_layers, "_ONEDNN_LINEAR", None)
+    reference = nn.Linear(8, 8)
+    ours = same_weights(inference_layers.Linear(8, 8), reference)
+    x = torch.randn(2, 8)
+    with torch.no_grad():
+        assert torch.equal(ours(x), reference(x))
+
+
 def test_linear_layers_still_have_gradients_and_follow_autocast():
     ours = inference_layers.Linear(8, 8)
     ours(torch.randn(2, 8)).sum().backward()

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from video_deblur.restoration import borrowing
+from video_deblur.restoration import borrowing, patch_fusion, registration
 from video_deblur.restoration.borrowing import REACH, borrow, borrow_stream
 
 
@@ -147,9 +147,9 @@ def test_any_size_is_kept(size):
 
 
 def test_patches_add_up_to_the_picture():
-    line = borrowing._window(torch.device("cpu")).square()
-    hop = borrowing._HOP
-    overlap = borrowing._PATCH - hop
+    line = patch_fusion._window(torch.device("cpu")).square()
+    hop = patch_fusion._HOP
+    overlap = patch_fusion._PATCH - hop
     torch.testing.assert_close(
         line[overlap:hop, :overlap] + line[overlap:hop, hop:],
         torch.ones(hop - overlap, overlap),
@@ -158,8 +158,8 @@ def test_patches_add_up_to_the_picture():
 
 def test_equal_pictures_add_nothing_to_each_other():
     picture = torch.from_numpy(texture()).permute(2, 0, 1)[None]
-    (band,) = borrowing._patch_bands(200, 240, 3)
-    added = borrowing._aggregate(
+    (band,) = patch_fusion.patch_bands(200, 240, 3)
+    added = patch_fusion.aggregate(
         picture.repeat(3, 1, 1, 1), torch.ones(1, 1, 200, 240), band[2], 12
     )
     torch.testing.assert_close(added, torch.zeros_like(picture), atol=1e-5, rtol=0)
@@ -180,8 +180,8 @@ def test_bands_of_rows_give_what_the_whole_frame_gives(size, monkeypatch):
 
     frames = torch.from_numpy(blurry)
     whole = both_passes(frames)
-    monkeypatch.setattr(borrowing, "_BAND_PIXELS", 1)
-    monkeypatch.setattr(borrowing, "_BAND_VALUES", 1)
+    monkeypatch.setattr(registration, "BAND_PIXELS", 1)
+    monkeypatch.setattr(patch_fusion, "BAND_VALUES", 1)
     # Each pass by itself: what rounding the first differs by may move the second's flow.
     banded = both_passes(frames, between=whole[0])
     before = [frames, [pixels for pixels, _ in whole[0]]]
@@ -199,11 +199,11 @@ def test_what_neighbours_have_arrives_up_to_every_edge(size, monkeypatch):
     stack = torch.zeros(2, 3, height, width)
     stack[1] += torch.rand(3, height, width, generator=torch.Generator().manual_seed(0))
     # Nothing in the first picture: all of the second one is taken.
-    monkeypatch.setattr(borrowing, "_BAND_VALUES", 1)
+    monkeypatch.setattr(patch_fusion, "BAND_VALUES", 1)
     total = torch.zeros(1, 3, height, width)
-    for first, last, padding in borrowing._patch_bands(height, width, 2):
+    for first, last, padding in patch_fusion.patch_bands(height, width, 2):
         taken = torch.ones(1, 1, last - first, width)
-        total[:, :, first:last] += borrowing._aggregate(
+        total[:, :, first:last] += patch_fusion.aggregate(
             stack[:, :, first:last], taken, padding, 12
         )
     torch.testing.assert_close(total, stack[1:], atol=1e-5, rtol=0)
@@ -211,4 +211,4 @@ def test_what_neighbours_have_arrives_up_to_every_edge(size, monkeypatch):
 
 def test_frames_wait_in_16_bits_that_16_bit_video_survives():
     values = torch.arange(65536).reshape(256, 256, 1).expand(-1, -1, 3) / 65535
-    assert torch.equal(borrowing._Frame.of(values, None, "cpu").pixels(), values)
+    assert torch.equal(registration.Frame.of(values, None, "cpu").pixels(), values)
