@@ -279,3 +279,21 @@ def test_floats_round_half_up_and_clip():
     np.testing.assert_array_equal(to_uint8(to_float(levels)), levels)
     values = np.array([-1.0, 0.5 / 255, 2.0])
     np.testing.assert_array_equal(to_uint8(values), [0, 1, 255])
+
+
+def test_h264_gives_the_same_packets_every_time(tmp_path):
+    rows, columns = np.mgrid[:64, :96]
+    noise = np.random.default_rng(0).integers(0, 60, (40, 64, 96, 1), dtype=np.uint8)
+    files = []
+    for run in range(8):
+        path = tmp_path / f"{run}.mkv"
+        with VideoWriter(
+            path, width=96, height=64, time_base=Fraction(1, 25), average_rate=Fraction(25)
+        ) as writer:
+            for index in range(40):
+                wave = 90 + 60 * np.sin((columns + 2 * index) / 5) * np.cos(rows / 6)
+                pixels = (wave[..., None] + noise[index]).astype(np.uint8)
+                writer.write(np.repeat(pixels, 3, axis=2), index)
+        with av.open(str(path)) as container:
+            files.append([bytes(packet) for packet in container.demux(video=0)])
+    assert all(packets == files[0] for packets in files)
