@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -282,18 +283,17 @@ def test_floats_round_half_up_and_clip():
 
 
 def test_h264_gives_the_same_packets_every_time(tmp_path):
-    rows, columns = np.mgrid[:64, :96]
-    noise = np.random.default_rng(0).integers(0, 60, (40, 64, 96, 1), dtype=np.uint8)
-    files = []
-    for run in range(8):
+    demo = Path(__file__).parents[2] / "restoration" / "demo" / "blurry.mp4"
+    with VideoReader(demo) as reader:
+        frames = [np.ascontiguousarray(frame.pixels[::4, ::4]) for frame in reader]
+    found = set()
+    for run in range(30):
         path = tmp_path / f"{run}.mkv"
         with VideoWriter(
             path, width=96, height=64, time_base=Fraction(1, 25), average_rate=Fraction(25)
         ) as writer:
-            for index in range(40):
-                wave = 90 + 60 * np.sin((columns + 2 * index) / 5) * np.cos(rows / 6)
-                pixels = (wave[..., None] + noise[index]).astype(np.uint8)
-                writer.write(np.repeat(pixels, 3, axis=2), index)
+            for index, pixels in enumerate(frames + frames[::-1]):
+                writer.write(pixels, index)
         with av.open(str(path)) as container:
-            files.append([bytes(packet) for packet in container.demux(video=0)])
-    assert all(packets == files[0] for packets in files)
+            found.add(b"".join(bytes(packet) for packet in container.demux(video=0)))
+    assert len(found) == 1
