@@ -18,11 +18,12 @@ from ..models.divd import Divd
 from ..models.schedule import clean_from_velocity
 from .coding import decode_tiled, encode_tiled, frames_at_once, frames_to_video
 from .color import match_color
+from .estimates import Estimates, WindowCache
 from .layout import halve, in_halves, is_out_of_memory, make_layout
 from .noise import FrameNoise
-from .sampler import SOLVERS, DenoisedFn
+from .sampler import SOLVERS
 from .settings import RestorationSettings
-from .windows import Layout, Piece, Span, fuse, shots
+from .windows import Layout, Span, shots
 
 logger = logging.getLogger(__name__)
 
@@ -48,34 +49,6 @@ class Work:
         """Report that all is done."""
         if self._callback is not None:
             self._callback(self.total, self.total)
-
-
-class WindowCache:
-    """Clean estimates of windows, for the next segment, which begins with them.
-
-    Keyed by first frame, tile and strength of the tokens; in one step a window depends on
-    nothing else.
-    """
-
-    def __init__(self, known: dict | None = None, keep_from: int | None = None) -> None:
-        self.known: dict[tuple[int, Span, Span, float], Tensor] = known or {}
-        """Of windows at the start."""
-        self.keep_from = keep_from
-        """First frame whose windows go into `kept`, where it becomes frame 0."""
-        self.kept: dict[tuple[int, Span, Span, float], Tensor] = {}
-
-    def look_up(self, piece: Piece, scale: float) -> Tensor | None:
-        """Return what is known of a piece."""
-        known = self.known.get((piece.frames[0], piece.rows, piece.columns, scale))
-        # Out of memory, windows may have become shorter.
-        length = piece.frames[1] - piece.frames[0]
-        return known if known is not None and known.shape[2] == length else None
-
-    def add(self, piece: Piece, scale: float, estimate: Tensor) -> None:
-        """Keep the estimate of a piece if it belongs to a window to keep."""
-        if self.keep_from is not None and piece.frames[0] >= self.keep_from:
-            start = piece.frames[0] - self.keep_from
-            self.kept[start, piece.rows, piece.columns, scale] = estimate
 
 
 class Deblurrer:
@@ -334,11 +307,11 @@ class Deblurrer:
         """
         size = tuple(noise.shape[2:])
         wanted, done = layout, work.done
-        estimates = _Estimates(self, encoded, settings, needed, cache)
+        estimates = Estimates(self.predict, encoded, settings, needed, cache)
         while True:
             try:
                 return SOLVERS[settings.solver](
-                    estimates.denoised_fn(layout, work),
+                    estimates.denoised_fn(layout, work.advance),
                     noise.to(self.device),
                     self.model.config.schedule,
                     settings.steps,
@@ -361,55 +334,6 @@ class Deblurrer:
         with self._computing_in(self.dtype):
             v = self.model.unet(network_input, timesteps, context)
         return clean_from_velocity(self.model.config.schedule, x, v.float(), timesteps)
-
-
-class _Estimates:
-    """The network as a sampler sees it: clean estimates of a clip, fused from pieces."""
-
-    def __init__(
-        self,
-        deblurrer: Deblurrer,
-        encoded: tuple[Tensor, Tensor],
-        settings: RestorationSettings,
-        needed: Sequence[float] | None,
-        cache: WindowCache | None,
-    ) -> None:
-        self._deblurrer = deblurrer
-        self._condition, self._tokens = encoded
-        self._guidance_scale = settings.guidance_scale
-        # More steps carry information from window to window.
-        self._needed = needed if settings.steps == 1 else None
-        self._cache = cache if settings.steps == 1 else None
-
-    def denoised_fn(self, layout: Layout, work: Work) -> DenoisedFn:
-        def denoised_fn(x: Tensor, timestep: int) -> Tensor:
-            def fused(scale: float) -> Tensor:
-                return fuse(
-                    lambda piece: self._estimate(piece, x, timestep, scale),
-                    layout,
-                    x,
-                    work.advance,
-                )
-
-            cond = fused(1.0)
-            if self._guidance_scale == 1:
-                return cond
-            uncond = fused(0.0)
-            return uncond + self._guidance_scale * (cond - uncond)
-
-        return denoised_fn
-
-    def _estimate(self, piece: Piece, x: Tensor, timestep: int, scale: float) -> Tensor:
-        if self._needed is not None and not any(self._needed[slice(*piece.frames)]):
-            return torch.zeros_like(piece.cut(x))
-        known = self._cache and self._cache.look_up(piece, scale)
-        if known is None:
-            context = self._tokens[piece.centre_frame][None] * scale
-            condition = piece.cut(self._condition)
-            known = self._deblurrer.predict(piece.cut(x), condition, context, timestep)
-        if self._cache:
-            self._cache.add(piece, scale, known)
-        return known
 
 
 def blend(

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from ..video.pixels import to_float, to_uint8, to_uint16
+from .estimates import WindowCache
 from .footage import SurveyedFrame
 from .noise import FrameNoise
-from .pipeline import Deblurrer, WindowCache, Work, blend
+from .pipeline import Deblurrer, Work, blend
 from .planning import Position, plan_stream
 from .segments import Segment, segment_grid
 from .settings import RestorationSettings

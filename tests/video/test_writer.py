@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -279,3 +280,20 @@ def test_floats_round_half_up_and_clip():
     np.testing.assert_array_equal(to_uint8(to_float(levels)), levels)
     values = np.array([-1.0, 0.5 / 255, 2.0])
     np.testing.assert_array_equal(to_uint8(values), [0, 1, 255])
+
+
+def test_h264_gives_the_same_packets_every_time(tmp_path):
+    demo = Path(__file__).parents[2] / "restoration" / "demo" / "blurry.mp4"
+    with VideoReader(demo) as reader:
+        frames = [np.ascontiguousarray(frame.pixels[::4, ::4]) for frame in reader]
+    found = set()
+    for run in range(30):
+        path = tmp_path / f"{run}.mkv"
+        with VideoWriter(
+            path, width=96, height=64, time_base=Fraction(1, 25), average_rate=Fraction(25)
+        ) as writer:
+            for index, pixels in enumerate(frames + frames[::-1]):
+                writer.write(pixels, index)
+        with av.open(str(path)) as container:
+            found.add(b"".join(bytes(packet) for packet in container.demux(video=0)))
+    assert len(found) == 1
