@@ -4,25 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .cli_options import add_engine_options, end_progress_line, progress_bar, settings_of
 
-def add_batch(
-    commands: Any,
-    add_engine_options: Callable[[argparse.ArgumentParser], None],
-    settings_of: Callable[[Any, argparse.Namespace], Any],
-    progress_bar: Callable[[str], Any],
-) -> None:
-    """Add the parser of `batch`.
 
-    Args:
-        commands: Where to add it.
-        add_engine_options: Adds what all commands that restore have in common.
-        settings_of: Makes settings of a checkpoint's config and those options.
-        progress_bar: Makes a callback (done, total) that draws.
-    """
+def add_batch(commands: Any) -> None:
+    """Add the parser of `batch`."""
     parser = commands.add_parser(
         "batch",
         help="restore many videos or folders of frames, on many machines",
@@ -49,16 +38,12 @@ def add_batch(
     parser.add_argument("--codec", default="h264", help="h264, h265, ffv1 or prores")
     parser.add_argument("--crf", type=int, help="quality of h264 and h265, 0 to 51")
     parser.set_defaults(
-        run=lambda args: _batch(args, settings_of, progress_bar),
+        run=_batch,
         interrupted="finished parts are kept, run the same command again to go on",
     )
 
 
-def _batch(
-    args: argparse.Namespace,
-    settings_of: Callable[[Any, argparse.Namespace], Any],
-    progress_bar: Callable[[str], Any],
-) -> None:
+def _batch(args: argparse.Namespace) -> None:
     from .models.checkpoint import read_info
     from .restoration.batch import BatchSettings, plan_batch, restore_batch
     from .restoration.ray_pool import RayPool, WorkerOptions, connected, shipped_checkpoint
@@ -96,8 +81,7 @@ def _batch(
             restore_batch(clips, pool, batch, progress_bar(f"{len(clips)} clips"))
         finally:
             pool.close()
-    if sys.stderr.isatty():
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    end_progress_line()
     for clip in clips:
         if clip.state == "failed":
             print(f"video-deblur: {clip.error}", file=sys.stderr)

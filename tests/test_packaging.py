@@ -23,6 +23,8 @@ TOP_LEVEL_FILES = {
     "__init__.py",
     "cli.py",
     "cli_batch.py",
+    "cli_evaluate.py",
+    "cli_options.py",
     "cli_train.py",
     "pyproject.toml",
     "requirements.txt",
