@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
     """Add what all commands that restore have in common."""
     parser.add_argument("--checkpoint", default="divd-tiny", help="name or path")
-    parser.add_argument("--preset", default="fast", help="fast or paper (DDIM, 50 steps)")
+    parser.add_argument(
+        "--preset",
+        default="fast",
+        help="fast, detailed (four times the steps) or paper (DDIM, 50 steps)",
+    )
     parser.add_argument("--steps", type=int, help="denoising steps")
     parser.add_argument("--solver", help="ddim or dpmpp_2m")
     parser.add_argument("--guidance-scale", type=float, help="1 means no guidance")

@@ -27,7 +27,7 @@ class Borrow(io.ComfyNode):
             node_id="VideoDeblur_Borrow",
             display_name="Borrow Detail",
             category=CATEGORY,
-            description="Give each frame the detail of sharper neighbours, up to four frames "
+            description="Give each frame the detail of sharper neighbours, up to three frames "
             "away. Needs no checkpoint. Deblur Frames, Deblur Video and Decode Deblurred "
             "Latents do it already: this is for frames that came another way.",
             search_aliases=["deblur", "lucky frames", "shake", "temporal fusion", "align"],

@@ -42,7 +42,7 @@ def borrow_input() -> io.Boolean.Input:
         "borrow",
         default=True,
         optional=True,
-        tooltip="Whether frames take detail from sharper neighbours, up to four frames away. "
+        tooltip="Whether frames take detail from sharper neighbours, up to three frames away. "
         "Most of the gain where a hand shakes.",
     )
 

@@ -188,7 +188,7 @@ def test_the_same_seed_gives_identical_frames(clip, checkpoint, tmp_path, capsys
         (["--window", "8", "--overlap", "5"], "overlap must be between 0 and 4"),
         (["--strength", "1.5"], "strength must be between 0 and 1"),
         (["--solver", "magic"], "solver must be one of ddim, dpmpp_2m"),
-        (["--preset", "best"], "preset must be one of fast, paper"),
+        (["--preset", "best"], "preset must be one of fast, detailed, paper"),
         (["--codec", "mpeg9"], "mpeg9"),
         (["--crf", "99"], "crf"),
         (["--device", "tpu9"], "device 'tpu9' cannot be used here"),
