@@ -63,7 +63,7 @@ _NOISE_ENERGY = 8 / 255**2
 """Energy between two pass bands that is taken for noise and not for detail."""
 _NOISE_PRODUCT = 2 / 255**2
 """What noise adds to the product of the details of two pictures."""
-_NO_GAIN, _FULL_GAIN = 1.0, 1.65
+_NO_GAIN, _FULL_GAIN = 1.0, 1.8
 """A neighbour is not used, and fully used, where it has this times the frame's energy. The
 steeper, the more a small difference of the input (the tiles of the network) changes."""
 _WORTH_FLOW = 1.05
