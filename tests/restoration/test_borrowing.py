@@ -96,7 +96,7 @@ def test_frames_out_of_reach_have_no_influence():
 def test_frames_that_took_detail_differ_less_from_those_beside_them(monkeypatch):
     sharp = panned(texture(), OFFSETS)
     noise = np.random.default_rng(0).normal(scale=0.02, size=sharp.shape).astype(np.float32)
-    blurry = np.stack([smeared(f, 9, vertical=i % 2 == 1) for i, f in enumerate(sharp)])
+    blurry = np.stack([f if i % 3 == 1 else smeared(f, 9) for i, f in enumerate(sharp)])
     frames = torch.from_numpy((blurry + noise).clip(0, 1))
 
     def flicker(clip):
@@ -110,7 +110,7 @@ def test_frames_that_took_detail_differ_less_from_those_beside_them(monkeypatch)
     evened = borrow(frames)
     monkeypatch.setattr(borrowing, "_resemblance", lambda frame, match: 0 * frame.taken)
     plain = borrow(frames)
-    assert flicker(evened) < 0.9 * flicker(plain)
+    assert flicker(evened) < 0.8 * flicker(plain)
     assert psnr(evened, sharp) > psnr(plain, sharp)
 
 
