@@ -20,6 +20,7 @@ from . import __version__
 from .cli_batch import add_batch
 from .cli_evaluate import add_evaluate
 from .cli_options import (
+    add_encoding_options,
     add_engine_options,
     described,
     end_progress_line,
@@ -82,8 +83,7 @@ def _add_run(commands: Any) -> None:
         "-o", "--output", required=True, help="video file, folder for PNGs, or PNG"
     )
     add_engine_options(parser)
-    parser.add_argument("--codec", default="h264", help="h264, h265, ffv1 or prores")
-    parser.add_argument("--crf", type=int, help="quality of h264 and h265, 0 to 51")
+    add_encoding_options(parser)
     parser.add_argument(
         "--resume",
         action="store_true",

@@ -7,7 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .cli_options import add_engine_options, end_progress_line, progress_bar, settings_of
+from .cli_options import (
+    add_encoding_options,
+    add_engine_options,
+    end_progress_line,
+    progress_bar,
+    settings_of,
+)
 
 
 def add_batch(commands: Any) -> None:
@@ -35,8 +41,7 @@ def add_batch(commands: Any) -> None:
         help="restore again videos that are there already; folders are never replaced",
     )
     add_engine_options(parser)
-    parser.add_argument("--codec", default="h264", help="h264, h265, ffv1 or prores")
-    parser.add_argument("--crf", type=int, help="quality of h264 and h265, 0 to 51")
+    add_encoding_options(parser)
     parser.set_defaults(
         run=_batch,
         interrupted="finished parts are kept, run the same command again to go on",

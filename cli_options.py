@@ -58,6 +58,12 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16")
 
 
+def add_encoding_options(parser: argparse.ArgumentParser) -> None:
+    """Add what all commands that write videos have in common."""
+    parser.add_argument("--codec", default="h264", help="h264, h265, ffv1 or prores")
+    parser.add_argument("--crf", type=int, help="quality of h264 and h265, 0 to 51")
+
+
 def load_engine(args: argparse.Namespace) -> tuple[Deblurrer, RestorationSettings]:
     """Load the checkpoint that the options name; returns it with its settings."""
     from .restoration.load import load_deblurrer

@@ -22,12 +22,12 @@ from torch import Tensor, nn
 
 from ..models.dblrnet import NUM_FRAMES, DblrNet, to_luma
 from ..models.layers import multiplies_bfloat16
-from ..restoration.load import choose_device
 from ..training.clips import DrawnClip
 from ..training.config import PRESETS, DiffusionStage
 from ..training.data import ClipLoader, TrainingData, clip_generator
 from ..training.loop import Run, train
 from ..training.losses import log_error, spectrum_l1
+from ..training.recipe import make_accelerator
 from ..training.states import whole_weights
 from ..video.datasets import load_dataset
 from ..video.frames import FrameFolderWriter, read_image
@@ -81,8 +81,6 @@ def train_network(
     data_specs: Sequence[str], folder: Path, steps: int, device: str = "auto"
 ) -> DblrNet:
     """Train, or go on with the run in `folder`; returns the network with averaged weights."""
-    from accelerate import Accelerator
-
     stage = PRESETS["tiny-further"].joint
     assert stage is not None
     assert stage.easy_data is not None
@@ -95,8 +93,7 @@ def train_network(
         seed=_SEED,
         num_workers=1,
     )
-    native = multiplies_bfloat16(choose_device(device))
-    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if native else "no")
+    accelerator = make_accelerator(device, "auto", folder)
 
     def batches(first: int, last: int) -> Iterator[list[_Update]]:
         for step, drawn in enumerate(loader.batches(first, last), start=first):

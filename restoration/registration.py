@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import cv2
@@ -55,12 +56,9 @@ class Frame:
     """`[1, 3, H, W]` int16 on the device: colours in steps of 1/65535, from -32768."""
     small: np.ndarray
     """Luma, uint8, at the size of the flow."""
-    coarse: Tensor
-    """`[1, 3, h, w]`, shrunk."""
-    changes: Tensor
-    """`[1, 4, h, w]`; see `change_energies`."""
     taken: Tensor | None
-    """`[1, 1, h, w]` in 0..1: how far a neighbour was trusted in the pass before, if any."""
+    """`[1, 1, h, w]` in 0..1: how far a neighbour was trusted in the pass before, if any; as
+    coarse as `coarse`."""
 
     @classmethod
     def of(cls, pixels: Tensor, taken: Tensor | None, device: str | torch.device) -> Frame:
@@ -79,10 +77,17 @@ class Frame:
         small = cv2.resize(luma, size, interpolation=cv2.INTER_AREA)
         # Noise and compression mislead the flow more than the loss of fine detail does.
         small = cv2.GaussianBlur(small, (0, 0), 1.0)
-        coarse, changes = compared(
-            lambda *rows: _unpacked(packed, *rows), (height, width), change_energies
-        )
-        return cls(packed, small, coarse, changes, None if taken is None else taken.to(device))
+        return cls(packed, small, None if taken is None else taken.to(device))
+
+    @cached_property
+    def coarse(self) -> Tensor:
+        """The colours shrunk, `[1, 3, h, w]`."""
+        return torch.cat([_shrunk(self.rows(*band)) for band in _bands(*self.size)], dim=2)
+
+    @cached_property
+    def changes(self) -> Tensor:
+        """`[1, 4, h, w]`; see `change_energies`."""
+        return compared(self.rows, self.size, change_energies)[1]
 
     @property
     def size(self) -> tuple[int, int]:
@@ -102,10 +107,10 @@ class Frame:
 
     def move(self, device: str | torch.device) -> None:
         """Move what lies on a device to another."""
-        self.packed, self.coarse, self.changes = (
-            tensor.to(device) for tensor in (self.packed, self.coarse, self.changes)
-        )
+        self.packed = self.packed.to(device)
         self.taken = None if self.taken is None else self.taken.to(device)
+        for derived in ("coarse", "changes"):
+            self.__dict__.pop(derived, None)
 
 
 class Flows:

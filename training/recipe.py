@@ -105,7 +105,7 @@ def train_preset(
         preset=preset,
         data=data,
         folder=folder,
-        accelerator=_accelerator(device, preset.precision, folder),
+        accelerator=make_accelerator(device, preset.precision, folder),
         validation=clips,
         intervals={
             "validate_every": validate_every,
@@ -363,7 +363,17 @@ def _around(config: DivdConfig, autoencoder: Autoencoder, seed: int) -> Divd:
     return model
 
 
-def _accelerator(device: str, precision: str, folder: Path) -> Accelerator:
+def make_accelerator(device: str, precision: str, folder: Path) -> Accelerator:
+    """Return what runs the training; TensorBoard's scalars go into the folder.
+
+    Args:
+        device: "auto" or "cpu".
+        precision: As `Preset.precision`.
+        folder: Of the run.
+
+    Raises:
+        ValueError: If the package accelerate is missing.
+    """
     try:
         from accelerate import Accelerator, DistributedDataParallelKwargs
         from accelerate.state import AcceleratorState

@@ -16,6 +16,7 @@ from video_deblur.models.config import (
 )
 from video_deblur.models.divd import Divd
 from video_deblur.models.import_weights.convert import convert_weights
+from video_deblur.restoration.settings import preset_settings
 
 from ..models.import_weights import published
 
@@ -112,3 +113,17 @@ def blurry_clip(num_frames: int, height: int, width: int) -> torch.Tensor:
     colors = torch.tensor([0.0, 1.0, 2.0])
     waves = torch.sin(rows + times + colors) * torch.cos(columns - times)
     return (0.5 + 0.4 * waves).clamp(0, 1)
+
+
+def library_latents(library, frames, monkeypatch, **settings):
+    """Return the latents `[T, C, h, w]` that the library decodes, and its frames."""
+    found = []
+    decode = library.model.decode_restored
+    monkeypatch.setattr(
+        library.model,
+        "decode_restored",
+        lambda latents, blurry: (found.append(latents), decode(latents, blurry))[1],
+    )
+    settings = preset_settings(library.model.config, "fast", **settings)
+    restored = library.restore(frames, settings)
+    return torch.cat(found, dim=2)[0].movedim(1, 0), restored

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from .checkpoints import NAME, blurry_clip
+from .checkpoints import NAME, blurry_clip, library_latents
 
 TOLERANCE = 1e-3
 """On normalised latents, float32; ComfyUI keeps alpha_bar_T = 4.9e-8 instead of 0."""
@@ -72,15 +72,9 @@ def test_sampled_latents_equal_the_library(call_node, loaded, library, num_frame
     frames = blurry_clip(num_frames, 48, 64)
     encoded = call_node("VideoDeblur_EncodeFrames", encoder=loaded[2], frames=frames)
     ours = normalised(loaded, sample(call_node, "VideoDeblur_Sample", loaded, encoded))
-    found = []
-    decode = library.model.decode_restored
-    monkeypatch.setattr(
-        library.model,
-        "decode_restored",
-        lambda latents, blurry: (found.append(latents), decode(latents, blurry))[1],
+    expected, _ = library_latents(
+        library, frames, monkeypatch, steps=4, seed=5, guidance_scale=2.0
     )
-    library_frames(library, frames, steps=4, seed=5, guidance_scale=2.0)
-    expected = torch.cat(found, dim=2)[0].movedim(1, 0)
     assert (ours - expected).abs().max() < TOLERANCE
 
 

@@ -13,7 +13,7 @@ from video_deblur.models.schedule import alphas_cumprod
 from video_deblur.restoration.sampler import sampling_timesteps
 from video_deblur.restoration.settings import preset_settings
 
-from .checkpoints import CONVERTED_NAME, blurry_clip
+from .checkpoints import CONVERTED_NAME, blurry_clip, library_latents
 
 TOLERANCE = 1e-3
 FRAMES = blurry_clip(6, 64, 96)
@@ -73,20 +73,6 @@ def test_noise_levels_are_those_of_the_library(loaded, steps, spacing, monkeypat
     part = node_module.checkpoint_sigmas(loaded[0], 3, 0.4)
     assert torch.equal(part, node_module.checkpoint_sigmas(loaded[0], 7)[-4:])
     assert not len(node_module.checkpoint_sigmas(loaded[0], 3, 0.0))
-
-
-def library_latents(library, frames, monkeypatch, **settings):
-    """Return the latents `[T, C, h, w]` that the library decodes, and its frames."""
-    found = []
-    decode = library.model.decode_restored
-    monkeypatch.setattr(
-        library.model,
-        "decode_restored",
-        lambda latents, blurry: (found.append(latents), decode(latents, blurry))[1],
-    )
-    settings = preset_settings(library.model.config, "fast", **settings)
-    restored = library.restore(frames, settings)
-    return torch.cat(found, dim=2)[0].movedim(1, 0), restored
 
 
 @pytest.mark.parametrize("steps", [1, 4, 7])
