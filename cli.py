@@ -22,6 +22,7 @@ from .cli_evaluate import add_evaluate
 from .cli_options import (
     add_encoding_options,
     add_engine_options,
+    cleared_line,
     described,
     end_progress_line,
     load_engine,
@@ -35,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     parser = build_parser()
     args = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    form = f"{cleared_line()}%(levelname)s: %(message)s"
+    logging.basicConfig(level=logging.WARNING, format=form)
     # A polite kill unwinds like Ctrl-C, so that nothing half-written stays behind.
     signal.signal(signal.SIGTERM, _interrupt)
     try:

@@ -1,12 +1,10 @@
-"""What a training run does: the stages and their presets.
-
-Each preset carries the score it reached; `docs/results.md` has the runs behind it.
-"""
+"""What a training run does: the stages and their presets."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +20,9 @@ from ..models.config import (
     config_to_dict,
 )
 from ..video.camera_shake import ShakeConfig
+
+DIFFUSION_STAGES = ("joint", "stage1", "stage2")
+"""Fields of `Preset` in the order in which they run, after stage 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +191,28 @@ class Preset:
         if (self.model is None) != (self.autoencoder is None):
             raise ConfigError("model and autoencoder (stage 0) come together or not at all")
 
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Names of its stages, in order."""
+        names = ("autoencoder", *DIFFUSION_STAGES)
+        return tuple(name for name in names if getattr(self, name) is not None)
+
+    def only(self, names: Sequence[str]) -> Preset:
+        """Return the preset with some of its stages alone.
+
+        Raises:
+            ConfigError: If it does not have one of them.
+        """
+        for name in names:
+            if name not in self.stages:
+                raise ConfigError(
+                    f"stage {name!r} is none of this preset's: {', '.join(self.stages)}"
+                )
+        dropped: dict[str, None] = {n: None for n in self.stages if n not in names}
+        if "autoencoder" in dropped:
+            dropped["model"] = None
+        return dataclasses.replace(self, **dropped)
+
 
 TINY_MODEL = DivdConfig(
     unet=UNet3DConfig(
@@ -321,7 +344,7 @@ PRESETS = {
     ),
 }
 """By name: "tiny" from scratch, "tiny-further" from a checkpoint that "tiny" gave, "paper" the
-two stages of Wang & Long from pretrained weights."""
+two stages of Wang & Long from pretrained weights. `docs/training.md` has the score of each."""
 
 
 def load_preset(name_or_path: str | Path) -> Preset:

@@ -22,7 +22,8 @@ from ..models.divd import Divd
 from ..models.layers import multiplies_bfloat16
 from ..restoration.load import choose_device
 from ..video.atomic import write_file
-from .config import AutoencoderStage, DiffusionStage, Preset
+from . import loop
+from .config import DIFFUSION_STAGES, AutoencoderStage, DataConfig, DiffusionStage, Preset
 from .data import ClipLoader, DrawnClip, TrainingData, clip_generator
 from .loop import Run, train
 from .stages import AutoencoderTraining, DiffusionTraining, draw
@@ -34,11 +35,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ProgressFn = Callable[[str, int, int, dict[str, float]], None]
-"""Called with (stage, step, steps, averaged values)."""
+ProgressFn = Callable[[str, int, int, "dict[str, float] | None"], None]
+"""Called with (stage, step, steps, values): averaged values at every log line, else None."""
 _MicroBatch = tuple[int, list[int], list[DrawnClip]]
 """Update, places of the clips in it, clips."""
-_DIFFUSION_STAGES = ("joint", "stage1", "stage2")
 
 
 def train_preset(
@@ -67,8 +67,8 @@ def train_preset(
         folder: Where states, logs, pictures, `best.safetensors` (with `validation`) and
             `checkpoint.safetensors` go.
         device: "auto" or "cpu"; several devices and processes by `accelerate launch`.
-        init: Name or path of a checkpoint to start from; stage 0 is then skipped and the
-            checkpoint's config kept.
+        init: Name or path of a checkpoint to start from, which keeps its config. Stage 0 is
+            then skipped, or if it is the only stage goes on from the checkpoint's autoencoder.
         autoencoder: Name or path of a checkpoint whose autoencoder is taken as stage 0 would
             leave it; everything else starts from the preset.
         validation: Pairs that are restored now and then, `KIND:PATH`.
@@ -77,7 +77,7 @@ def train_preset(
         save_every_s: Seconds between states.
         export: Where to write the checkpoint besides.
         num_workers: Processes that draw clips; 0 draws them in between.
-        progress: Called at every log line.
+        progress: Called after every update.
 
     Returns:
         Path of the exported checkpoint: averaged weights in half precision.
@@ -92,8 +92,14 @@ def train_preset(
     if init is not None and autoencoder is not None:
         raise ValueError("--init brings its own autoencoder: leave out --autoencoder")
     folder = Path(folder)
-    stages = {n: s for n in _DIFFUSION_STAGES if (s := getattr(preset, n)) is not None}
+    stages = {n: s for n in DIFFUSION_STAGES if (s := getattr(preset, n)) is not None}
     configs = [c for s in stages.values() for c in (s.data, s.easy_data) if c is not None]
+    if not configs:
+        assert preset.autoencoder is not None
+        # Single frames.
+        configs = [DataConfig(num_frames=1, crop=preset.autoencoder.crop)]
+        if validation is not None:
+            raise ValueError("stage 0 alone restores no clips: leave out --validation")
     data = TrainingData(
         data_specs,
         num_frames=max(c.num_frames for c in configs),
@@ -122,12 +128,13 @@ def train_preset(
         model = load_model(init)
     else:
         assert preset.model is not None
-        assert preset.autoencoder is not None
         model = (
-            recipe.train_autoencoder(Divd(preset.model), preset.autoencoder)
+            Divd(preset.model)
             if autoencoder is None
             else with_autoencoder(preset.model, autoencoder, preset.seed)
         )
+    if preset.autoencoder is not None and (start is None or not stages):
+        model = recipe.train_autoencoder(model, preset.autoencoder)
     for name, stage in stages.items():
         model = recipe.train_diffusion(name, model, stage)
     path = folder / "checkpoint.safetensors"
@@ -215,7 +222,7 @@ class _Recipe:
 
     def train_diffusion(self, name: str, model: Divd, stage: DiffusionStage) -> Divd:
         """Run one of the stages after stage 0."""
-        config, seed = model.config, self.preset.seed + 1 + _DIFFUSION_STAGES.index(name)
+        config, seed = model.config, self.preset.seed + 1 + DIFFUSION_STAGES.index(name)
         share = self._share(stage.data.clips_per_batch, stage.accumulation)
         easy_steps = int(stage.easy_until * stage.steps) if stage.easy_data else 0
         phases = [(easy_steps, stage.data)]
@@ -263,6 +270,7 @@ class _Recipe:
             gradient_clip=stage.gradient_clip,
             ema_decay=stage.ema_decay,
             **self.intervals,
+            images_per_sample=stage.data.num_frames,
             progress=self._progress(name),
         )
         module = DiffusionTraining(model, stage)
@@ -287,7 +295,7 @@ class _Recipe:
         first = self.accelerator.process_index * size
         return range(first, first + size)
 
-    def _progress(self, stage: str) -> Callable[[int, int, dict[str, float]], None] | None:
+    def _progress(self, stage: str) -> loop.ProgressFn | None:
         if self.progress is None:
             return None
         report = self.progress

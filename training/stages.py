@@ -43,7 +43,8 @@ class AutoencoderTraining(nn.Module):
 
     def __init__(self, autoencoder: Autoencoder, stage: AutoencoderStage):
         super().__init__()
-        self.autoencoder = autoencoder
+        # One of a checkpoint comes frozen.
+        self.autoencoder = autoencoder.requires_grad_(True)
         self.stage = stage
 
     def forward(self, images: Tensor, noise: Tensor) -> dict[str, Tensor]:
