@@ -46,6 +46,8 @@ class DrawnClip:
     """What passes in front in that shot, uint8 `[3, S, S]`."""
     noise_seed: int = 0
     """Seed of the noise on the blurry frames."""
+    noise_probability: float = 0.0
+    """How likely that seed gives any."""
     crf: int | None = None
     """Quality factor of the H.264 that the blurry frames go through; None if they do not."""
 
@@ -64,6 +66,7 @@ def draw_clip(source: Source, config: DataConfig, generator: torch.Generator) ->
     return dataclasses.replace(
         clip,
         noise_seed=_integer(2**62, generator),
+        noise_probability=config.noise_share,
         crf=16 + _integer(17, generator) if compressed else None,
     )
 
@@ -123,7 +126,10 @@ def finish_clips(
     blurry, sharp = (
         torch.stack([pairs[i][part] for i in range(len(drawn))]) for part in (0, 1)
     )
-    blurry = degrade(blurry, [torch.Generator().manual_seed(c.noise_seed) for c in drawn])
+    generators = [torch.Generator().manual_seed(clip.noise_seed) for clip in drawn]
+    blurry = degrade(
+        blurry, generators, noise_probability=[clip.noise_probability for clip in drawn]
+    )
     _compress(blurry, [clip.crf for clip in drawn])
     return blurry, sharp
 

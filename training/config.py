@@ -41,8 +41,10 @@ class DataConfig:
     """The share that are shaken real clips; what is left is already sharp."""
     pair_shrinking: float = 1.0
     """Real pairs are shrunk by up to this factor before they are cropped (the papers: 1)."""
+    noise_share: float = 0.6
+    """Share of all clips, real pairs too, with sensor noise after the blur (the papers: 0)."""
     compressed_share: float = 0.15
-    """Share of all clips that go through H.264 after the blur."""
+    """Share of all clips that go through H.264 after that (the papers: 0)."""
     shake: ShakeConfig = field(default_factory=ShakeConfig)
     """The synthetic blur."""
 
@@ -50,7 +52,7 @@ class DataConfig:
         for name in ("num_frames", "crop", "clips_per_batch", "pair_shrinking"):
             if not getattr(self, name) >= 1:
                 raise ConfigError(f"{name} must be 1 or more, got {getattr(self, name)}")
-        for name in ("photo_share", "clip_share", "compressed_share"):
+        for name in ("photo_share", "clip_share", "noise_share", "compressed_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
         if self.photo_share + self.clip_share > 1 + 1e-6:
@@ -274,7 +276,9 @@ _PAPER_STAGE = DiffusionStage(
     # The paper gives neither the updates nor the clips per update.
     steps=10_000,
     trains=("blur_encoder.",),
-    data=DataConfig(num_frames=16, crop=256, clips_per_batch=32),
+    data=DataConfig(
+        num_frames=16, crop=256, clips_per_batch=32, noise_share=0.0, compressed_share=0.0
+    ),
     gradient_checkpointing=True,
     optimizer="adamw",
     learning_rate=5e-5,
