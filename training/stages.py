@@ -136,9 +136,11 @@ def draw_timestep(
 ) -> int:
     """Draw a timestep: the last one alone at first, then the stage's mix."""
     kind = float(torch.rand((), generator=generator))
-    high = 700 * (last + 1) // 1000
-    lowest = high if kind < stage.last_timestep_share + stage.high_timestep_share else 0
-    other = lowest + int(torch.randint(last - lowest, (), generator=generator))
+    if kind < stage.last_timestep_share + stage.high_timestep_share:
+        lowest, above = 700 * (last + 1) // 1000, last
+    else:
+        lowest, above = 0, last + 1
+    other = lowest + int(torch.randint(above - lowest, (), generator=generator))
     if progress < stage.mixed_from or kind < stage.last_timestep_share:
         return last
     return other
