@@ -61,7 +61,9 @@ def add_train(commands: Any) -> None:
         "--save-every", type=float, default=60, help="seconds between states (default: 60)"
     )
     parser.add_argument(
-        "--workers", type=int, default=1, help="processes that draw clips (default: 1)"
+        "--workers",
+        type=int,
+        help="processes that draw clips (default: one on a CPU, else up to 8 by cores)",
     )
     parser.add_argument("--device", default="auto", choices=("auto", "cpu"))
     parser.add_argument("--export", metavar="FILE", help="write the checkpoint here as well")

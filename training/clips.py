@@ -71,6 +71,16 @@ def draw_clip(source: Source, config: DataConfig, generator: torch.Generator) ->
     )
 
 
+def clip_bytes(config: DataConfig) -> int:
+    """Return how many bytes of pixels a drawn clip has at most."""
+    filmed = (config.crop + 2 * _MARGIN) ** 2
+    # A real pair, a filmed run of frames, a filmed photo with a foreground.
+    per_channel = max(
+        2 * config.num_frames * config.crop**2, config.num_frames * filmed, 2 * filmed
+    )
+    return 3 * per_channel
+
+
 def synthetic_kinds(source: SyntheticSource, config: DataConfig) -> list[tuple[float, DrawFn]]:
     """List the kinds of clips that a source is to give and can give, with their shares."""
     kinds: list[tuple[float, DrawFn]] = []

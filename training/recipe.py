@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,12 +24,14 @@ from ..models.layers import multiplies_bfloat16
 from ..restoration.load import choose_device
 from ..video.atomic import write_file
 from . import loop
+from .clips import clip_bytes
 from .config import DIFFUSION_STAGES, AutoencoderStage, DataConfig, DiffusionStage, Preset
 from .data import ClipLoader, DrawnClip, TrainingData, clip_generator
 from .loop import Run, train
 from .stages import AutoencoderTraining, DiffusionTraining, draw
 from .states import whole_weights
 from .validation import ValidationClips
+from .workers import choose_workers
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -54,7 +57,7 @@ def train_preset(
     log_every: int = 20,
     save_every_s: float = 60.0,
     export: str | Path | None = None,
-    num_workers: int = 1,
+    num_workers: int | None = None,
     progress: ProgressFn | None = None,
 ) -> Path:
     """Run the stages of a preset and export the checkpoint.
@@ -76,7 +79,7 @@ def train_preset(
         log_every: Updates between lines of the log.
         save_every_s: Seconds between states.
         export: Where to write the checkpoint besides.
-        num_workers: Processes that draw clips; 0 draws them in between.
+        num_workers: Processes that draw clips; 0 draws them in between, None chooses.
         progress: Called after every update.
 
     Returns:
@@ -107,18 +110,19 @@ def train_preset(
     )
     clips = None if validation is None else ValidationClips(validation, configs[-1], folder)
     start = autoencoder if init is None else init
+    accelerator = make_accelerator(device, preset.precision, folder)
     recipe = _Recipe(
         preset=preset,
         data=data,
         folder=folder,
-        accelerator=make_accelerator(device, preset.precision, folder),
+        accelerator=accelerator,
         validation=clips,
         intervals={
             "validate_every": validate_every,
             "log_every": log_every,
             "save_every_s": save_every_s,
         },
-        num_workers=num_workers,
+        num_workers={n: _num_workers(num_workers, s, accelerator) for n, s in stages.items()},
         progress=progress,
         provenance=_provenance(preset, data_specs, init, autoencoder),
         licence=LICENCE if start is None else read_info(start).licence,
@@ -164,7 +168,8 @@ class _Recipe:
     validation: ValidationClips | None
     intervals: dict[str, Any]
     """Of logging, saving and validating, as `Run` takes them."""
-    num_workers: int
+    num_workers: dict[str, int]
+    """By stage."""
     progress: ProgressFn | None
     provenance: dict[str, object]
     licence: str
@@ -235,7 +240,7 @@ class _Recipe:
             seed=seed,
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
-            num_workers=self.num_workers,
+            num_workers=self.num_workers[name],
         )
 
         def batches(first: int, last: int) -> Iterator[list[_MicroBatch]]:
@@ -300,6 +305,13 @@ class _Recipe:
             return None
         report = self.progress
         return lambda step, steps, values: report(stage, step, steps, values)
+
+
+def _num_workers(wanted: int | None, stage: DiffusionStage, accelerator: Accelerator) -> int:
+    share = stage.data.clips_per_batch // accelerator.num_processes
+    clip = max(clip_bytes(c) for c in (stage.data, stage.easy_data) if c is not None)
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return choose_workers(wanted, max(share, 1) * clip, accelerator.device, local)
 
 
 def is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:

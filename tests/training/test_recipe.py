@@ -8,12 +8,14 @@ import random
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import torch
 from video_deblur.models.checkpoint import load_model, read_info
+from video_deblur.training import workers
 from video_deblur.training.config import AutoencoderStage, DataConfig, DiffusionStage, Preset
 from video_deblur.training.recipe import is_hidden_matrix, train_preset
 
@@ -140,6 +142,16 @@ def test_stage_0_alone_goes_on_from_a_checkpoint(tmp_path, data_folder, small_co
         assert torch.equal(value, ours[name.replace("blur_encoder.", "autoencoder.encoder.")])
     with pytest.raises(ValueError, match="stage 0 alone restores no clips"):
         train(alone, data_folder, tmp_path / "run", init=start, validation="pairs:none")
+
+
+def test_too_many_workers_are_refused_before_stage_0(
+    tmp_path, data_folder, small_config, monkeypatch
+):
+    monkeypatch.setattr(workers, "_SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(workers.shutil, "disk_usage", lambda path: SimpleNamespace(free=1e6))
+    with pytest.raises(ValueError, match="--workers 1 may need"):
+        train(make_preset(small_config), data_folder, tmp_path / "run", num_workers=1)
+    assert not list(tmp_path.rglob("*.jsonl"))
 
 
 @pytest.mark.parametrize("kind", ["small_config", "kl_config"])
