@@ -32,7 +32,7 @@ UNITS = (
     WindowAttention,
 )
 """At full size 50 million weights at most, where a level of the UNet has up to 428 million; and
-what is left over, which stays gathered from the way there to the way back, 11 million."""
+what is left over, which stays gathered from the way there to the way back, 10 million."""
 
 
 def is_split(accelerator: Accelerator) -> bool:

@@ -81,15 +81,12 @@ def weights_survive_validation():
         return torch.equal(module(x), before)
 
 
-def begin():
-    """Join the processes, which end each training by parting."""
-    PartialState._reset_state()
-    # What hangs ends the test soon.
-    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
-
-
 def main():
     config, data, pairs, init, folder = sys.argv[1:]
+    # What hangs ends the test soon.
+    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+    # Training ends by parting; processes that part cannot be relied on to meet again.
+    PartialState.destroy_process_group = lambda state, group=None: None
     recipe.make_accelerator = make_splitting
     loop.load_state = load_and_count
     StageValidation.measure = measure_apart
@@ -108,7 +105,6 @@ def main():
             num_workers=0,
         )
 
-    begin()
     rank = dist.get_rank()
     survived = weights_survive_validation()
     train("whole")
@@ -118,12 +114,13 @@ def main():
         early.mkdir(parents=True)
         for path in [*states.glob("stage1_*.pt"), min(states.glob("stage2_*.pt"))]:
             shutil.copy(path, early)
-    begin()
+    dist.barrier()
     train("resumed")
     path = Path(folder) / f"held_{rank}.json"
     path.write_text(json.dumps({**held, "survived": survived}))
     # Meshes keep gloo's threads alive; one that lets go of a tensor while Python ends aborts
     # the process. So it ends without clearing up.
+    dist.barrier()
     os._exit(0)
 
 

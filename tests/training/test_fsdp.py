@@ -20,7 +20,7 @@ from video_deblur.training.fsdp import choose_units
 from video_deblur.training.recipe import train_preset
 
 SCRIPT = Path(__file__).with_name("split_over_two.py")
-STAGES = {"stage1": 2, "stage2": 3}
+STAGES = {"stage1": 1, "stage2": 3}
 
 
 def write_images(folder, count, size, seed):
