@@ -138,9 +138,10 @@ def train(
             # Gradients are averaged over the processes once per update; FSDP would keep them
             # whole until then, and they are as large as the weights.
             with nullcontext() if last or split else accelerator.no_sync(wrapped):
+                arguments = prepare(micro_batch)
                 # accelerate leaves out autocast with FSDP.
                 with accelerator.autocast():
-                    values = wrapped(*prepare(micro_batch))
+                    values = wrapped(*arguments)
                 accelerator.backward(values["loss"].mean() / len(micro_batches))
             log.add(values)
         norm = accelerator.clip_grad_norm_(parameters.values(), run.gradient_clip)
