@@ -24,9 +24,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
+from .fsdp import choose_units, is_split, let_go
 from .muon import Muon
-from .states import Progress, load_state, save_state
+from .states import Progress, load_state, save_state, whole
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -119,6 +121,9 @@ def train(
         ValueError: If the folder holds states of another network.
     """
     plain_optimizers = _optimizers(run, module, accelerator)
+    split = is_split(accelerator)
+    if split:
+        choose_units(accelerator, module)
     wrapped, *optimizers = accelerator.prepare(module, *plain_optimizers)
     parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
     average = {n: p.detach().clone().float() for n, p in parameters.items()}
@@ -135,13 +140,18 @@ def train(
             optimizer.zero_grad(set_to_none=True)
         for index, micro_batch in enumerate(micro_batches):
             last = index == len(micro_batches) - 1
-            # Gradients are averaged over the processes once per update.
-            with nullcontext() if last else accelerator.no_sync(wrapped):
-                values = wrapped(*prepare(micro_batch))
+            # Gradients are averaged over the processes once per update; FSDP would keep them
+            # whole until then, and they are as large as the weights.
+            with nullcontext() if last or split else accelerator.no_sync(wrapped):
+                arguments = prepare(micro_batch)
+                # accelerate leaves out autocast with FSDP.
+                with accelerator.autocast():
+                    values = wrapped(*arguments)
                 accelerator.backward(values["loss"].mean() / len(micro_batches))
             log.add(values)
         norm = accelerator.clip_grad_norm_(parameters.values(), run.gradient_clip)
         assert isinstance(norm, Tensor)
+        norm = whole(norm)
         if torch.isfinite(norm):
             skipped_in_a_row = 0
             for optimizer in optimizers:
@@ -161,9 +171,10 @@ def train(
         measured: dict[str, float] = {}
         done = step == run.steps
         if validation is not None and (done or _is_due(step, run.validate_every)):
-            with averaged(parameters, average):
+            with averaged(module, parameters, average):
                 measured = validation.measure(step)
-                if measured["validation_psnr"] > best:
+                # Processes may differ by a rounding, but gather the weights together.
+                if _any(accelerator, measured["validation_psnr"] > best):
                     best = measured["validation_psnr"]
                     validation.keep()
         if done or measured or _is_due(step, run.log_every):
@@ -193,7 +204,9 @@ def schedule_factor(step: int, steps: int, warmup_steps: int) -> float:
 
 
 @contextmanager
-def averaged(parameters: dict[str, nn.Parameter], average: dict[str, Tensor]) -> Iterator[None]:
+def averaged(
+    module: nn.Module, parameters: dict[str, nn.Parameter], average: dict[str, Tensor]
+) -> Iterator[None]:
     """Put the averaged weights in place for a while."""
     with torch.no_grad():
         trained = {name: p.detach().clone() for name, p in parameters.items()}
@@ -205,6 +218,8 @@ def averaged(parameters: dict[str, nn.Parameter], average: dict[str, Tensor]) ->
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(trained[name])
+        if any(isinstance(value, DTensor) for value in average.values()):
+            let_go(module)
 
 
 class _Log:
@@ -299,7 +314,7 @@ def _optimizers(
         for name, parameter in parameters.items()
         if run.takes_muon is not None and run.takes_muon(name, parameter)
     }
-    if matrices and str(accelerator.distributed_type) == "DistributedType.FSDP":
+    if matrices and is_split(accelerator):
         raise ValueError(
             'optimizer "muon" needs whole matrices, which FSDP splits; use "adamw" or DDP'
         )

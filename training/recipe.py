@@ -414,7 +414,8 @@ def make_accelerator(device: str, precision: str, folder: Path) -> Accelerator:
         mixed_precision=precision,
         log_with="tensorboard" if tensorboard else None,
         project_dir=folder,
-        # The decoder has no part in batches without a clip at the last timestep.
+        # What a stage trains need not have a part in its losses: the decoder without one of
+        # pixels.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
     if tensorboard:

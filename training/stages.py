@@ -244,11 +244,13 @@ class DiffusionTraining(nn.Module):
         """Return the loss per clip, 0 where it has none, and the gain in dB, NaN there."""
         last = self.model.config.schedule.num_timesteps - 1
         every = self.stage.pixel_loss == "decoder"
-        clips = torch.nonzero(draws.timesteps >= (0 if every else last)).flatten()
+        counted = draws.timesteps >= (0 if every else last)
+        clips = torch.nonzero(counted).flatten()
+        if not len(clips):
+            # One for nothing: processes that train together have to use the same weights.
+            clips = clips.new_zeros(1)
         loss = restored.new_zeros(len(blurry))
         gain = torch.full_like(loss, torch.nan)
-        if not len(clips):
-            return loss, gain
         frames = draws.frames[clips]
         blurry, truth = _take(blurry[clips], frames), _take(sharp[clips], frames)
         latents = _take(restored[clips], frames)
@@ -258,7 +260,9 @@ class DiffusionTraining(nn.Module):
         floor = _annealed(self.stage.pixel_floor, progress)
         error = log_error(decoded, truth, floor)
         pixels = error + self.stage.fft_weight * spectrum_l1(decoded, truth)
+        pixels = torch.where(counted[clips], pixels, 0.0)
         won = 10 * (log_error(blurry, truth, floor) - error).detach()
+        won = torch.where(counted[clips], won, torch.nan)
         return loss.index_copy(0, clips, pixels), gain.index_copy(0, clips, won)
 
     def _restore(self, blurry: Tensor, noise: Tensor) -> Tensor:

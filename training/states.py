@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -76,7 +76,7 @@ def save_state(
             get_optimizer_state_dict(module, optimizer, options=options)
             for optimizer in optimizers
         ],
-        "average": {key: _whole(value) for key, value in average.items()},
+        "average": _gathered(average, accelerator.is_main_process),
     }
     if accelerator.is_main_process:
         path = folder / "states" / f"{name}_{progress.step:07d}.pt"
@@ -103,29 +103,31 @@ def load_state(
 ) -> Progress:
     """Load the newest state that can be read into everything given.
 
+    The main process chooses it; every process must call this.
+
     Raises:
-        ValueError: If it is the state of another network or optimizer.
+        ValueError: If it is the state of another network or optimizer, or if not every
+            process can read it.
     """
-    for _, path in sorted(_states(folder, name), reverse=True):
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-            logger.warning("%s: cannot be read (%s); trying the one before", path, error)
-            continue
-        _check(path, state, average, optimizers)
-        options = StateDictOptions(full_state_dict=True, strict=False)
-        # The optimizers' states are made before they are filled, unless gradients wait.
-        module.zero_grad(set_to_none=True)
-        set_model_state_dict(module, state["weights"], options=options)
-        for optimizer, values in zip(optimizers, state["optimizers"], strict=True):
-            set_optimizer_state_dict(module, optimizer, values, options=options)
-        with torch.no_grad():
-            for key, value in average.items():
-                value.copy_(_split_as(state["average"][key], value))
-        progress = Progress(**state["progress"])
-        logger.info("%s: resumed at update %d", name, progress.step)
-        return progress
-    return Progress()
+    chosen = _newest(folder, name) if _rank() == 0 else None
+    path = _from_main(None if chosen is None else chosen[0])
+    if path is None:
+        return Progress()
+    # The others map the file into memory: a copy each would not fit beside large models.
+    state = _mapped(path) if chosen is None else chosen[1]
+    _check(path, state, average, optimizers)
+    options = StateDictOptions(full_state_dict=True, strict=False)
+    # The optimizers' states are made before they are filled, unless gradients wait.
+    module.zero_grad(set_to_none=True)
+    set_model_state_dict(module, state["weights"], options=options)
+    for optimizer, values in zip(optimizers, state["optimizers"], strict=True):
+        set_optimizer_state_dict(module, optimizer, values, options=options)
+    with torch.no_grad():
+        for key, value in average.items():
+            value.copy_(_split_as(state["average"][key], value))
+    progress = Progress(**state["progress"])
+    logger.info("%s: resumed at update %d", name, progress.step)
+    return progress
 
 
 def whole_weights(module: nn.Module, average: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -136,7 +138,7 @@ def whole_weights(module: nn.Module, average: dict[str, Tensor]) -> dict[str, Te
     weights = module.state_dict()
     merged = {**weights, **average}
     return {
-        name: _whole(merged[name]).detach().to("cpu", value.dtype)
+        name: whole(merged[name]).detach().to("cpu", value.dtype)
         for name, value in weights.items()
     }
 
@@ -146,6 +148,38 @@ def _states(folder: Path, name: str) -> Iterator[tuple[int, Path]]:
         step = path.stem.removeprefix(f"{name}_")
         if step.isdigit():
             yield int(step), path
+
+
+def _newest(folder: Path, name: str) -> tuple[Path, dict[str, Any]] | None:
+    """Return the newest state that can be read."""
+    for _, path in sorted(_states(folder, name), reverse=True):
+        try:
+            return path, torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+            logger.warning("%s: cannot be read (%s); trying the one before", path, error)
+    return None
+
+
+def _mapped(path: Path) -> dict[str, Any]:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except OSError as error:
+        raise ValueError(
+            f"{path}: the main process reads it, process {_rank()} cannot ({error}); the "
+            "folder of a run must be one that all machines share"
+        ) from error
+
+
+def _rank() -> int:
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def _from_main(value: Path | None) -> Path | None:
+    """Return what the main process passes."""
+    values = [value]
+    if distributed.is_initialized():
+        distributed.broadcast_object_list(values)
+    return values[0]
 
 
 def _check(
@@ -169,9 +203,19 @@ def _is_split(average: dict[str, Tensor]) -> bool:
     return any(isinstance(value, DTensor) for value in average.values())
 
 
-def _whole(value: Tensor) -> Tensor:
-    """Gather what FSDP has split."""
-    return value.full_tensor().cpu() if isinstance(value, DTensor) else value
+def _gathered(tensors: dict[str, Tensor], keep: bool) -> dict[str, Tensor]:
+    """Return whole tensors on the CPU; nothing if not `keep`, which only helps to gather."""
+    gathered = {}
+    for name, value in tensors.items():
+        tensor = whole(value)
+        if keep:
+            gathered[name] = tensor.cpu()
+    return gathered
+
+
+def whole(value: Tensor) -> Tensor:
+    """Gather what FSDP has split; every process must call this."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def _split_as(value: Tensor, like: Tensor) -> Tensor:

@@ -102,6 +102,26 @@ def test_parts_of_an_update_add_up_to_it(tmp_path, run_training):
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
+def test_losses_are_computed_in_the_runs_precision_and_batches_are_not(
+    tmp_path, accelerator, monkeypatch
+):
+    autocast = torch.autocast("cpu", dtype=torch.bfloat16)
+    monkeypatch.setattr(accelerator, "autocast", lambda: autocast)
+    enabled = {"prepare": [], "forward": []}
+
+    class Watched(Network):
+        def forward(self, step, x):
+            enabled["forward"].append(torch.is_autocast_enabled("cpu"))
+            return super().forward(step, x)
+
+    def prepare(micro_batch):
+        enabled["prepare"].append(torch.is_autocast_enabled("cpu"))
+        return micro_batch
+
+    train(make_run(tmp_path, steps=2), accelerator, Watched(), make_batches(), prepare)
+    assert enabled == {"prepare": [False] * 2, "forward": [True] * 2}
+
+
 def test_training_learns_and_logs(tmp_path, run_training):
     seen = []
     values = {"steps": 60, "log_every": 20, "images_per_sample": 8}

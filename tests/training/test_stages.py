@@ -156,6 +156,22 @@ def test_the_decoders_pixel_loss_does_not_reach_the_latents(model):
     assert torch.equal(*gradients)
 
 
+def test_a_batch_without_the_last_timestep_uses_the_decoder_for_nothing(model):
+    stage = dataclasses.replace(STAGE, trains=("unet.", "autoencoder.decoder."))
+    module = DiffusionTraining(model, stage)
+    blurry, sharp = make_clips()
+    draws = make_draws(stage, model.config, blurry)
+    draws = dataclasses.replace(draws, timesteps=torch.tensor([3, 998]))
+    values = module(blurry, sharp, draws)
+    values["loss"].sum().backward()
+    assert values["gain_db"].isnan().all()
+    gradients = [p.grad for p in model.autoencoder.decoder.parameters()]
+    # Processes that train together reduce the gradients of the same weights.
+    assert all(gradient is not None and not gradient.any() for gradient in gradients)
+    without = DiffusionTraining(model, dataclasses.replace(stage, pixel_loss="off"))
+    assert torch.equal(values["loss"], without(blurry, sharp, draws)["loss"])
+
+
 def test_relative_losses_divide_by_the_error_of_copying(model):
     stage = dataclasses.replace(STAGE, pixel_loss="off", coherence_weight=0.0)
     blurry, sharp = make_clips()

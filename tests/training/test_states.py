@@ -144,6 +144,13 @@ def test_the_state_of_another_network_is_refused(tmp_path, accelerator):
         other.load(tmp_path)
 
 
+def test_a_state_that_only_the_main_process_sees_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(states, "_rank", lambda: 1)
+    monkeypatch.setattr(states, "_from_main", lambda path: tmp_path / "stage_0000001.pt")
+    with pytest.raises(ValueError, match=r"stage_0000001\.pt: .* that all machines share"):
+        Trained(0).load(tmp_path)
+
+
 def test_whole_weights_take_the_average_where_there_is_one():
     trained = Trained(0)
     weights = whole_weights(trained.module, trained.average)
