@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import os
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +65,7 @@ def add_train(commands: Any) -> None:
         action="store_true",
         help="train every preset given with every seed, and write a table",
     )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="for --compare")
+    parser.add_argument("--seeds", type=int, nargs="+", help="for --compare (default: 0 1)")
     parser.add_argument(
         "--unequal-budget",
         action="store_true",
@@ -77,6 +78,7 @@ def _train(args: argparse.Namespace) -> None:
     from .training.report import write_report
 
     logging.getLogger("video_deblur").setLevel(logging.INFO)
+    _check_options(args)
     if args.compare:
         _compare(args)
         return
@@ -88,12 +90,31 @@ def _train(args: argparse.Namespace) -> None:
         print(write_report(args.out))
 
 
+def _check_options(args: argparse.Namespace) -> None:
+    """Refuse what would be passed over in silence, or be missed only at the end."""
+    if not args.out:
+        raise ValueError("--out names no folder")
+    if args.compare:
+        for option, value in (
+            ("--export", args.export),
+            ("--report", args.report),
+            ("--seed", args.seed),
+        ):
+            if value not in (None, False):
+                raise ValueError(f"{option} is of one run, not of a comparison; leave it out")
+    elif args.seeds is not None or args.unequal_budget:
+        option = "--unequal-budget" if args.seeds is None else "--seeds"
+        raise ValueError(f"{option} is for --compare; add it, or name one --seed")
+    if args.report and find_spec("matplotlib") is None:
+        raise ValueError("--report needs matplotlib; install it, or leave out --report")
+
+
 def _train_one(args: argparse.Namespace) -> Path:
     from .training.config import load_preset
 
     if len(args.preset) > 1:
         raise ValueError(f"expected one preset, got {', '.join(args.preset)}; or --compare")
-    return _run_training(_with_changes(load_preset(args.preset[0]), args), args.out, args)
+    return _run_alone(_with_changes(load_preset(args.preset[0]), args), args.out, args)
 
 
 def _compare(args: argparse.Namespace) -> None:
@@ -116,8 +137,8 @@ def _compare(args: argparse.Namespace) -> None:
 
     comparison = compare(
         configs,
-        args.seeds,
-        lambda preset, folder: _run_training(preset, folder, args),
+        [0, 1] if args.seeds is None else args.seeds,
+        lambda preset, folder: _run_alone(preset, folder, args),
         score,
         args.out,
         score_name="validation PSNR, dB",
@@ -153,10 +174,28 @@ def _run_training(preset: Preset, folder: str | Path, args: argparse.Namespace) 
     )
 
 
+def _run_alone(preset: Preset, folder: str | Path, args: argparse.Namespace) -> Path:
+    """Train while no other run writes to the folder."""
+    import torch
+
+    from .training.preflight import run_lock
+
+    try:
+        with run_lock(folder):
+            return _run_training(preset, folder, args)
+    except torch.OutOfMemoryError as error:
+        raise ValueError(
+            f"out of memory ({error}); raise accumulation, take gradient_checkpointing, fewer "
+            "clips_per_batch or num_frames, or a smaller crop"
+        ) from error
+
+
 def _with_changes(preset: Preset, args: argparse.Namespace) -> Preset:
     """Apply --steps, --autoencoder-steps and --seed."""
     changes: dict[str, Any] = {} if args.seed is None else {"seed": args.seed}
-    if args.autoencoder_steps is not None and preset.autoencoder is not None:
+    if args.autoencoder_steps is not None:
+        if preset.autoencoder is None or args.init or args.autoencoder:
+            raise ValueError("--autoencoder-steps: this run has no stage 0; leave it out")
         changes["autoencoder"] = dataclasses.replace(
             preset.autoencoder, steps=args.autoencoder_steps
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -199,6 +200,8 @@ class Preset:
     def __post_init__(self) -> None:
         if (self.model is None) != (self.autoencoder is None):
             raise ConfigError("model and autoencoder (stage 0) come together or not at all")
+        if not any((self.autoencoder, self.joint, self.stage1, self.stage2)):
+            raise ConfigError("names no stage to run")
         if not 0 <= self.seed < 2**62:
             raise ConfigError(f"seed must be between 0 and 2^62, got {self.seed}")
 
@@ -397,6 +400,15 @@ def load_preset(name_or_path: str | Path) -> Preset:
         raise ConfigError(f'{path}: "preset" must be one of {", ".join(PRESETS)}')
     base = config_to_dict(PRESETS[name])
     return config_from_dict(Preset, _merged(base, values), str(path))
+
+
+def flat_fields(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every value below nested dictionaries with its dotted path."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from flat_fields(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -131,7 +131,8 @@ def _read(sequence: PairedSequence, num_frames: int) -> tuple[Tensor, Tensor]:
     """Read `[3, T, H, W]` in -1..1, blurry and sharp."""
     if len(sequence.sharp) < num_frames:
         raise ValueError(
-            f"{sequence.name}: has {len(sequence.sharp)} frames, validation needs {num_frames}"
+            f"validation sequence {sequence.name}: has {len(sequence.sharp)} frames, validation"
+            f" needs {num_frames}; remove it or train on shorter clips"
         )
     first = sequence.blurry[0]
     size = check_image(first)
