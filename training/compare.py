@@ -217,6 +217,9 @@ def _check_folder(run: _Run) -> None:
                 "another folder"
             )
         return
+    if "score" not in record and not any(p != run.record_path for p in run.folder.iterdir()):
+        # Failed before it began, maybe for just what is different now.
+        return
     before = dict(flat_fields({name: record.get(name) for name in run.identity}))
     now = dict(flat_fields(run.identity))
     for path in {**now, **before}:
