@@ -175,7 +175,7 @@ def _run_training(preset: Preset, folder: str | Path, args: argparse.Namespace) 
 
 
 def _run_alone(preset: Preset, folder: str | Path, args: argparse.Namespace) -> Path:
-    """Train while no other run writes to the folder."""
+    """Train while no other run writes to the folder; say what to do when memory ends."""
     import torch
 
     from .training.preflight import run_lock
@@ -187,6 +187,14 @@ def _run_alone(preset: Preset, folder: str | Path, args: argparse.Namespace) -> 
         raise ValueError(
             f"out of memory ({error}); raise accumulation, take gradient_checkpointing, fewer "
             "clips_per_batch or num_frames, or a smaller crop"
+        ) from error
+    except RuntimeError as error:
+        # The loader's signal handler raises it wherever the main thread is.
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise ValueError(
+            f"a process that draws clips has died ({error}), maybe of too little memory or "
+            "/dev/shm; take fewer --workers, the same command goes on from the last state"
         ) from error
 
 

@@ -8,8 +8,10 @@ import signal
 import cv2
 import numpy as np
 import pytest
+import torch
 from video_deblur.cli import main
 from video_deblur.models.config import config_to_dict
+from video_deblur.training import recipe
 from video_deblur.training.preflight import run_lock
 
 
@@ -175,6 +177,31 @@ def test_a_run_goes_on_with_the_settings_it_was_begun_with_alone(capsys, data, c
     (data / "data").rename(data / "below" / "data")
     arguments[1] = f"synthetic:{data / 'below' / 'data'}"
     assert train(capsys, config(), *arguments, "--save-every", "5")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (torch.OutOfMemoryError("2 GB"), r"out of memory (2 GB); raise accumulation, take grad"),
+        (
+            RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed."),
+            "a process that draws clips has died (DataLoader worker (pid 5) is killed by",
+        ),
+    ],
+)
+def test_running_out_of_memory_is_one_line(capsys, monkeypatch, data, config, error, message):
+    def run_out(*args, **options):
+        raise error
+
+    monkeypatch.setattr(recipe, "train_preset", run_out)
+    arguments = [config(), "--data", f"synthetic:{data / 'data'}", "--out", data / "run"]
+    code, _, err = train(capsys, *arguments)
+    assert code == 2
+    assert err.startswith(f"video-deblur: {message}")
+    monkeypatch.setattr(error, "args", ("a mistake of ours",))
+    if type(error) is RuntimeError:
+        with pytest.raises(RuntimeError, match="mistake of ours"):
+            train(capsys, *arguments)
 
 
 def test_a_folder_of_something_else_is_left_alone(capsys, data, config):
