@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 
 import cv2
@@ -216,6 +217,15 @@ def test_a_folder_of_something_else_is_left_alone(capsys, data, config):
     code, _, err = train(capsys, *arguments[:-1], run / "config.json")
     assert code == 2
     assert "config.json: is a file, expected the folder of a run" in err
+
+
+def test_more_workers_than_cores_are_one_warning(capsys, caplog, recwarn, data, config):
+    arguments = [config(), "--data", f"synthetic:{data / 'data'}", "--out", data / "run"]
+    count = os.cpu_count() + 1
+    assert train(capsys, *arguments, "--workers", count)[0] == 0
+    warning = f"{count} workers are more than the {count - 1} cores"
+    assert [r.message for r in caplog.records if r.levelname == "WARNING"] == [warning]
+    assert not [w for w in recwarn if "DataLoader" in str(w.message)]
 
 
 def test_two_runs_do_not_write_one_folder(capsys, data, config):

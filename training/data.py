@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import warnings
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -145,6 +146,8 @@ class ClipLoader:
             OSError: If a file cannot be read any more.
             ValueError: If a file is not what it was.
         """
+        # Said once and in a line of our own, by `preflight`.
+        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
         updates = range(first_update, last_update)
         loader = DataLoader(
             self._clips,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,8 @@ from .data import TrainingData
 from .sources import SyntheticSource
 from .stages import check_trained_parts
 
+logger = logging.getLogger(__name__)
+
 _STAGES = ("autoencoder", "joint", "stage1", "stage2")
 
 
@@ -51,6 +54,8 @@ def check_request(
     """
     if num_workers < 0:
         raise ValueError(f"workers must be 0 or more, got {num_workers}")
+    if num_workers > (os.cpu_count() or num_workers):
+        logger.warning("%d workers are more than the %d cores", num_workers, os.cpu_count())
     if validate_every < 0:
         raise ValueError(f"updates between validations must be 0 or more, got {validate_every}")
     if not 0 <= save_every_s < math.inf:
