@@ -22,6 +22,7 @@ from .cli_evaluate import add_evaluate
 from .cli_options import (
     add_encoding_options,
     add_engine_options,
+    cleared_line,
     described,
     end_progress_line,
     load_engine,
@@ -35,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     parser = build_parser()
     args = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    form = f"{cleared_line()}%(levelname)s: %(message)s"
+    logging.basicConfig(level=logging.WARNING, format=form)
     # A polite kill unwinds like Ctrl-C, so that nothing half-written stays behind.
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -70,7 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_demo(commands: Any) -> None:
-    parser = commands.add_parser("demo", help="restore the bundled clip and show the result")
+    parser = commands.add_parser("demo", help="restore the bundled clips and show the result")
     parser.add_argument("--out", default="video_deblur_demo", help="folder for the results")
     add_engine_options(parser)
     parser.set_defaults(run=_demo)
@@ -137,18 +139,20 @@ def _add_info(commands: Any) -> None:
 
 
 def _demo(args: argparse.Namespace) -> None:
-    from .evaluation.demo import run_demo
+    from .evaluation.demo import CLIPS, run_demo
 
     deblurrer, settings = load_engine(args)
     started = time.monotonic()
-    results = run_demo(args.out, deblurrer, settings, progress_bar("restoring"))
-    end_progress_line()
-    before, after = results.input_scores, results.scores
-    print(f"          PSNR      SSIM   ({results.num_frames} frames, mean)")
-    print(f"blurry    {before['psnr']:.2f} dB  {before['ssim']:.4f}")
-    print(f"restored  {after['psnr']:.2f} dB  {after['ssim']:.4f}")
+    files: list[Path] = []
+    print("clip    frames  blurry            restored (PSNR and SSIM, mean)", flush=True)
+    for clip in CLIPS:
+        result = run_demo(clip, args.out, deblurrer, settings, progress_bar(clip.name))
+        end_progress_line()
+        scores = (f"{s['psnr']:.2f} dB  {s['ssim']:.4f}" for s in (result.before, result.after))
+        print(f"{clip.name:6}  {result.num_frames:6}  {'  '.join(scores)}", flush=True)
+        files += result.files
     print(f"{settings.steps} step(s), {time.monotonic() - started:.1f} s. Written:")
-    for path in results.files:
+    for path in files:
         print(f"  {path}")
 
 

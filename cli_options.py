@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from .models.config import DivdConfig
     from .restoration.pipeline import Deblurrer
     from .restoration.settings import RestorationSettings
+
+_CLEAR_REST = "\x1b[K"
 
 
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
@@ -102,7 +105,6 @@ def described(args: argparse.Namespace, settings: RestorationSettings) -> dict[s
 def progress_bar(label: str) -> Callable[[float, float | None], None]:
     """Return a callback (done, total) that draws a bar when the output is a terminal."""
     started = time.monotonic()
-    width = 30
 
     def draw(done: float, total: float | None) -> None:
         elapsed = time.monotonic() - started
@@ -111,19 +113,35 @@ def progress_bar(label: str) -> Callable[[float, float | None], None]:
         if total:
             share = min(done / total, 1.0)
             left = elapsed * (1 - share) / share if share > 0 else 0
-            bar = "#" * round(width * share)
-            text = f"{label} [{bar:{width}}] {100 * share:3.0f} %  {left:5.0f} s left"
+            draw_bar(label, share, f"{left:5.0f} s left")
         else:
-            text = f"{label} {done:.0f} frames, {elapsed:.0f} s"
-        print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
+            _draw_line(f"{label} {done:.0f} frames, {elapsed:.0f} s")
 
     return draw
 
 
+def draw_bar(label: str, share: float, more: str) -> None:
+    """Draw a bar over the line of the one before, as wide as the terminal leaves it."""
+    text = f"{100 * share:3.0f} %  {more}"
+    width = min(30, shutil.get_terminal_size().columns - len(f"{label} []  {text}") - 1)
+    bar = "#" * round(width * share)
+    _draw_line(f"{label} [{bar:{width}}] {text}" if width >= 5 else f"{label}  {text}")
+
+
+def _draw_line(text: str) -> None:
+    # A line that wraps could not be drawn over.
+    text = text[: shutil.get_terminal_size().columns - 1]
+    print(f"\r{text}{_CLEAR_REST}", end="", file=sys.stderr, flush=True)
+
+
 def end_progress_line() -> None:
     """Clear the line that a bar was drawn on."""
-    if sys.stderr.isatty():
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    print(cleared_line(), end="", file=sys.stderr, flush=True)
+
+
+def cleared_line() -> str:
+    """Return what clears the line of a bar: nothing where there are no bars."""
+    return f"\r{_CLEAR_REST}" if sys.stderr.isatty() else ""
 
 
 def write_json(path: str | None, values: dict[str, Any]) -> None:

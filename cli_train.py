@@ -5,11 +5,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+import math
 import os
+import sys
+import time
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .cli_options import draw_bar, end_progress_line
 
 if TYPE_CHECKING:
     from .training.config import Preset
@@ -38,7 +43,13 @@ def add_train(commands: Any) -> None:
     parser.add_argument(
         "--autoencoder", metavar="CHECKPOINT", help="take its autoencoder instead of stage 0"
     )
-    parser.add_argument("--steps", type=int, help="updates, of a preset with one main stage")
+    parser.add_argument(
+        "--stages",
+        nargs="+",
+        metavar="STAGE",
+        help="run these of the preset's stages alone: autoencoder, joint, stage1, stage2",
+    )
+    parser.add_argument("--steps", type=int, help="updates of the one main stage that runs")
     parser.add_argument("--autoencoder-steps", type=int, help="updates of stage 0")
     parser.add_argument("--seed", type=int, help="seed of weights, data and noise")
     parser.add_argument(
@@ -51,7 +62,9 @@ def add_train(commands: Any) -> None:
         "--save-every", type=float, default=60, help="seconds between states (default: 60)"
     )
     parser.add_argument(
-        "--workers", type=int, default=1, help="processes that draw clips (default: 1)"
+        "--workers",
+        type=int,
+        help="processes that draw clips (default: one on a CPU, else up to 8 by cores)",
     )
     parser.add_argument("--device", default="auto", choices=("auto", "cpu"))
     parser.add_argument("--export", metavar="FILE", help="write the checkpoint here as well")
@@ -131,9 +144,8 @@ def _compare(args: argparse.Namespace) -> None:
 
     def score(checkpoint: Path) -> float:
         preset = load_preset(checkpoint.parent / "config.json")
-        last = [n for n in ("joint", "stage1", "stage2") if getattr(preset, n) is not None][-1]
         # The last score, not the best one, which would pick by luck.
-        return read_log(checkpoint.parent / f"{last}.jsonl")[-1]["validation_psnr"]
+        return read_log(checkpoint.parent / f"{preset.stages[-1]}.jsonl")[-1]["validation_psnr"]
 
     comparison = compare(
         configs,
@@ -170,7 +182,7 @@ def _run_training(preset: Preset, folder: str | Path, args: argparse.Namespace) 
         save_every_s=args.save_every,
         export=args.export,
         num_workers=args.workers,
-        progress=_training_line,
+        progress=_TrainingProgress(),
     )
 
 
@@ -199,36 +211,77 @@ def _run_alone(preset: Preset, folder: str | Path, args: argparse.Namespace) -> 
 
 
 def _with_changes(preset: Preset, args: argparse.Namespace) -> Preset:
-    """Apply --steps, --autoencoder-steps and --seed."""
+    """Apply --stages, --steps, --autoencoder-steps and --seed."""
+    if args.stages is not None:
+        preset = preset.only(args.stages)
     changes: dict[str, Any] = {} if args.seed is None else {"seed": args.seed}
     if args.autoencoder_steps is not None:
-        if preset.autoencoder is None or args.init or args.autoencoder:
+        replaced = args.autoencoder or (args.init and preset.stages != ("autoencoder",))
+        if preset.autoencoder is None or replaced:
             raise ValueError("--autoencoder-steps: this run has no stage 0; leave it out")
         changes["autoencoder"] = dataclasses.replace(
             preset.autoencoder, steps=args.autoencoder_steps
         )
     if args.steps is not None:
-        names = [n for n in ("joint", "stage1", "stage2") if getattr(preset, n) is not None]
-        if len(names) != 1:
+        names = [n for n in preset.stages if n != "autoencoder"]
+        if not names:
+            raise ValueError("--steps: only stage 0 runs; use --autoencoder-steps")
+        if len(names) > 1:
             raise ValueError(
-                f"--steps: this preset has the stages {', '.join(names)}; set their steps in a "
-                "JSON file"
+                f"--steps: this preset has the stages {', '.join(names)}; choose one with "
+                "--stages, or set their steps in a JSON file"
             )
         changes[names[0]] = dataclasses.replace(getattr(preset, names[0]), steps=args.steps)
     return dataclasses.replace(preset, **changes)
 
 
-def _training_line(stage: str, step: int, steps: int, values: dict[str, float]) -> None:
-    shown = [f"{stage} {step}/{steps}", f"loss {values['loss']:.4f}"]
-    shown += [
-        f"{label} {values[name]:.2f}"
-        for label, name in (
-            ("gain dB", "gain_db"),
-            ("PSNR", "psnr"),
-            ("validation gain dB", "validation_gain_db"),
-        )
-        if name in values
-    ]
-    left = str(timedelta(seconds=round(values["left_s"])))
-    shown += [f"{values['samples_per_s']:.1f} samples/s", f"{left} left"]
-    print("  ".join(shown), flush=True)
+class _TrainingProgress:
+    """A bar where the output is a terminal, a line at every log line where it is not."""
+
+    def __init__(self) -> None:
+        self._stage = ""
+        self._shown: dict[str, float] = {}
+
+    def __call__(
+        self, stage: str, step: int, steps: int, values: dict[str, float] | None
+    ) -> None:
+        if stage != self._stage:
+            self._stage, self._shown = stage, {}
+            self._first, self._started = step, time.monotonic()
+        terminal = sys.stderr.isatty()
+        label = f"{stage} {step}/{steps}"
+        if values is not None:
+            self._shown = values
+            # In a terminal, validations and the end of a stage stay readable above the bar.
+            if not terminal or step == steps or "validation_gain_db" in values:
+                end_progress_line()
+                print("  ".join([label, *_described(values, values["left_s"])]), flush=True)
+        if terminal and step < steps:
+            # What fits beside a bar in 80 columns.
+            shown = {n: v for n, v in self._shown.items() if n in ("loss", "images_per_s")}
+            more = _described(shown, self._left_s(step, steps))
+            draw_bar(label, step / steps, "  ".join(more))
+
+    def _left_s(self, step: int, steps: int) -> float:
+        """Estimate from the updates since the first one, which is slow."""
+        done = step - self._first
+        if not done:
+            return math.nan
+        return (time.monotonic() - self._started) / done * (steps - step)
+
+
+def _described(values: dict[str, float], left_s: float) -> list[str]:
+    """Say what a line of the log says, in a person's words."""
+    forms = {
+        "loss": "loss {:.4f}",
+        "gain_db": "gain dB {:.2f}",
+        "psnr": "PSNR {:.2f}",
+        "validation_gain_db": "validation gain dB {:.2f}",
+        "images_per_s": "{:.1f} images/s",
+    }
+    shown = [form.format(values[name]) for name, form in forms.items() if name in values]
+    if values.get("skipped_updates"):
+        shown.append(f"{values['skipped_updates']:.0f} skipped")
+    if math.isfinite(left_s):
+        shown.append(f"{timedelta(seconds=round(left_s))} left")
+    return shown

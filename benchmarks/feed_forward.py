@@ -120,6 +120,7 @@ def train_network(
         gradient_clip=stage.gradient_clip,
         # Of fewer updates than that preset's, the last few hundred.
         ema_decay=0.995,
+        images_per_sample=_WINDOWS,
         progress=_print_progress,
     )
     weights = whole_weights(module, train(run, accelerator, module, batches, prepare))
@@ -157,10 +158,12 @@ def restore_dataset(network: DblrNet, dataset: str, folder: Path) -> None:
         print(f"{sequence.name}: {len(frames)} frames", flush=True)
 
 
-def _print_progress(step: int, steps: int, values: dict[str, float]) -> None:
+def _print_progress(step: int, steps: int, values: dict[str, float] | None) -> None:
+    if values is None:
+        return
     print(
         f"{step}/{steps}  loss {values['loss']:.4f}  gain dB {values['gain_db']:.3f}  "
-        f"{values['samples_per_s']:.2f} clips/s  {values['left_s'] / 60:.0f} min left",
+        f"{values['images_per_s']:.2f} images/s  {values['left_s'] / 60:.0f} min left",
         flush=True,
     )
 

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from video_deblur.cli import main
+from video_deblur.evaluation.demo import before_after
 from video_deblur.restoration import files, segments
 from video_deblur.restoration.pipeline import Deblurrer
 from video_deblur.video.frames import FrameFolder
@@ -575,12 +576,31 @@ def test_evaluate_names_frames_without_a_partner(checkpoint, tmp_path, capsys):
     assert "street: frame 000 is in only one of blur/ and sharp/" in line
 
 
-def test_demo_writes_videos_a_picture_and_scores(checkpoint, tmp_path, capsys):
+def test_demo_writes_videos_pictures_and_scores(checkpoint, tmp_path, capsys):
     assert main(["demo", "--checkpoint", checkpoint, "--out", str(tmp_path / "demo")]) == 0
-    shown = capsys.readouterr().out
-    assert "blurry    20.5" in shown
-    names = {path.name for path in (tmp_path / "demo").iterdir()}
-    assert names == {"restored.mp4", "side_by_side.mp4", "before_after.png"}
-    with VideoReader(tmp_path / "demo" / "side_by_side.mp4") as reader:
-        assert (reader.info.width, reader.info.height) == (768, 256)
-        assert len(list(reader)) == 24
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[1].startswith("shake       17  27.3")
+    assert shown[2].startswith("street      24  20.5")
+    kinds = ("restored.mp4", "side_by_side.mp4", "before_after.png")
+    names = {f"{clip}_{kind}" for clip in ("shake", "street") for kind in kinds}
+    assert {path.name for path in (tmp_path / "demo").iterdir()} == names
+    for clip, size, num_frames in (("shake", (512, 256), 17), ("street", (768, 256), 24)):
+        with VideoReader(tmp_path / "demo" / f"{clip}_side_by_side.mp4") as reader:
+            assert (reader.info.width, reader.info.height) == size
+            assert len(list(reader)) == num_frames
+        picture = cv2.imread(str(tmp_path / "demo" / f"{clip}_before_after.png"))
+        # A frame and two crops of its size, three times.
+        assert picture.shape == (3 * size[1], 3 * size[0] // 2, 3)
+
+
+def test_the_picture_leaves_its_frames_as_they_are():
+    frames = [np.full((64, 96, 3), value, np.uint8) for value in (0, 128, 255)]
+    picture = before_after(frames, [(0, 0)])
+    assert picture.shape == (128, 288, 3)
+    assert [np.unique(frame).tolist() for frame in frames] == [[0], [128], [255]]
+    # Crops show the frame, not its label.
+    assert [np.unique(picture[64:, i * 96 : i * 96 + 96]).tolist() for i in range(3)] == [
+        [0],
+        [128],
+        [255],
+    ]

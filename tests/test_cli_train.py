@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 
 import cv2
@@ -67,6 +68,7 @@ def test_a_run_with_its_report_and_export(capsys, data, config):
     code, out, _ = train(capsys, *arguments, "--report", "--export", exported)
     assert code == 0
     assert "joint 2/2  loss" in out
+    assert "images/s" in out
     assert "0:00:00 left" in out
     assert out.splitlines()[-2:] == [
         str(run / "checkpoint.safetensors"),
@@ -79,6 +81,44 @@ def test_a_run_with_its_report_and_export(capsys, data, config):
     assert (code, again.split()) == (0, [str(run / "report.html")])
     assert main(["info", str(exported)]) == 0
     assert "synthetic:data" in capsys.readouterr().out
+
+
+def test_a_terminal_shows_a_bar_that_names_loss_speed_and_time_left(
+    capsys, data, config, monkeypatch
+):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    arguments = ["--data", f"synthetic:{data / 'data'}", "--out", data / "run"]
+    more = ["--validation", f"pairs:{data / 'pairs'}", "--validate-every", "20"]
+    code, out, err = train(capsys, config(), *arguments, *more, "--steps", "22")
+    assert code == 0
+    drawn = [line[:-3] for line in err.split("\r") if line.startswith("joint")]
+    assert [line.split()[1] for line in drawn] == [f"{step}/22" for step in range(1, 22)]
+    assert re.fullmatch(
+        r"joint 21/22 \[#{7,30} +\]  95 %  loss -?[\d.]+  [\d.]+ images/s  0:00:0\d left",
+        drawn[-1],
+    )
+    assert max(map(len, drawn)) < 80
+    assert [line.split()[:2] for line in out.splitlines()[:-1]] == [
+        ["autoencoder", "2/2"],
+        ["joint", "20/22"],
+        ["joint", "22/22"],
+    ]
+
+
+def test_one_stage_alone_from_a_checkpoint(capsys, data, config):
+    path = config()
+    changes = json.loads(path.read_text())
+    stages = {"stage1": {"steps": 1, "data": changes["joint"]["data"]}, "stage2": None}
+    two = data / "two.json"
+    two.write_text(json.dumps({**changes, **stages}))
+    arguments = ["--data", f"synthetic:{data / 'data'}"]
+    assert train(capsys, path, *arguments, "--out", data / "start")[0] == 0
+    start = data / "start" / "checkpoint.safetensors"
+    arguments += ["--init", start, "--stages", "stage1", "--steps", "3"]
+    code, out, _ = train(capsys, two, *arguments, "--out", data / "run")
+    assert code == 0
+    assert [line.split()[:2] for line in out.splitlines()[:-1]] == [["stage1", "3/3"]]
 
 
 def test_comparing_two_presets(capsys, data, config):
@@ -107,7 +147,12 @@ GOOD = ("GOOD", "--data", "synthetic:DATA")
         (["tiny", "--data", "DATA"], "KIND:PATH"),
         (["tiny", "--data", "synthetic:missing"], "missing"),
         (["tiny-further", "--data", "synthetic:DATA"], "name one with --init"),
-        (["paper", "--steps", "5"], "stages stage1, stage2; set their steps in a JSON file"),
+        (["paper", "--steps", "5"], "stages stage1, stage2; choose one with --stages, or set"),
+        (
+            ["paper", "--stages", "joint"],
+            "stage 'joint' is none of this preset's: stage1, stage2",
+        ),
+        (["tiny", "--stages", "autoencoder", "--steps", "5"], "use --autoencoder-steps"),
         (["tiny", "--compare", "--data", "synthetic:DATA"], "--validation"),
         (["BAD", "--data", "synthetic:DATA"], "joint: unknown field 'stepz'"),
         ([*GOOD, "--steps", "0"], "steps must be 1 or more, got 0"),
@@ -183,7 +228,10 @@ def test_a_run_goes_on_with_the_settings_it_was_begun_with_alone(capsys, data, c
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (torch.OutOfMemoryError("2 GB"), r"out of memory (2 GB); raise accumulation, take grad"),
+        (
+            torch.OutOfMemoryError("2 GB"),
+            r"out of memory (2 GB); raise accumulation, take grad",
+        ),
         (
             RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed."),
             "a process that draws clips has died (DataLoader worker (pid 5) is killed by",

@@ -46,6 +46,8 @@ class DrawnClip:
     """What passes in front in that shot, uint8 `[3, S, S]`."""
     noise_seed: int = 0
     """Seed of the noise on the blurry frames."""
+    noise_probability: float = 0.0
+    """How likely that seed gives any."""
     crf: int | None = None
     """Quality factor of the H.264 that the blurry frames go through; None if they do not."""
 
@@ -64,8 +66,19 @@ def draw_clip(source: Source, config: DataConfig, generator: torch.Generator) ->
     return dataclasses.replace(
         clip,
         noise_seed=_integer(2**62, generator),
+        noise_probability=config.noise_share,
         crf=16 + _integer(17, generator) if compressed else None,
     )
+
+
+def clip_bytes(config: DataConfig) -> int:
+    """Return how many bytes of pixels a drawn clip has at most."""
+    filmed = (config.crop + 2 * _MARGIN) ** 2
+    # A real pair, a filmed run of frames, a filmed photo with a foreground.
+    per_channel = max(
+        2 * config.num_frames * config.crop**2, config.num_frames * filmed, 2 * filmed
+    )
+    return 3 * per_channel
 
 
 def synthetic_kinds(source: SyntheticSource, config: DataConfig) -> list[tuple[float, DrawFn]]:
@@ -123,7 +136,10 @@ def finish_clips(
     blurry, sharp = (
         torch.stack([pairs[i][part] for i in range(len(drawn))]) for part in (0, 1)
     )
-    blurry = degrade(blurry, [torch.Generator().manual_seed(c.noise_seed) for c in drawn])
+    generators = [torch.Generator().manual_seed(clip.noise_seed) for clip in drawn]
+    blurry = degrade(
+        blurry, generators, noise_probability=[clip.noise_probability for clip in drawn]
+    )
     _compress(blurry, [clip.crf for clip in drawn])
     return blurry, sharp
 

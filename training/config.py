@@ -1,14 +1,11 @@
-"""What a training run does: the stages and their presets.
-
-Each preset carries the score it reached; `docs/results.md` has the runs behind it.
-"""
+"""What a training run does: the stages and their presets."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +21,9 @@ from ..models.config import (
     config_to_dict,
 )
 from ..video.camera_shake import ShakeConfig
+
+DIFFUSION_STAGES = ("joint", "stage1", "stage2")
+"""Fields of `Preset` in the order in which they run, after stage 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,14 +42,18 @@ class DataConfig:
     """The share that are shaken real clips; what is left is already sharp."""
     pair_shrinking: float = 1.0
     """Real pairs are shrunk by up to this factor before they are cropped (the papers: 1)."""
+    noise_share: float = 0.6
+    """Share of all clips, real pairs too, with sensor noise after the blur (the papers: 0)."""
     compressed_share: float = 0.15
-    """Share of all clips that go through H.264 after the blur."""
+    """Share of all clips that go through H.264 after that (the papers: 0)."""
     shake: ShakeConfig = field(default_factory=ShakeConfig)
     """The synthetic blur."""
 
     def __post_init__(self) -> None:
         _check(self, 1, "num_frames", "crop", "clips_per_batch", "pair_shrinking")
-        _check(self, 0, "photo_share", "clip_share", "compressed_share", highest=1)
+        _check(
+            self, 0, "photo_share", "clip_share", "noise_share", "compressed_share", highest=1
+        )
         if self.photo_share + self.clip_share > 1 + 1e-6:
             raise ConfigError(
                 f"photo_share and clip_share add up to {self.photo_share + self.clip_share}, "
@@ -200,10 +204,32 @@ class Preset:
     def __post_init__(self) -> None:
         if (self.model is None) != (self.autoencoder is None):
             raise ConfigError("model and autoencoder (stage 0) come together or not at all")
-        if not any((self.autoencoder, self.joint, self.stage1, self.stage2)):
+        if not self.stages:
             raise ConfigError("names no stage to run")
         if not 0 <= self.seed < 2**62:
             raise ConfigError(f"seed must be between 0 and 2^62, got {self.seed}")
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Names of its stages, in order."""
+        names = ("autoencoder", *DIFFUSION_STAGES)
+        return tuple(name for name in names if getattr(self, name) is not None)
+
+    def only(self, names: Sequence[str]) -> Preset:
+        """Return the preset with some of its stages alone.
+
+        Raises:
+            ConfigError: If it does not have one of them.
+        """
+        for name in names:
+            if name not in self.stages:
+                raise ConfigError(
+                    f"stage {name!r} is none of this preset's: {', '.join(self.stages)}"
+                )
+        dropped: dict[str, None] = {n: None for n in self.stages if n not in names}
+        if "autoencoder" in dropped:
+            dropped["model"] = None
+        return dataclasses.replace(self, **dropped)
 
 
 def _check(
@@ -300,7 +326,9 @@ _PAPER_STAGE = DiffusionStage(
     # The paper gives neither the updates nor the clips per update.
     steps=10_000,
     trains=("blur_encoder.",),
-    data=DataConfig(num_frames=16, crop=256, clips_per_batch=32),
+    data=DataConfig(
+        num_frames=16, crop=256, clips_per_batch=32, noise_share=0.0, compressed_share=0.0
+    ),
     gradient_checkpointing=True,
     optimizer="adamw",
     learning_rate=5e-5,
@@ -370,7 +398,7 @@ PRESETS = {
     ),
 }
 """By name: "tiny" from scratch, "tiny-further" from a checkpoint that "tiny" gave, "paper" the
-two stages of Wang & Long from pretrained weights."""
+two stages of Wang & Long from pretrained weights. `docs/training.md` has the score of each."""
 
 
 def load_preset(name_or_path: str | Path) -> Preset:

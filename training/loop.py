@@ -37,6 +37,8 @@ _MAX_NON_FINITE = 10
 
 BatchesFn = Callable[[int, int], Iterable[Sequence[Any]]]
 """From the first and last (exclusive) step to, for each, its micro batches."""
+ProgressFn = Callable[[int, int, "dict[str, float] | None"], None]
+"""Called with (step, steps, values): averaged values at every log line, else None."""
 PrepareFn = Callable[[Any], tuple[Any, ...]]
 """From a micro batch to the arguments of the trained module, on its device."""
 
@@ -85,8 +87,10 @@ class Run:
     """Updates between lines of the log."""
     validate_every: int = 0
     """Updates between validations; 0: only at the end."""
-    progress: Callable[[int, int, dict[str, float]], None] | None = None
-    """Called with (step, steps, averaged values) at every log line."""
+    images_per_sample: int = 1
+    """Frames of a clip; the log counts images per second."""
+    progress: ProgressFn | None = None
+    """Called after every update."""
 
 
 def train(
@@ -119,7 +123,8 @@ def train(
     parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
     average = {n: p.detach().clone().float() for n, p in parameters.items()}
     resumed = load_state(run.folder, run.name, module, plain_optimizers, average)
-    step, best, non_finite = resumed.step, resumed.best, 0
+    step, best = resumed.step, resumed.best
+    skipped, skipped_in_a_row = resumed.skipped, resumed.skipped_in_a_row
     log = _Log(run, accelerator, resumed)
     last_saved = time.monotonic()
     for micro_batches in log.timed(batches(step, run.steps)):
@@ -138,14 +143,15 @@ def train(
         norm = accelerator.clip_grad_norm_(parameters.values(), run.gradient_clip)
         assert isinstance(norm, Tensor)
         if torch.isfinite(norm):
-            non_finite = 0
+            skipped_in_a_row = 0
             for optimizer in optimizers:
                 optimizer.step()
             _update_average(run, parameters, average, step)
         else:
-            non_finite += 1
+            skipped += 1
+            skipped_in_a_row += 1
             logger.warning("update %d: gradient is not finite, skipped", step)
-            if non_finite >= _MAX_NON_FINITE:
+            if skipped_in_a_row >= _MAX_NON_FINITE:
                 raise FloatingPointError(
                     f"the gradient was not finite {_MAX_NON_FINITE} times in a row at update "
                     f"{step}; lower the learning rate"
@@ -161,9 +167,18 @@ def train(
                     best = measured["validation_psnr"]
                     validation.keep()
         if done or measured or _is_due(step, run.log_every):
-            log.write(step, {"learning_rate": run.learning_rate * factor, **measured})
+            more = {"learning_rate": run.learning_rate * factor, "skipped_updates": skipped}
+            log.write(step, {**more, **measured})
+        elif run.progress is not None and accelerator.is_main_process:
+            run.progress(step, run.steps, None)
         if done or _any(accelerator, time.monotonic() - last_saved > run.save_every_s):
-            progress = Progress(step=step, best=best, elapsed_s=log.elapsed_s)
+            progress = Progress(
+                step=step,
+                best=best,
+                elapsed_s=log.elapsed_s,
+                skipped=skipped,
+                skipped_in_a_row=skipped_in_a_row,
+            )
             save_state(
                 run.folder, run.name, progress, module, plain_optimizers, average, accelerator
             )
@@ -232,7 +247,7 @@ class _Log:
         line = {
             **means,
             **more,
-            "samples_per_s": samples / seconds,
+            "images_per_s": samples * self.run.images_per_sample / seconds,
             "data_wait": self.waited_s / seconds,
             "memory_gb": _memory_gb(self.accelerator.device),
         }

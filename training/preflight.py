@@ -28,14 +28,14 @@ from ..models.divd import Divd
 from ..restoration.resume import file_identity
 from ..video.atomic import write_file
 from ..video.output_lock import output_lock
-from .config import DiffusionStage, Preset, flat_fields
+from .config import DIFFUSION_STAGES, DiffusionStage, Preset, flat_fields
 from .data import TrainingData
 from .sources import SyntheticSource
 from .stages import check_trained_parts
 
 logger = logging.getLogger(__name__)
 
-_STAGES = ("autoencoder", "joint", "stage1", "stage2")
+_STAGES = ("autoencoder", *DIFFUSION_STAGES)
 
 
 def check_request(
@@ -43,7 +43,7 @@ def check_request(
     *,
     validate_every: int,
     save_every_s: float,
-    num_workers: int,
+    num_workers: int | None,
     export: str | Path | None,
 ) -> None:
     """Check what needs no data.
@@ -52,9 +52,9 @@ def check_request(
         ValueError: If a number is out of range or `export` is no name for a checkpoint.
         OSError: If the folder, or that of `export`, cannot be written.
     """
-    if num_workers < 0:
+    if num_workers is not None and num_workers < 0:
         raise ValueError(f"workers must be 0 or more, got {num_workers}")
-    if num_workers > (os.cpu_count() or num_workers):
+    if num_workers is not None and num_workers > (os.cpu_count() or num_workers):
         logger.warning("%d workers are more than the %d cores", num_workers, os.cpu_count())
     if validate_every < 0:
         raise ValueError(f"updates between validations must be 0 or more, got {validate_every}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,7 +23,9 @@ from ..models.divd import Divd
 from ..models.layers import multiplies_bfloat16
 from ..restoration.load import choose_device
 from ..video.atomic import write_file
-from .config import AutoencoderStage, DiffusionStage, Preset
+from . import loop
+from .clips import clip_bytes
+from .config import DIFFUSION_STAGES, AutoencoderStage, DataConfig, DiffusionStage, Preset
 from .data import ClipLoader, DrawnClip, TrainingData, clip_generator
 from .loop import Run, train
 from .preflight import (
@@ -36,17 +39,17 @@ from .preflight import (
 from .stages import AutoencoderTraining, DiffusionTraining, draw
 from .states import whole_weights
 from .validation import ValidationClips
+from .workers import choose_workers
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 logger = logging.getLogger(__name__)
 
-ProgressFn = Callable[[str, int, int, dict[str, float]], None]
-"""Called with (stage, step, steps, averaged values)."""
+ProgressFn = Callable[[str, int, int, "dict[str, float] | None"], None]
+"""Called with (stage, step, steps, values): averaged values at every log line, else None."""
 _MicroBatch = tuple[int, list[int], list[DrawnClip]]
 """Update, places of the clips in it, clips."""
-_DIFFUSION_STAGES = ("joint", "stage1", "stage2")
 
 
 def train_preset(
@@ -62,7 +65,7 @@ def train_preset(
     log_every: int = 20,
     save_every_s: float = 60.0,
     export: str | Path | None = None,
-    num_workers: int = 1,
+    num_workers: int | None = None,
     progress: ProgressFn | None = None,
 ) -> Path:
     """Run the stages of a preset and export the checkpoint.
@@ -75,8 +78,8 @@ def train_preset(
         folder: Where states, logs, pictures, `best.safetensors` (with `validation`) and
             `checkpoint.safetensors` go.
         device: "auto" or "cpu"; several devices and processes by `accelerate launch`.
-        init: Name or path of a checkpoint to start from; stage 0 is then skipped and the
-            checkpoint's config kept.
+        init: Name or path of a checkpoint to start from, which keeps its config. Stage 0 is
+            then skipped, or if it is the only stage goes on from the checkpoint's autoencoder.
         autoencoder: Name or path of a checkpoint whose autoencoder is taken as stage 0 would
             leave it; everything else starts from the preset.
         validation: Pairs that are restored now and then, `KIND:PATH`.
@@ -84,8 +87,8 @@ def train_preset(
         log_every: Updates between lines of the log.
         save_every_s: Seconds between states.
         export: Where to write the checkpoint besides.
-        num_workers: Processes that draw clips; 0 draws them in between.
-        progress: Called at every log line.
+        num_workers: Processes that draw clips; 0 draws them in between, None chooses.
+        progress: Called after every update.
 
     Returns:
         Path of the exported checkpoint: averaged weights in half precision.
@@ -111,8 +114,14 @@ def train_preset(
         "init": None if init is None else read_info(init),
         "autoencoder": None if autoencoder is None else read_info(autoencoder),
     }
-    stages = {n: s for n in _DIFFUSION_STAGES if (s := getattr(preset, n)) is not None}
+    stages = {n: s for n in DIFFUSION_STAGES if (s := getattr(preset, n)) is not None}
     configs = [c for s in stages.values() for c in (s.data, s.easy_data) if c is not None]
+    if not configs:
+        assert preset.autoencoder is not None
+        # Single frames.
+        configs = [DataConfig(num_frames=1, crop=preset.autoencoder.crop)]
+        if validation is not None:
+            raise ValueError("stage 0 alone restores no clips: leave out --validation")
     data = TrainingData(
         data_specs,
         num_frames=max(c.num_frames for c in configs),
@@ -126,18 +135,19 @@ def train_preset(
         check_autoencoder(config.autoencoder, start.config.autoencoder, autoencoder)
     check_stages(preset, config, data)
     begin_run(folder, preset, origin_of(data_specs, data, **sources, validation=validation))
+    accelerator = make_accelerator(device, preset.precision, folder)
     recipe = _Recipe(
         preset=preset,
         data=data,
         folder=folder,
-        accelerator=make_accelerator(device, preset.precision, folder),
+        accelerator=accelerator,
         validation=clips,
         intervals={
             "validate_every": validate_every,
             "log_every": log_every,
             "save_every_s": save_every_s,
         },
-        num_workers=num_workers,
+        num_workers={n: _num_workers(num_workers, s, accelerator) for n, s in stages.items()},
         progress=progress,
         provenance=_provenance(preset, data_specs, init, autoencoder),
         licence=LICENCE if start is None else start.licence,
@@ -147,12 +157,13 @@ def train_preset(
         model = load_model(init)
     else:
         assert preset.model is not None
-        assert preset.autoencoder is not None
         model = (
-            recipe.train_autoencoder(Divd(preset.model), preset.autoencoder)
+            Divd(preset.model)
             if autoencoder is None
             else with_autoencoder(preset.model, autoencoder, preset.seed)
         )
+    if preset.autoencoder is not None and (start is None or not stages):
+        model = recipe.train_autoencoder(model, preset.autoencoder)
     for name, stage in stages.items():
         model = recipe.train_diffusion(name, model, stage)
     path = folder / "checkpoint.safetensors"
@@ -182,7 +193,8 @@ class _Recipe:
     validation: ValidationClips | None
     intervals: dict[str, Any]
     """Of logging, saving and validating, as `Run` takes them."""
-    num_workers: int
+    num_workers: dict[str, int]
+    """By stage."""
     progress: ProgressFn | None
     provenance: dict[str, object]
     licence: str
@@ -240,7 +252,7 @@ class _Recipe:
 
     def train_diffusion(self, name: str, model: Divd, stage: DiffusionStage) -> Divd:
         """Run one of the stages after stage 0."""
-        config, seed = model.config, self.preset.seed + 1 + _DIFFUSION_STAGES.index(name)
+        config, seed = model.config, self.preset.seed + 1 + DIFFUSION_STAGES.index(name)
         share = self._share(stage.data.clips_per_batch, stage.accumulation)
         easy_steps = int(stage.easy_until * stage.steps) if stage.easy_data else 0
         phases = [(easy_steps, stage.data)]
@@ -253,7 +265,7 @@ class _Recipe:
             seed=seed,
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
-            num_workers=self.num_workers,
+            num_workers=self.num_workers[name],
         )
 
         def batches(first: int, last: int) -> Iterator[list[_MicroBatch]]:
@@ -288,6 +300,7 @@ class _Recipe:
             gradient_clip=stage.gradient_clip,
             ema_decay=stage.ema_decay,
             **self.intervals,
+            images_per_sample=stage.data.num_frames,
             progress=self._progress(name),
         )
         module = DiffusionTraining(model, stage)
@@ -312,11 +325,18 @@ class _Recipe:
         first = self.accelerator.process_index * size
         return range(first, first + size)
 
-    def _progress(self, stage: str) -> Callable[[int, int, dict[str, float]], None] | None:
+    def _progress(self, stage: str) -> loop.ProgressFn | None:
         if self.progress is None:
             return None
         report = self.progress
         return lambda step, steps, values: report(stage, step, steps, values)
+
+
+def _num_workers(wanted: int | None, stage: DiffusionStage, accelerator: Accelerator) -> int:
+    share = stage.data.clips_per_batch // accelerator.num_processes
+    clip = max(clip_bytes(c) for c in (stage.data, stage.easy_data) if c is not None)
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return choose_workers(wanted, max(share, 1) * clip, accelerator.device, local)
 
 
 def is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:

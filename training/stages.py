@@ -43,7 +43,8 @@ class AutoencoderTraining(nn.Module):
 
     def __init__(self, autoencoder: Autoencoder, stage: AutoencoderStage):
         super().__init__()
-        self.autoencoder = autoencoder
+        # One of a checkpoint comes frozen.
+        self.autoencoder = autoencoder.requires_grad_(True)
         self.stage = stage
 
     def forward(self, images: Tensor, noise: Tensor) -> dict[str, Tensor]:
@@ -135,9 +136,11 @@ def draw_timestep(
 ) -> int:
     """Draw a timestep: the last one alone at first, then the stage's mix."""
     kind = float(torch.rand((), generator=generator))
-    high = 700 * (last + 1) // 1000
-    lowest = high if kind < stage.last_timestep_share + stage.high_timestep_share else 0
-    other = lowest + int(torch.randint(last - lowest, (), generator=generator))
+    if kind < stage.last_timestep_share + stage.high_timestep_share:
+        lowest, above = 700 * (last + 1) // 1000, last
+    else:
+        lowest, above = 0, last + 1
+    other = lowest + int(torch.randint(above - lowest, (), generator=generator))
     if progress < stage.mixed_from or kind < stage.last_timestep_share:
         return last
     return other

@@ -6,6 +6,7 @@ processes split, so that a run may go on with another number of them.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import pickle
@@ -46,6 +47,10 @@ class Progress:
     """Best validation PSNR so far, in dB."""
     elapsed_s: float = 0.0
     """Time spent on those updates."""
+    skipped: int = 0
+    """Updates of which the gradient was not finite."""
+    skipped_in_a_row: int = 0
+    """Those since the last one that was."""
 
 
 def save_state(
@@ -65,9 +70,7 @@ def save_state(
         full_state_dict=True, cpu_offload=_is_split(average), ignore_frozen_params=True
     )
     state = {
-        "step": progress.step,
-        "best": progress.best,
-        "elapsed_s": progress.elapsed_s,
+        "progress": dataclasses.asdict(progress),
         "weights": get_model_state_dict(module, options=options),
         "optimizers": [
             get_optimizer_state_dict(module, optimizer, options=options)
@@ -125,8 +128,9 @@ def load_state(
         with torch.no_grad():
             for key, value in average.items():
                 value.copy_(_split_as(state["average"][key], value))
-        logger.info("%s: resumed at update %d", name, state["step"])
-        return Progress(step=state["step"], best=state["best"], elapsed_s=state["elapsed_s"])
+        progress = Progress(**state["progress"])
+        logger.info("%s: resumed at update %d", name, progress.step)
+        return progress
     return Progress()
 
 
@@ -156,6 +160,10 @@ def _check(
     average: dict[str, Tensor],
     optimizers: Sequence[torch.optim.Optimizer],
 ) -> None:
+    if "progress" not in state:
+        raise ValueError(
+            f"{path}: state of an earlier version; use another folder or delete it"
+        )
     shapes = {name: value.shape for name, value in state["average"].items()}
     if shapes != {name: value.shape for name, value in average.items()}:
         raise ValueError(f"{path}: state of another network; use another folder or delete it")

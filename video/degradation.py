@@ -21,7 +21,7 @@ def degrade(
     blurry: Tensor,
     generators: Sequence[torch.Generator],
     *,
-    noise_probability: float = 0.6,
+    noise_probability: float | Sequence[float] = 0.6,
     max_sigma: float = 0.02,
     round_to_8_bits: bool = True,
 ) -> Tensor:
@@ -33,7 +33,7 @@ def degrade(
     Args:
         blurry: `[B, ..., H, W]` in 0..1.
         generators: B CPU generators; a clip depends on its own alone.
-        noise_probability: Share of clips with noise.
+        noise_probability: Share of clips with noise, or how likely each of them has it.
         max_sigma: Largest standard deviation of either part, where white is 1.
         round_to_8_bits: Whether the result holds multiples of 1/255.
 
@@ -43,18 +43,21 @@ def degrade(
     Raises:
         ValueError: If a number is out of range, or clips and generators differ in number.
     """
-    if not 0 <= noise_probability <= 1 or max_sigma < 0:
+    if not isinstance(noise_probability, Sequence):
+        noise_probability = [noise_probability] * len(blurry)
+    if not all(0 <= p <= 1 for p in noise_probability) or max_sigma < 0:
         raise ValueError(
             "expected noise_probability in 0..1 and max_sigma >= 0, got "
             f"{noise_probability} and {max_sigma}"
         )
-    if len(blurry) != len(generators):
+    if not len(blurry) == len(generators) == len(noise_probability):
         raise ValueError(
-            f"expected one generator for each clip, got {len(generators)} for {len(blurry)}"
+            f"expected one generator and probability for each of {len(blurry)} clips, got "
+            f"{len(generators)} and {len(noise_probability)}"
         )
     result = blurry.clone()
-    for clip, generator in zip(result, generators, strict=True):
-        if float(torch.rand((), generator=generator)) < noise_probability and max_sigma > 0:
+    for clip, generator, probability in zip(result, generators, noise_probability, strict=True):
+        if float(torch.rand((), generator=generator)) < probability and max_sigma > 0:
             _add_noise(clip, max_sigma, generator)
     result.clamp_(0, 1)
     return result.mul_(255).round_().div_(255) if round_to_8_bits else result

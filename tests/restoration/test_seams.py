@@ -22,7 +22,7 @@ def deblurrer() -> Deblurrer:
 @pytest.fixture(scope="module")
 def clip() -> np.ndarray:
     """24 frames of 384x256."""
-    with VideoReader(DEMO_FOLDER / "blurry.mp4") as reader:
+    with VideoReader(DEMO_FOLDER / "street" / "blurry.mp4") as reader:
         return np.stack([frame.pixels for frame in reader])
 
 

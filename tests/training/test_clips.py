@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from video_deblur.training.clips import draw_clip, draw_image, finish_clips
-from video_deblur.training.config import DataConfig
+from video_deblur.training.config import PRESETS, DataConfig
 from video_deblur.training.sources import PairedSource, SyntheticSource
 from video_deblur.video.camera_shake import ShakeConfig
 from video_deblur.video.datasets import PairedSequence
@@ -173,6 +173,28 @@ def test_a_finished_clip_is_the_same_to_the_bit_whatever_its_neighbours(syntheti
     backwards = finish_clips(clips[::-1], "cpu")
     for one, whole in zip(backwards, together, strict=True):
         assert torch.equal(one.flip(0), whole)
+
+
+def test_the_papers_take_real_pairs_as_they_are(paired):
+    paper = PRESETS["paper"].stage2.data
+    assert (paper.noise_share, paper.compressed_share) == (0, 0)
+    config = dataclasses.replace(paper, num_frames=3, crop=27)
+    clips = [draw_clip(paired, config, seeded(i)) for i in range(8)]
+    blurry, sharp = finish_clips(clips, "cpu")
+    for index, clip in enumerate(clips):
+        assert torch.equal((blurry[index] * 255).round(), clip.blurry)
+        assert torch.equal((sharp[index] * 255).round(), clip.source)
+
+
+def test_noise_comes_in_its_share(synthetic):
+    for share, low, high in ((0.0, 0, 0), (0.5, 5, 30), (1.0, 20, 40)):
+        config = dataclasses.replace(SHARP, noise_share=share, compressed_share=0.0)
+        blurry, sharp = finish_clips(
+            [draw_clip(synthetic, config, seeded(i)) for i in range(40)], "cpu"
+        )
+        # Rounding to 8 bits swallows the weakest.
+        changed = sum(not torch.allclose(*pair) for pair in zip(blurry, sharp, strict=True))
+        assert low <= changed <= high
 
 
 def test_compression_changes_the_blurry_frames_alone(synthetic):

@@ -132,3 +132,14 @@ def test_accumulation_must_divide_the_batch():
     with pytest.raises(ConfigError, match=r"clips_per_batch \(4\).*accumulation \(8\)"):
         DiffusionStage(steps=1, data=DataConfig(clips_per_batch=4), accumulation=8)
     assert Preset(joint=DiffusionStage(steps=1)).autoencoder is None
+
+
+def test_stages_can_be_run_alone():
+    tiny, paper = load_preset("tiny"), load_preset("paper")
+    assert tiny.stages == ("autoencoder", "joint")
+    assert tiny.only(["joint"]).stages == ("joint",)
+    assert tiny.only(["joint"]).joint == tiny.joint
+    assert tiny.only(["autoencoder"]).model == tiny.model
+    assert paper.only(["stage2"]) == dataclasses.replace(paper, stage1=None)
+    with pytest.raises(ConfigError, match="stage 'joint' is none of this preset's: stage1"):
+        paper.only(["stage1", "joint"])

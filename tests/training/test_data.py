@@ -156,7 +156,7 @@ def test_workers_end_with_a_process_that_is_killed(folder, tmp_path):
     script.write_text(KILLED)
     # Its end of the pipe closes when the last worker is gone.
     done = subprocess.run(
-        [sys.executable, script, folder], stdout=subprocess.PIPE, timeout=30, check=False
+        [sys.executable, script, folder], stdout=subprocess.PIPE, timeout=180, check=False
     )
     assert done.stdout == b"drawing\n"
     assert done.returncode == -signal.SIGKILL

@@ -104,15 +104,23 @@ def test_parts_of_an_update_add_up_to_it(tmp_path, run_training):
 
 def test_training_learns_and_logs(tmp_path, run_training):
     seen = []
-    run = make_run(tmp_path, steps=60, log_every=20, progress=lambda *call: seen.append(call))
+    values = {"steps": 60, "log_every": 20, "images_per_sample": 8}
+    run = make_run(tmp_path, progress=lambda *call: seen.append(call), **values)
     run_training(run, Network())
     lines = lines_of(tmp_path)
     assert [line["step"] for line in lines] == [20, 40, 60]
     assert lines[-1]["loss"] < lines[0]["loss"]
-    assert [call[:2] for call in seen] == [(20, 60), (40, 60), (60, 60)]
-    assert seen[0][2]["left_s"] > 0 == seen[-1][2]["left_s"]
+    assert [call[:2] for call in seen] == [(step, 60) for step in range(1, 61)]
+    at_lines = [call for call in seen if call[2] is not None]
+    assert [call[0] for call in at_lines] == [20, 40, 60]
+    assert at_lines[0][2]["left_s"] > 0 == at_lines[-1][2]["left_s"]
+    # 20 updates of 16 samples of 8 images before the first line.
+    line = at_lines[0][2]
+    assert (
+        line["images_per_s"] * lines[0]["elapsed_s"] < 20 * 16 * 8 * 1.1 + line["images_per_s"]
+    )
     for line in lines:
-        assert line["samples_per_s"] > 0
+        assert line["images_per_s"] > 0
         assert 0 <= line["data_wait"] < 1
         assert line["memory_gb"] > 0
         assert line["learning_rate"] <= run.learning_rate
@@ -149,6 +157,16 @@ def test_ten_bad_updates_in_a_row_end_the_run(tmp_path, run_training):
     nine = Network(bad={*range(9), *range(10, 19)})
     run_training(make_run(tmp_path / "nine", steps=25), nine)
     assert all(value.isfinite().all() for value in nine.state_dict().values())
+    assert [line["skipped_updates"] for line in lines_of(tmp_path / "nine")][-1] == 18
+
+
+def test_skipped_updates_are_counted_across_a_resume(tmp_path, run_training):
+    run = make_run(tmp_path, steps=20)
+    with pytest.raises(StoppedError):
+        run_training(run, Network(bad=range(1, 20)), stop_at=6)
+    with pytest.raises(FloatingPointError, match="10 times in a row at update 10"):
+        run_training(run, Network(bad=range(1, 20)))
+    assert lines_of(tmp_path)[-1]["skipped_updates"] == 7
 
 
 class Scores:

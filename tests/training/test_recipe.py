@@ -8,12 +8,14 @@ import random
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import torch
 from video_deblur.models.checkpoint import load_model, read_info
+from video_deblur.training import workers
 from video_deblur.training.config import AutoencoderStage, DataConfig, DiffusionStage, Preset
 from video_deblur.training.recipe import is_hidden_matrix, train_preset
 
@@ -122,6 +124,34 @@ def test_a_preset_without_stage_0_needs_a_checkpoint(tmp_path, data_folder):
     with pytest.raises(ValueError, match="starts from a checkpoint; name one with --init"):
         train(preset, data_folder, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_stage_0_alone_goes_on_from_a_checkpoint(tmp_path, data_folder, small_config):
+    start = train(make_preset(small_config), data_folder, tmp_path / "start")
+    alone = dataclasses.replace(make_preset(small_config), seed=5).only(["autoencoder"])
+    path = train(alone, data_folder, tmp_path / "run", init=start)
+    ours, theirs = weights_of(path), weights_of(start)
+    changed = {n for n, w in ours.items() if not torch.equal(w, theirs[n])}
+    assert any(name.startswith("autoencoder.encoder.") for name in changed)
+    # Two small updates from what the checkpoint had, not from new weights.
+    fresh = weights_of(train(alone, data_folder, tmp_path / "fresh"))
+    name = max((n for n in ours if n.startswith("autoencoder.")), key=lambda n: ours[n].numel())
+    assert (ours[name] - theirs[name]).norm() < 0.2 * (fresh[name] - theirs[name]).norm()
+    blur_encoder = {n: w for n, w in ours.items() if n.startswith("blur_encoder.")}
+    for name, value in blur_encoder.items():
+        assert torch.equal(value, ours[name.replace("blur_encoder.", "autoencoder.encoder.")])
+    with pytest.raises(ValueError, match="stage 0 alone restores no clips"):
+        train(alone, data_folder, tmp_path / "run", init=start, validation="pairs:none")
+
+
+def test_too_many_workers_are_refused_before_stage_0(
+    tmp_path, data_folder, small_config, monkeypatch
+):
+    monkeypatch.setattr(workers, "_SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(workers.shutil, "disk_usage", lambda path: SimpleNamespace(free=1e6))
+    with pytest.raises(ValueError, match="--workers 1 may need"):
+        train(make_preset(small_config), data_folder, tmp_path / "run", num_workers=1)
+    assert not list(tmp_path.rglob("*.jsonl"))
 
 
 @pytest.mark.parametrize("kind", ["small_config", "kl_config"])

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from video_deblur.training.config import AutoencoderStage, DiffusionStage
+from video_deblur.training.config import PRESETS, AutoencoderStage, DiffusionStage
 from video_deblur.training.stages import (
     AutoencoderTraining,
     DiffusionTraining,
@@ -52,6 +52,14 @@ def test_timesteps_are_the_last_alone_before_the_mix():
     below = float((mixed < 700).float().mean())
     expected = 0.7 * (1 - STAGE.last_timestep_share - STAGE.high_timestep_share)
     assert abs(below - expected) < 0.05
+
+
+def test_the_papers_timesteps_are_uniform_with_the_last_among_them():
+    generator = torch.Generator().manual_seed(0)
+    stage = PRESETS["paper"].stage2
+    drawn = [draw_timestep(stage, 0.0, 4, generator) for _ in range(1000)]
+    shares = torch.bincount(torch.tensor(drawn)) / len(drawn)
+    torch.testing.assert_close(shares, torch.full((5,), 0.2), atol=0.05, rtol=0)
 
 
 def test_draws_of_a_clip_depend_on_its_generator_alone(small_config):

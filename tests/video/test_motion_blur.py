@@ -280,5 +280,10 @@ def test_sources_of_the_wrong_kind_are_refused():
         shake_clips(photos(), 2, (8, 8), CALM, several(0, 1), photos(1)[:, 0])
     with pytest.raises(ValueError, match="one generator for each clip, got 1 for 2"):
         shake_clips(photos(), 2, (8, 8), CALM, several(0))
-    with pytest.raises(ValueError, match="one generator for each clip, got 3 for 2"):
-        degrade(torch.zeros(2, 1, 3, 8, 8), several(0, 1, 2))
+    clips = torch.zeros(2, 1, 3, 8, 8)
+    with pytest.raises(ValueError, match="for each of 2 clips, got 3 and 2"):
+        degrade(clips, several(0, 1, 2))
+    with pytest.raises(ValueError, match="for each of 2 clips, got 2 and 1"):
+        degrade(clips, several(0, 1), noise_probability=[0.5])
+    with pytest.raises(ValueError, match=r"noise_probability in 0..1"):
+        degrade(clips, several(0, 1), noise_probability=[0.5, 2])

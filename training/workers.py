@@ -1,0 +1,82 @@
+"""How many processes draw clips beside a training process.
+
+Workers hand batches over through shared memory (`/dev/shm`), of which containers often have 64
+MB: with too little a worker would be killed in the middle of the run.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+_SHARED_MEMORY = Path("/dev/shm")
+_MOST = 8
+"""Chosen by itself."""
+_AHEAD = 2
+"""Batches that a worker of torch's loader draws ahead."""
+
+
+def choose_workers(
+    wanted: int | None, batch_bytes: int, device: torch.device, num_processes: int = 1
+) -> int:
+    """Return how many workers a training process starts.
+
+    Args:
+        wanted: What the user asks for; None: one where a CPU trains, which has no cores to
+            spare, else as many as there are cores for, up to 8 and what shared memory holds.
+        batch_bytes: Pixels of a training process's clips for one update.
+        device: What trains.
+        num_processes: Training processes on this machine.
+
+    Raises:
+        ValueError: If `wanted` is below 0, or more than shared memory holds.
+    """
+    if wanted is not None and wanted < 0:
+        raise ValueError(f"--workers must be 0 or more, got {wanted}")
+    fitting, free = _fitting(batch_bytes, num_processes)
+    if wanted is None:
+        spare = _num_cores() // num_processes - 1
+        chosen = 1 if device.type == "cpu" else min(max(spare, 1), _MOST)
+        if fitting >= chosen:
+            return chosen
+        logger.warning(
+            "%s has room for %d of %d worker processes (%.0f MB); clips may be late: give a "
+            "container more (docker run --shm-size)",
+            _SHARED_MEMORY,
+            fitting,
+            chosen,
+            free / 1e6,
+        )
+        return fitting
+    if wanted > fitting:
+        needed = num_processes * batch_bytes * (_AHEAD * wanted + 1)
+        raise ValueError(
+            f"--workers {wanted} may need {needed / 1e6:.0f} "
+            f"MB of {_SHARED_MEMORY}, which has {free / 1e6:.0f}; take {fitting}, or give a "
+            "container more (docker run --shm-size)"
+        )
+    return wanted
+
+
+def _fitting(batch_bytes: int, num_processes: int) -> tuple[int, int]:
+    """Return how many workers shared memory has room for, and its free bytes.
+
+    It holds what they draw ahead, and the batch that is trained on.
+    """
+    if not _SHARED_MEMORY.is_dir():
+        return 1024, 0
+    free = shutil.disk_usage(_SHARED_MEMORY).free
+    return max(0, (free // (num_processes * batch_bytes) - 1) // _AHEAD), free
+
+
+def _num_cores() -> int:
+    """Return the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
