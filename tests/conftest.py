@@ -182,6 +182,12 @@ def make_checkpoint(tmp_path: Path, small_model: Divd) -> Callable[..., Path]:
 
 
 @pytest.fixture
+def checkpoint(make_checkpoint: Callable[..., Path]) -> str:
+    """Return the path of a small checkpoint, as the command takes it."""
+    return str(make_checkpoint())
+
+
+@pytest.fixture
 def make_frames() -> Callable[..., Tensor]:
     """Smooth moving frames `[T, H, W, C]` in 0..1 with a little texture."""
 

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import signal
 import struct
-import subprocess
-import sys
-import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -18,61 +13,18 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from video_deblur.cli import main
-from video_deblur.evaluation.demo import before_after
-from video_deblur.restoration import files, segments
 from video_deblur.restoration.pipeline import Deblurrer
 from video_deblur.video.frames import FrameFolder
 from video_deblur.video.reader import VideoReader
 from video_deblur.video.writer import VideoWriter
+
+from .command import refused, run, write_clip
 
 
 @pytest.fixture
 def clip(tmp_path) -> Path:
     """Ten frames of 64x48 at 30000/1001."""
     return write_clip(tmp_path / "clip.mp4", 10, 64, 48)
-
-
-def write_clip(path: Path, num_frames: int, width: int, height: int) -> Path:
-    rows, columns = np.mgrid[:height, :width]
-    with VideoWriter(
-        path,
-        width=width,
-        height=height,
-        time_base=Fraction(1, 30000),
-        average_rate=Fraction(30000, 1001),
-        crf=4,
-    ) as writer:
-        for index in range(num_frames):
-            waves = np.sin((columns + 3 * index) / 4) * np.cos(rows / 5)
-            grey = (127 + 100 * waves).astype(np.uint8)
-            writer.write(np.stack([grey] * 3, axis=-1), index * 1001, 1001)
-    return path
-
-
-@pytest.fixture
-def checkpoint(make_checkpoint) -> str:
-    return str(make_checkpoint())
-
-
-def run(capsys, *arguments: object) -> tuple[int, str]:
-    """Run the command in this process; returns the exit code and what it said on stderr."""
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        code = main([str(argument) for argument in arguments])
-    finally:
-        signal.signal(signal.SIGTERM, handler)
-    return code, capsys.readouterr().err
-
-
-def refused(capsys, *arguments: object) -> str:
-    """Run a command that must be refused with one line and exit code 2."""
-    code, said = run(capsys, *arguments)
-    lines = [line for line in said.splitlines() if not line.startswith("WARNING")]
-    assert code == 2
-    assert len(lines) == 1, said
-    assert lines[0].startswith("video-deblur: ")
-    return lines[0]
 
 
 def test_run_keeps_frame_count_size_and_times(clip, checkpoint, tmp_path, capsys):
@@ -264,153 +216,6 @@ def test_a_pickle_is_never_executed(clip, tmp_path, capsys):
     assert not marker.exists()
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing(clip, checkpoint, tmp_path):
-    output = tmp_path / "out" / "result.mkv"
-    output.parent.mkdir()
-    # A limit on the size of files stands for a full disk: writing fails the same way.
-    script = (
-        "import resource, signal, sys; from video_deblur.cli import main\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
-        "sys.exit(main(sys.argv[1:]))"
-    )
-    arguments = ["run", clip, "-o", output, "--codec", "ffv1", "--checkpoint", checkpoint]
-    result = subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 2, result.stderr
-    assert result.stderr.startswith(f"video-deblur: {output}: could not be written")
-    assert len(result.stderr.splitlines()) == 1
-    assert list(output.parent.iterdir()) == []
-
-
-@pytest.mark.parametrize("kill", [signal.SIGTERM, signal.SIGKILL])
-def test_a_killed_run_leaves_nothing_under_the_final_name(kill, checkpoint, tmp_path):
-    clip = write_clip(tmp_path / "clip.mp4", 60, 160, 120)
-    output = tmp_path / "out.mp4"
-    arguments = ["run", clip, "-o", output, "--steps", 200, "--checkpoint", checkpoint]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "video_deblur.cli", *map(str, arguments)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-    )
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not list(tmp_path.glob(".out*")):
-        assert process.poll() is None, process.stderr.read() if process.stderr else ""
-        time.sleep(0.05)
-    assert list(tmp_path.glob(".out*")), "the run never got to writing"
-    process.send_signal(kill)
-    process.communicate(timeout=60)
-    assert process.returncode != 0
-    assert not output.exists()
-    if kill == signal.SIGTERM:
-        assert not list(tmp_path.glob(".out*"))
-
-
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "video_deblur.cli", *map(str, arguments)]
-
-
-def decoded(path: Path) -> np.ndarray:
-    with VideoReader(path) as reader:
-        return np.stack([frame.pixels for frame in reader])
-
-
-SHORT_PARTS = (
-    "from video_deblur.restoration import files, segments\n"
-    "files.PART_FRAMES, segments._SEGMENT_PIXELS = 8, 1\n"
-)
-"""So that few frames make many parts."""
-
-
-@pytest.fixture
-def _short_parts(monkeypatch):
-    monkeypatch.setattr(files, "PART_FRAMES", 8)
-    monkeypatch.setattr(segments, "_SEGMENT_PIXELS", 1)
-
-
-@pytest.mark.usefixtures("_short_parts")
-def test_a_killed_run_goes_on_and_gives_the_same_frames(checkpoint, tmp_path, capsys):
-    clip = write_clip(tmp_path / "clip.mp4", 60, 32, 24)
-    whole, output = tmp_path / "whole.mp4", tmp_path / "out.mp4"
-    options = ["--resume", "--checkpoint", checkpoint, "--window", 4, "--overlap", 0]
-    assert run(capsys, "run", clip, "-o", whole, *options)[0] == 0
-    script = f"{SHORT_PARTS}import sys; from video_deblur.cli import main; main(sys.argv[1:])"
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, "run", *map(str, (clip, "-o", output, *options))],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-    )
-    folder = tmp_path / ".out.mp4.resume"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not (folder / "000000.json").exists():
-        assert process.poll() is None, process.stderr.read() if process.stderr else ""
-        time.sleep(0.01)
-    process.kill()
-    process.communicate(timeout=60)
-    assert not output.exists()
-    report = tmp_path / "report.json"
-    code, _ = run(capsys, "run", clip, "-o", output, *options, "--json", report)
-    assert code == 0
-    assert np.array_equal(decoded(output), decoded(whole))
-    assert json.loads(report.read_text())["frames"] == 60
-    assert not list(tmp_path.glob(".*"))
-
-
-@pytest.mark.usefixtures("_short_parts")
-def test_a_full_disk_keeps_finished_parts_and_says_how_to_go_on(checkpoint, tmp_path, capsys):
-    clip = write_clip(tmp_path / "clip.mp4", 30, 32, 24)
-    output = tmp_path / "out" / "result.mkv"
-    output.parent.mkdir()
-    options = ["--resume", "--codec", "ffv1", "--checkpoint", checkpoint, "--window", 4]
-    whole = tmp_path / "whole.mkv"
-    assert run(capsys, "run", clip, "-o", whole, *options)[0] == 0
-    # Parts fit under the limit on a file's size, all of them in one file do not.
-    limit = whole.stat().st_size * 7 // 10
-    script = (
-        f"{SHORT_PARTS}import resource, signal, sys; from video_deblur.cli import main\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
-        "sys.exit(main(sys.argv[1:]))"
-    )
-    arguments = ["run", clip, "-o", output, *options]
-    result = subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 2, result.stderr
-    (line,) = result.stderr.splitlines()
-    assert "result.mkv" in line
-    assert "30 finished frames are kept, run the same command again to go on" in line
-    assert not output.exists()
-    assert run(capsys, *arguments)[0] == 0
-    assert np.array_equal(decoded(output), decoded(whole))
-    assert [path.name for path in output.parent.iterdir()] == ["result.mkv"]
-
-
-def test_an_interrupted_run_says_how_to_go_on(checkpoint, tmp_path):
-    clip = write_clip(tmp_path / "clip.mp4", 60, 160, 120)
-    arguments = ["run", clip, "-o", tmp_path / "out.mp4", "--steps", 200, "--resume"]
-    process = subprocess.Popen(
-        command(*arguments, "--checkpoint", checkpoint),
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not list(tmp_path.glob(".out*")):
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "run the same command again to go on" in said
-
-
 def test_files_without_pictures_are_named(checkpoint, tmp_path, capsys):
     sound = tmp_path / "sound.m4a"
     with av.open(str(sound), "w", format="mp4") as container:
@@ -527,80 +332,3 @@ def write_with_audio(path: Path) -> None:
         container.mux(sound.encode(frame))
         container.mux(video.encode(None))
         container.mux(sound.encode(None))
-
-
-def test_info_shows_config_and_provenance(checkpoint, capsys):
-    assert main(["info", checkpoint]) == 0
-    shown = capsys.readouterr().out
-    assert "architecture  divd" in shown
-    assert '"latent_channels": 4' in shown
-
-
-def test_evaluate_measures_pairs_and_results(checkpoint, tmp_path, capsys):
-    rng = np.random.default_rng(0)
-    for kind in ("blur", "sharp"):
-        folder = tmp_path / "pairs" / "street" / kind
-        folder.mkdir(parents=True)
-        for index in range(2):
-            picture = rng.integers(0, 255, (24, 32, 3), np.uint8)
-            cv2.imwrite(str(folder / f"{index:03d}.png"), picture)
-    report = tmp_path / "report.json"
-    dataset = f"pairs:{tmp_path / 'pairs'}"
-    arguments = ["--checkpoint", checkpoint, "--strength", 0, "--json", report]
-    assert run(capsys, "evaluate", "--dataset", dataset, *arguments)[0] == 0
-    mean = json.loads(report.read_text())["sequences"]["street"]["mean"]
-    assert mean["psnr"] == mean["input_psnr"]
-
-    arguments += ["--plain-decode"]
-    assert run(capsys, "evaluate", "--dataset", dataset, *arguments, "--strength", 1)[0] == 0
-    assert json.loads(report.read_text())["sequences"]["street"]["mean"] != mean
-
-    results = tmp_path / "results" / "street"
-    results.parent.mkdir()
-    (tmp_path / "pairs" / "street" / "sharp").rename(results)
-    shutil.copytree(results, tmp_path / "pairs" / "street" / "sharp")
-    arguments = ["--pred", results.parent, "--json", report]
-    assert run(capsys, "evaluate", "--dataset", dataset, *arguments)[0] == 0
-    mean = json.loads(report.read_text())["mean"]
-    assert mean["psnr"] == float("inf")
-    assert mean["ssim"] == pytest.approx(1)
-
-
-def test_evaluate_names_frames_without_a_partner(checkpoint, tmp_path, capsys):
-    for kind, name in (("blur", "000"), ("sharp", "001")):
-        folder = tmp_path / "pairs" / "street" / kind
-        folder.mkdir(parents=True)
-        cv2.imwrite(str(folder / f"{name}.png"), np.zeros((16, 16, 3), np.uint8))
-    dataset = f"pairs:{tmp_path / 'pairs'}"
-    line = refused(capsys, "evaluate", "--dataset", dataset, "--checkpoint", checkpoint)
-    assert "street: frame 000 is in only one of blur/ and sharp/" in line
-
-
-def test_demo_writes_videos_pictures_and_scores(checkpoint, tmp_path, capsys):
-    assert main(["demo", "--checkpoint", checkpoint, "--out", str(tmp_path / "demo")]) == 0
-    shown = capsys.readouterr().out.splitlines()
-    assert shown[1].startswith("shake       17  27.3")
-    assert shown[2].startswith("street      24  20.5")
-    kinds = ("restored.mp4", "side_by_side.mp4", "before_after.png")
-    names = {f"{clip}_{kind}" for clip in ("shake", "street") for kind in kinds}
-    assert {path.name for path in (tmp_path / "demo").iterdir()} == names
-    for clip, size, num_frames in (("shake", (512, 256), 17), ("street", (768, 256), 24)):
-        with VideoReader(tmp_path / "demo" / f"{clip}_side_by_side.mp4") as reader:
-            assert (reader.info.width, reader.info.height) == size
-            assert len(list(reader)) == num_frames
-        picture = cv2.imread(str(tmp_path / "demo" / f"{clip}_before_after.png"))
-        # A frame and two crops of its size, three times.
-        assert picture.shape == (3 * size[1], 3 * size[0] // 2, 3)
-
-
-def test_the_picture_leaves_its_frames_as_they_are():
-    frames = [np.full((64, 96, 3), value, np.uint8) for value in (0, 128, 255)]
-    picture = before_after(frames, [(0, 0)])
-    assert picture.shape == (128, 288, 3)
-    assert [np.unique(frame).tolist() for frame in frames] == [[0], [128], [255]]
-    # Crops show the frame, not its label.
-    assert [np.unique(picture[64:, i * 96 : i * 96 + 96]).tolist() for i in range(3)] == [
-        [0],
-        [128],
-        [255],
-    ]
