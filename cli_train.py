@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +78,7 @@ def add_train(commands: Any) -> None:
         action="store_true",
         help="train every preset given with every seed, and write a table",
     )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="for --compare")
+    parser.add_argument("--seeds", type=int, nargs="+", help="for --compare (default: 0 1)")
     parser.add_argument(
         "--unequal-budget",
         action="store_true",
@@ -90,6 +91,7 @@ def _train(args: argparse.Namespace) -> None:
     from .training.report import write_report
 
     logging.getLogger("video_deblur").setLevel(logging.INFO)
+    _check_options(args)
     if args.compare:
         _compare(args)
         return
@@ -101,12 +103,31 @@ def _train(args: argparse.Namespace) -> None:
         print(write_report(args.out))
 
 
+def _check_options(args: argparse.Namespace) -> None:
+    """Refuse what would be passed over in silence, or be missed only at the end."""
+    if not args.out:
+        raise ValueError("--out names no folder")
+    if args.compare:
+        for option, value in (
+            ("--export", args.export),
+            ("--report", args.report),
+            ("--seed", args.seed),
+        ):
+            if value not in (None, False):
+                raise ValueError(f"{option} is of one run, not of a comparison; leave it out")
+    elif args.seeds is not None or args.unequal_budget:
+        option = "--unequal-budget" if args.seeds is None else "--seeds"
+        raise ValueError(f"{option} is for --compare; add it, or name one --seed")
+    if args.report and find_spec("matplotlib") is None:
+        raise ValueError("--report needs matplotlib; install it, or leave out --report")
+
+
 def _train_one(args: argparse.Namespace) -> Path:
     from .training.config import load_preset
 
     if len(args.preset) > 1:
         raise ValueError(f"expected one preset, got {', '.join(args.preset)}; or --compare")
-    return _run_training(_with_changes(load_preset(args.preset[0]), args), args.out, args)
+    return _run_alone(_with_changes(load_preset(args.preset[0]), args), args.out, args)
 
 
 def _compare(args: argparse.Namespace) -> None:
@@ -128,8 +149,8 @@ def _compare(args: argparse.Namespace) -> None:
 
     comparison = compare(
         configs,
-        args.seeds,
-        lambda preset, folder: _run_training(preset, folder, args),
+        [0, 1] if args.seeds is None else args.seeds,
+        lambda preset, folder: _run_alone(preset, folder, args),
         score,
         args.out,
         score_name="validation PSNR, dB",
@@ -165,12 +186,39 @@ def _run_training(preset: Preset, folder: str | Path, args: argparse.Namespace) 
     )
 
 
+def _run_alone(preset: Preset, folder: str | Path, args: argparse.Namespace) -> Path:
+    """Train while no other run writes to the folder; say what to do when memory ends."""
+    import torch
+
+    from .training.preflight import run_lock
+
+    try:
+        with run_lock(folder):
+            return _run_training(preset, folder, args)
+    except torch.OutOfMemoryError as error:
+        raise ValueError(
+            f"out of memory ({error}); raise accumulation, take gradient_checkpointing, fewer "
+            "clips_per_batch or num_frames, or a smaller crop"
+        ) from error
+    except RuntimeError as error:
+        # The loader's signal handler raises it wherever the main thread is.
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise ValueError(
+            f"a process that draws clips has died ({error}), maybe of too little memory or "
+            "/dev/shm; take fewer --workers, the same command goes on from the last state"
+        ) from error
+
+
 def _with_changes(preset: Preset, args: argparse.Namespace) -> Preset:
     """Apply --stages, --steps, --autoencoder-steps and --seed."""
     if args.stages is not None:
         preset = preset.only(args.stages)
     changes: dict[str, Any] = {} if args.seed is None else {"seed": args.seed}
-    if args.autoencoder_steps is not None and preset.autoencoder is not None:
+    if args.autoencoder_steps is not None:
+        replaced = args.autoencoder or (args.init and preset.stages != ("autoencoder",))
+        if preset.autoencoder is None or replaced:
+            raise ValueError("--autoencoder-steps: this run has no stage 0; leave it out")
         changes["autoencoder"] = dataclasses.replace(
             preset.autoencoder, steps=args.autoencoder_steps
         )

@@ -6,6 +6,7 @@ The field names are part of the checkpoint format: renaming one breaks saved fil
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 import types
 import typing
@@ -353,16 +354,18 @@ def config_from_dict(config_type: type, values: Any, where: str = "config") -> A
     hints = typing.get_type_hints(config_type)
     unknown = sorted(set(values) - set(hints))
     if unknown:
+        near = difflib.get_close_matches(unknown[0], hints, n=1)
+        guess = f"did you mean {near[0]!r}? " if near else ""
         known = ", ".join(hints)
-        raise ConfigError(f"{where}: unknown field {unknown[0]!r}; known fields: {known}")
+        raise ConfigError(
+            f"{where}: unknown field {unknown[0]!r}; {guess}known fields: {known}"
+        )
     parsed = {
         name: _parse(hints[name], value, f"{where}.{name}") for name, value in values.items()
     }
     try:
         return config_type(**parsed)
-    except TypeError as error:
-        raise ConfigError(f"{where}: {error}") from error
-    except ConfigError as error:
+    except (TypeError, ValueError) as error:
         raise ConfigError(f"{where}: {error}") from error
 
 

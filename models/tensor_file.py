@@ -215,6 +215,10 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
         os.umask(mask)
         os.chmod(temporary, 0o666 & ~mask)
         os.replace(temporary, path)
+    except OSError as error:
+        # A full disk does not say which file it was.
+        error.filename = error.filename or str(path)
+        raise
     finally:
         if os.path.exists(temporary):
             os.unlink(temporary)

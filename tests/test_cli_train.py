@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from video_deblur.cli import main
 from video_deblur.models.config import config_to_dict
+from video_deblur.training import recipe
+from video_deblur.training.preflight import run_lock
 
 
 @pytest.fixture
@@ -129,6 +133,9 @@ def test_comparing_two_presets(capsys, data, config):
     assert (data / "comparison" / "with" / "seed0" / "checkpoint.safetensors").is_file()
 
 
+GOOD = ("GOOD", "--data", "synthetic:DATA")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -148,13 +155,134 @@ def test_comparing_two_presets(capsys, data, config):
         (["tiny", "--stages", "autoencoder", "--steps", "5"], "use --autoencoder-steps"),
         (["tiny", "--compare", "--data", "synthetic:DATA"], "--validation"),
         (["BAD", "--data", "synthetic:DATA"], "joint: unknown field 'stepz'"),
+        ([*GOOD, "--steps", "0"], "steps must be 1 or more, got 0"),
+        ([*GOOD, "--seed", "-1"], "seed must be between 0 and"),
+        ([*GOOD, "--seeds", "1", "2"], "--seeds is for --compare; add it, or name one --seed"),
+        ([*GOOD, "--unequal-budget"], "--unequal-budget is for --compare"),
+        ([*GOOD, "--compare", "--seed", "1"], "--seed is of one run, not of a comparison"),
+        ([*GOOD, "--compare", "--report"], "--report is of one run, not of a comparison"),
+        ([*GOOD, "--compare", "--export", "x"], "--export is of one run, not of a comparison"),
+        ([*GOOD, "--workers", "-1"], "workers must be 0 or more, got -1"),
+        ([*GOOD, "--validate-every", "-1"], "between validations must be 0 or more, got -1"),
+        ([*GOOD, "--save-every", "nan"], "seconds between states must be 0 or more, got nan"),
+        ([*GOOD, "--export", "gone/x.safetensors"], "gone does not exist, create it first"),
+        ([*GOOD, "--export", "x.ckpt"], "x.ckpt: a checkpoint is a file whose name ends in"),
+        ([*GOOD, "--init", "gone.safetensors"], "gone.safetensors: no such checkpoint file"),
+        ([*GOOD, "--autoencoder", "divd-tiny"], "its autoencoder has latent_channels 16, the"),
+        (
+            ["tiny-further", "--data", "synthetic:DATA", "--autoencoder-steps", "5"],
+            "--autoencoder-steps: this run has no stage 0",
+        ),
+        (["ODD", "--data", "synthetic:DATA"], "joint: crop must be a multiple of 4"),
+        (["UNTE", "--data", "synthetic:DATA"], "trains: 'unte.' is no part of this model,"),
+        (["CLIPS", "--data", "synthetic:DATA"], "data: has no clips/, where photo_share and"),
     ],
 )
-def test_wrong_usage_is_one_line(capsys, data, config, arguments, message):
-    places = {"synthetic:DATA": f"synthetic:{data / 'data'}", "BAD": config(stepz=3)}
+def test_wrong_usage_is_one_line(capsys, monkeypatch, data, config, arguments, message):
+    monkeypatch.chdir(data)
+    clips = {"num_frames": 3, "clips_per_batch": 1, "crop": 32}
+    places = {
+        "synthetic:DATA": f"synthetic:{data / 'data'}",
+        "GOOD": config(),
+        "BAD": config("bad.json", stepz=3),
+        "ODD": config("odd.json", data={**clips, "crop": 30}),
+        "UNTE": config("unte.json", trains=["unte."]),
+        "CLIPS": config("clips.json", data={**clips, "photo_share": 0}),
+    }
     out = data / "run"
     code, _, err = train(capsys, *[places.get(a, a) for a in arguments], "--out", out)
     assert code == 2
     assert message.replace("OUT", str(out)) in err
     assert len([line for line in err.splitlines() if line.startswith("video-deblur:")]) == 1
     assert not out.exists()
+
+
+def test_a_run_goes_on_with_the_settings_it_was_begun_with_alone(capsys, data, config):
+    run, specs = data / "run", f"synthetic:{data / 'data'}"
+    arguments = ["--data", specs, "--out", run, "--validation", f"pairs:{data / 'pairs'}"]
+    assert train(capsys, config(), *arguments)[0] == 0
+    written = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+
+    def refused(message, *changed):
+        code, _, err = train(capsys, *changed)
+        assert code == 2
+        assert f"{run}: was begun with {message}" in err
+        assert "; choose another folder or delete this one" in err
+        assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == written
+
+    longer = config("longer.json", steps=3)
+    refused("joint.steps = 2, now it is 3", longer, *arguments)
+    refused("seed = 0, now it is 1", config(), *arguments, "--seed", "1")
+    init = ["--init", run / "checkpoint.safetensors"]
+    refused("init = null, now it is", config(), *arguments, *init)
+    cv2.imwrite(str(data / "data" / "photos" / "new.png"), np.zeros((64, 72, 3), np.uint8))
+    before, now = (f'["synthetic:data ({n} photos, 0 runs of video)"]' for n in (4, 5))
+    refused(f"data = {before}, now it is {now}", config(), *arguments)
+    (data / "data" / "photos" / "new.png").unlink()
+    (data / "below").mkdir()
+    (data / "data").rename(data / "below" / "data")
+    arguments[1] = f"synthetic:{data / 'below' / 'data'}"
+    assert train(capsys, config(), *arguments, "--save-every", "5")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            torch.OutOfMemoryError("2 GB"),
+            r"out of memory (2 GB); raise accumulation, take grad",
+        ),
+        (
+            RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed."),
+            "a process that draws clips has died (DataLoader worker (pid 5) is killed by",
+        ),
+    ],
+)
+def test_running_out_of_memory_is_one_line(capsys, monkeypatch, data, config, error, message):
+    def run_out(*args, **options):
+        raise error
+
+    monkeypatch.setattr(recipe, "train_preset", run_out)
+    arguments = [config(), "--data", f"synthetic:{data / 'data'}", "--out", data / "run"]
+    code, _, err = train(capsys, *arguments)
+    assert code == 2
+    assert err.startswith(f"video-deblur: {message}")
+    monkeypatch.setattr(error, "args", ("a mistake of ours",))
+    if type(error) is RuntimeError:
+        with pytest.raises(RuntimeError, match="mistake of ours"):
+            train(capsys, *arguments)
+
+
+def test_a_folder_of_something_else_is_left_alone(capsys, data, config):
+    run = data / "run"
+    run.mkdir()
+    (run / "config.json").write_text('{"name": "a web site"}')
+    arguments = [config(), "--data", f"synthetic:{data / 'data'}", "--out", run]
+    code, _, err = train(capsys, *arguments)
+    assert code == 2
+    assert "its config.json is none of this version (config.json: unknown field 'name'" in err
+    assert [path.name for path in run.iterdir()] == ["config.json"]
+    code, _, err = train(capsys, *arguments[:-1], run / "config.json")
+    assert code == 2
+    assert "config.json: is a file, expected the folder of a run" in err
+
+
+def test_more_workers_than_cores_are_one_warning(capsys, caplog, recwarn, data, config):
+    arguments = [config(), "--data", f"synthetic:{data / 'data'}", "--out", data / "run"]
+    count = os.cpu_count() + 1
+    assert train(capsys, *arguments, "--workers", count)[0] == 0
+    warning = f"{count} workers are more than the {count - 1} cores"
+    assert [r.message for r in caplog.records if r.levelname == "WARNING"] == [warning]
+    assert not [w for w in recwarn if "DataLoader" in str(w.message)]
+
+
+def test_two_runs_do_not_write_one_folder(capsys, data, config):
+    run = data / "runs" / "first"
+    arguments = [config(), "--data", f"synthetic:{data / 'data'}", "--out", run]
+    with run_lock(run):
+        code, _, err = train(capsys, *arguments)
+    assert code == 2
+    assert f"{run}: another run is writing this output" in err
+    assert not run.exists()
+    assert train(capsys, *arguments)[0] == 0
+    assert [path.name for path in run.parent.iterdir()] == ["first"]

@@ -58,6 +58,8 @@ class Chart:
 
     title: str
     """With the unit."""
+    last_step: float
+    """Where the axis of updates ends: the same for all charts of a stage."""
     curves: tuple[Curve, ...]
     """At least one."""
     log: bool = False
@@ -66,6 +68,15 @@ class Chart:
     """Whether zero is marked: values above and below mean different things."""
     from_zero: bool = False
     """Whether the axis starts at zero, so that small changes look small."""
+    unit: str = ""
+    """Of the values, as it is written behind one."""
+
+    def written(self, value: float) -> str:
+        """Write a value with its unit, with as many digits as are of use."""
+        digits = f"{value:.2f}" if self.unit == "dB" else f"{value:.3g}"
+        # Rounding to zero leaves the sign.
+        digits = "0.00" if digits == "-0.00" else digits
+        return f"{digits} {self.unit}".strip().replace("-", _MINUS)
 
 
 @dataclass(frozen=True)
@@ -79,20 +90,29 @@ class _Group:
     zero_line: bool = False
     from_zero: bool = False
     factor: float = 1.0
+    unit: str = ""
 
 
 _GROUPS = (
     _Group("loss", "Loss", log=True),
     _Group(r"loss_t\d+_\d+", "Loss by timestep", log=True),
-    _Group("gain_db|validation_gain_db", "Gain over the blurry clips, dB", zero_line=True),
-    _Group("validation_psnr", "Validation PSNR, dB"),
+    _Group(
+        "gain_db|validation_gain_db",
+        "Gain over the blurry clips, dB",
+        zero_line=True,
+        unit="dB",
+    ),
+    _Group("validation_psnr", "Validation PSNR, dB", unit="dB"),
+    _Group("psnr", "Training PSNR, dB", unit="dB"),
     _Group("v|v_copy", "Latent error", log=True),
     _Group("coherence", "Coherence error", log=True),
     _Group("gradient_norm", "Gradient norm", log=True),
     _Group("learning_rate", "Learning rate", smooth=False, from_zero=True),
-    _Group(r"\w+_per_s", "Throughput per second", from_zero=True),
-    _Group("data_wait", "Waiting for data, % of the time", from_zero=True, factor=100.0),
-    _Group("memory_gb", "Memory, GB", smooth=False, from_zero=True),
+    _Group(r"\w+_per_s", "Throughput per second", from_zero=True, unit="/s"),
+    _Group(
+        "data_wait", "Waiting for data, % of the time", from_zero=True, factor=100.0, unit="%"
+    ),
+    _Group("memory_gb", "Memory, GB", smooth=False, from_zero=True, unit="GB"),
 )
 _LABELS = {
     "gain_db": "training",
@@ -100,6 +120,7 @@ _LABELS = {
     "v": "prediction",
     "v_copy": "copying the blurry latents",
 }
+_MINUS = "\N{MINUS SIGN}"
 _NOT_SHOWN = {"step", "elapsed_s"}
 
 
@@ -129,10 +150,12 @@ def charts_of(rows: Sequence[Mapping[str, float]]) -> list[Chart]:
             charts.append(
                 Chart(
                     title=group.title,
+                    last_step=rows[-1]["step"],
                     curves=curves,
                     log=group.log,
                     zero_line=group.zero_line,
                     from_zero=group.from_zero,
+                    unit=group.unit,
                 )
             )
     return charts
@@ -229,11 +252,14 @@ def _fill(axes: Axes, chart: Chart) -> None:
             axes.plot(curve.steps, curve.values, color=color, alpha=0.35, linewidth=0.7)
         marker = "o" if len(curve.steps) <= _MOST_MARKERS else ""
         axes.plot(
-            curve.steps, curve.smooth, color=color, linewidth=1.6, marker=marker, markersize=2.5
+            *(curve.steps, curve.smooth),
+            **{"color": color, "linewidth": 1.6, "marker": marker, "markersize": 3.2},
+            # The last point lies on the edge.
+            clip_on=False,
         )
     if chart.zero_line:
         axes.axhline(0, color=_TEXT, linewidth=0.8, linestyle=(0, (4, 3)))
-    axes.set_xlim(0, max(1.0, *(curve.steps[-1] for curve in chart.curves)))
+    axes.set_xlim(0, max(1.0, chart.last_step))
     if chart.from_zero:
         axes.set_ylim(0, 1.08 * max(curve.values.max() for curve in chart.curves) or 1.0)
     axes.grid(axis="y", linewidth=0.6)
@@ -246,7 +272,11 @@ def _fill(axes: Axes, chart: Chart) -> None:
         axes.yaxis.set_minor_formatter(NullFormatter())
     else:
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=_TICK_STEPS))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(_tick))
+
+
+def _tick(value: float, _: object) -> str:
+    return f"{value:.6g}".replace("-", _MINUS)
 
 
 def _is_wide(chart: Chart) -> bool:

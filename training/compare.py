@@ -13,7 +13,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from typing import Any
 from ..models.config import config_to_dict
 from ..video.atomic import write_file
 from .comparison import Comparison
-from .config import Preset
+from .config import Preset, flat_fields
 
 logger = logging.getLogger(__name__)
 
@@ -151,20 +151,11 @@ def budget(preset: Preset) -> dict[str, list[int]]:
     for stage, settings in config_to_dict(preset).items():
         if stage == "model" or not isinstance(settings, dict):
             continue
-        for path, value in _flat(settings):
+        for path, value in flat_fields(settings):
             field = path.rpartition(".")[2]
             if field in _BUDGET:
                 spent.setdefault(f"{stage}.{field}", set()).add(value)
     return {name: sorted(values) for name, values in spent.items()}
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every value below nested dictionaries with its dotted path."""
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _check_request(
@@ -226,8 +217,11 @@ def _check_folder(run: _Run) -> None:
                 "another folder"
             )
         return
-    before = dict(_flat({name: record.get(name) for name in run.identity}))
-    now = dict(_flat(run.identity))
+    if "score" not in record and not any(p != run.record_path for p in run.folder.iterdir()):
+        # Failed before it began, maybe for just what is different now.
+        return
+    before = dict(flat_fields({name: record.get(name) for name in run.identity}))
+    now = dict(flat_fields(run.identity))
     for path in {**now, **before}:
         if now.get(path) != before.get(path):
             raise ValueError(
@@ -258,7 +252,7 @@ def _finish(run: _Run, train_fn: TrainFn, score_fn: ScoreFn, comparison: Compari
 def _changes(configs: Mapping[str, Preset]) -> dict[str, dict[str, tuple[Any, Any]]]:
     """Return by name what differs from the first config: field to (first, this)."""
     flat = {
-        name: dict(_flat(json.loads(json.dumps(config_to_dict(preset)))))
+        name: dict(flat_fields(json.loads(json.dumps(config_to_dict(preset)))))
         for name, preset in configs.items()
     }
     (_, reference), *others = flat.items()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -49,12 +50,10 @@ class DataConfig:
     """The synthetic blur."""
 
     def __post_init__(self) -> None:
-        for name in ("num_frames", "crop", "clips_per_batch", "pair_shrinking"):
-            if not getattr(self, name) >= 1:
-                raise ConfigError(f"{name} must be 1 or more, got {getattr(self, name)}")
-        for name in ("photo_share", "clip_share", "noise_share", "compressed_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+        _check(self, 1, "num_frames", "crop", "clips_per_batch", "pair_shrinking")
+        _check(
+            self, 0, "photo_share", "clip_share", "noise_share", "compressed_share", highest=1
+        )
         if self.photo_share + self.clip_share > 1 + 1e-6:
             raise ConfigError(
                 f"photo_share and clip_share add up to {self.photo_share + self.clip_share}, "
@@ -80,6 +79,10 @@ class AutoencoderStage:
     """Weight of the mean square latent (the KL term of a fixed-variance posterior)."""
     latent_noise: float = 0.05
     """Noise on the latents in training, in their standard deviations."""
+
+    def __post_init__(self) -> None:
+        _check(self, 1, "steps", "batch_size", "crop")
+        _check(self, 0, "learning_rate", "fft_weight", "kl_weight", "latent_noise")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +159,15 @@ class DiffusionStage:
     """Point of the run, 0 to 1, from which other timesteps than the last are trained."""
 
     def __post_init__(self) -> None:
+        _check(self, 1, "steps", "pixel_frames")
+        _check(self, 0, "learning_rate", "blur_encoder_rate", "warmup_steps", "weight_decay")
+        _check(self, 0, "coherence_weight", "pixel_weight", "fft_weight", "offset_noise")
+        _check(self, 0, "easy_until", "token_dropout", "mixed_from", highest=1)
+        _check(self, 0, "last_timestep_share", "high_timestep_share", highest=1)
+        _check(self, 0, "betas", "ema_decay", below=1)
+        _check(self, 0, "gradient_clip", "latent_floor", "pixel_floor", above=True)
+        if self.min_snr_gamma is not None:
+            _check(self, 0, "min_snr_gamma", above=True)
         share = self.data.clips_per_batch
         if self.accumulation < 1 or share % self.accumulation:
             raise ConfigError(
@@ -192,6 +204,10 @@ class Preset:
     def __post_init__(self) -> None:
         if (self.model is None) != (self.autoencoder is None):
             raise ConfigError("model and autoencoder (stage 0) come together or not at all")
+        if not self.stages:
+            raise ConfigError("names no stage to run")
+        if not 0 <= self.seed < 2**62:
+            raise ConfigError(f"seed must be between 0 and 2^62, got {self.seed}")
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -214,6 +230,40 @@ class Preset:
         if "autoencoder" in dropped:
             dropped["model"] = None
         return dataclasses.replace(self, **dropped)
+
+
+def _check(
+    config: Any,
+    lowest: float,
+    *names: str,
+    highest: float = math.inf,
+    above: bool = False,
+    below: float | None = None,
+) -> None:
+    """Check finite numbers, or each of a tuple of numbers.
+
+    Args:
+        config: What they are fields of.
+        lowest: Smallest allowed value.
+        names: Of the fields.
+        highest: Largest allowed value.
+        above: Whether they must be above `lowest`.
+        below: Bound that they must be below, instead of `highest`.
+    """
+    for name in names:
+        value = getattr(config, name)
+        for number in value if isinstance(value, tuple) else (value,):
+            low = number > lowest if above else number >= lowest
+            high = number < below if below is not None else number <= highest
+            # Not a number compares false, infinity is no number of anything.
+            if low and high and number < math.inf:
+                continue
+            wanted = f"above {lowest}" if above else f"{lowest} or more"
+            if below is not None:
+                wanted += f" and below {below}"
+            elif highest < math.inf:
+                wanted = f"between {lowest} and {highest}"
+            raise ConfigError(f"{name} must be {wanted}, got {value}")
 
 
 TINY_MODEL = DivdConfig(
@@ -369,13 +419,24 @@ def load_preset(name_or_path: str | Path) -> Preset:
             f"{name_or_path}: neither a preset ({', '.join(PRESETS)}) nor a file"
         )
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        # Windows' editor puts a mark in front of UTF-8.
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ConfigError(f"{path}: not JSON ({error})") from error
-    if not isinstance(values, dict) or values.get("preset") not in PRESETS:
+    name = values.get("preset") if isinstance(values, dict) else None
+    if not isinstance(name, str) or name not in PRESETS:
         raise ConfigError(f'{path}: "preset" must be one of {", ".join(PRESETS)}')
-    base = config_to_dict(PRESETS[values["preset"]])
+    base = config_to_dict(PRESETS[name])
     return config_from_dict(Preset, _merged(base, values), str(path))
+
+
+def flat_fields(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every value below nested dictionaries with its dotted path."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from flat_fields(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import warnings
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -145,7 +146,14 @@ class ClipLoader:
             OSError: If a file cannot be read any more.
             ValueError: If a file is not what it was.
         """
+        # Said once and in a line of our own, by `preflight`.
+        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
         updates = range(first_update, last_update)
+        if self._num_workers and updates:
+            # OpenCV keeps data for every thread, behind a lock. A thread that is just ending
+            # may hold it while workers are forked; there it stays held, and a worker that has
+            # to make its data waits for ever. It takes over what this thread has from here.
+            self._clips[first_update, self._places[0]]
         loader = DataLoader(
             self._clips,
             batch_sampler=([(update, place) for place in self._places] for update in updates),

@@ -28,6 +28,14 @@ from .clips import clip_bytes
 from .config import DIFFUSION_STAGES, AutoencoderStage, DataConfig, DiffusionStage, Preset
 from .data import ClipLoader, DrawnClip, TrainingData, clip_generator
 from .loop import Run, train
+from .preflight import (
+    begin_run,
+    check_autoencoder,
+    check_request,
+    check_stages,
+    data_name,
+    origin_of,
+)
 from .stages import AutoencoderTraining, DiffusionTraining, draw
 from .states import whole_weights
 from .validation import ValidationClips
@@ -95,6 +103,17 @@ def train_preset(
     if init is not None and autoencoder is not None:
         raise ValueError("--init brings its own autoencoder: leave out --autoencoder")
     folder = Path(folder)
+    check_request(
+        folder,
+        validate_every=validate_every,
+        save_every_s=save_every_s,
+        num_workers=num_workers,
+        export=export,
+    )
+    sources = {
+        "init": None if init is None else read_info(init),
+        "autoencoder": None if autoencoder is None else read_info(autoencoder),
+    }
     stages = {n: s for n in DIFFUSION_STAGES if (s := getattr(preset, n)) is not None}
     configs = [c for s in stages.values() for c in (s.data, s.easy_data) if c is not None]
     if not configs:
@@ -109,7 +128,13 @@ def train_preset(
         crop=max(c.crop for c in configs),
     )
     clips = None if validation is None else ValidationClips(validation, configs[-1], folder)
-    start = autoencoder if init is None else init
+    start = sources["init"] or sources["autoencoder"]
+    config = preset.model if sources["init"] is None else sources["init"].config
+    assert config is not None
+    if autoencoder is not None and start is not None:
+        check_autoencoder(config.autoencoder, start.config.autoencoder, autoencoder)
+    check_stages(preset, config, data)
+    begin_run(folder, preset, origin_of(data_specs, data, **sources, validation=validation))
     accelerator = make_accelerator(device, preset.precision, folder)
     recipe = _Recipe(
         preset=preset,
@@ -125,7 +150,7 @@ def train_preset(
         num_workers={n: _num_workers(num_workers, s, accelerator) for n, s in stages.items()},
         progress=progress,
         provenance=_provenance(preset, data_specs, init, autoencoder),
-        licence=LICENCE if start is None else read_info(start).licence,
+        licence=LICENCE if start is None else start.licence,
     )
     torch.manual_seed(preset.seed)
     if init is not None:
@@ -358,12 +383,7 @@ def with_autoencoder(config: DivdConfig, checkpoint: str | Path, seed: int) -> D
     """
     trained = load_model(checkpoint)
     wanted, found = config.autoencoder, trained.config.autoencoder
-    for name in ("kind", "latent_channels", "channels", "blocks"):
-        if getattr(wanted, name) != getattr(found, name):
-            raise ValueError(
-                f"{checkpoint}: its autoencoder has {name} {getattr(found, name)}, the preset "
-                f"asks for {getattr(wanted, name)}; choose another checkpoint or preset"
-            )
+    check_autoencoder(wanted, found, checkpoint)
     measured = dataclasses.replace(found, detail_skip=wanted.detail_skip)
     config = dataclasses.replace(config, autoencoder=measured)
     return _around(config, trained.autoencoder, seed)
@@ -436,16 +456,9 @@ def _provenance(
         values["autoencoder"] = None if autoencoder is None else Path(autoencoder).name
     return {
         **values,
-        "data": [_data_name(spec) for spec in data_specs],
+        "data": [data_name(spec) for spec in data_specs],
         "init": None if init is None else Path(init).name,
     }
-
-
-def _data_name(spec: str) -> str:
-    """Leave out the folders above the data set: they are nobody else's business."""
-    kind, _, rest = spec.partition(":")
-    path, star, weight = rest.partition("*")
-    return f"{kind}:{Path(path).name}{star}{weight}"
 
 
 def _without_prefix(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -77,7 +77,7 @@ def write_report(folder: str | Path) -> Path:
         *(_stage_section(stage) for stage in reversed(stages)),
         _config_section(config),
         "<footer>Thin lines are values as they were logged, thick ones moving averages over a "
-        "tenth of the run.</footer>",
+        "tenth of the run, and the number above is where they end. Across: updates.</footer>",
     ]
     path = folder / "report.html"
     write_file(path, _page(f"Training of {name}", parts).encode())
@@ -193,7 +193,7 @@ def _summary(stages: Sequence[_Stage], folder: Path) -> str:
     tiles = [
         ("Stage", last.name, ""),
         ("Updates", _progress(last), _share(last)),
-        ("Time", _duration(seconds), "all stages" if len(stages) > 1 else ""),
+        ("Time", _duration(seconds), _time_note(stages)),
     ]
     if best:
         stage, row = max(best, key=lambda pair: pair[1]["validation_psnr"])
@@ -218,6 +218,15 @@ def _share(stage: _Stage) -> str:
     if not stage.planned:
         return ""
     return "done" if stage.steps >= stage.planned else f"{stage.steps / stage.planned:.0%}"
+
+
+def _time_note(stages: Sequence[_Stage]) -> str:
+    """Estimate the rest of the last stage, at the pace it has kept so far."""
+    stage, notes = stages[-1], ["all stages"] if len(stages) > 1 else []
+    if stage.planned and 0 < stage.steps < stage.planned:
+        seconds = _seconds(stage.rows) / stage.steps * (stage.planned - stage.steps)
+        notes.append(f"about {_duration(seconds)} left in this stage")
+    return "; ".join(notes)
 
 
 def _seconds(rows: Iterable[Row]) -> float:
@@ -261,7 +270,9 @@ def _legend(chart: Chart) -> str:
         name = (
             f'<i style="background:{color}"></i>{escape(curve.label)} ' if curve.label else ""
         )
-        keys.append(f'<span class="key">{name}<b>{curve.latest:.4g}</b></span>')
+        keys.append(
+            f'<span class="key">{name}<b>{escape(chart.written(curve.latest))}</b></span>'
+        )
     return "".join(keys)
 
 
@@ -307,7 +318,7 @@ def _thumbnail(step: int, path: Path) -> str:
     written, data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 82])
     assert written
     image = _image(path, "image/jpeg", data.tobytes(), step)
-    return f"<figure>{image}<figcaption>{step:,}</figcaption></figure>"
+    return f"<figure>{image}<figcaption>update {step:,}</figcaption></figure>"
 
 
 def _unreadable(path: Path) -> str:

@@ -3,8 +3,8 @@
 A source is given as `KIND:PATH` or `KIND:PATH*WEIGHT`; a clip comes from each in proportion to
 its weight (default: 1).
 
-    synthetic:PATH    sharp photos PATH/photos/*.jpg|png and videos PATH/clips/*.mp4, held in
-                      memory and blurred as they are drawn
+    synthetic:PATH    sharp photos PATH/photos/*.jpg|png|... and videos PATH/clips/*.mp4|...,
+                      held in memory and blurred as they are drawn
     pairs:PATH        real blurry and sharp frames; also gopro:, gopro_gamma: and dvd:, of
                       which the train split is taken (see `video.datasets`). Frames are read as
                       they are drawn: GoPro does not fit into memory.
@@ -27,14 +27,16 @@ import torch
 from torch import Tensor
 
 from ..video.datasets import KINDS, PairedSequence, load_dataset
-from ..video.frames import read_image
+from ..video.frames import SUFFIXES, read_image
 from ..video.image_check import check_image
 from ..video.pixels import to_float, to_uint8
 
 logger = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
-VIDEO_SUFFIXES = {".mp4", ".mov", ".mkv", ".avi", ".webm"}
+VIDEO_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm"),
+    *(".mts", ".m2ts", ".mpg", ".mpeg", ".wmv", ".3gp"),
+)
 
 _RUN_LENGTH = 16
 """Consecutive frames kept from each part of a video, if clips are not longer."""
@@ -185,12 +187,17 @@ def _described(size: tuple[int, int]) -> str:
 
 
 def _open_synthetic(root: Path, weight: float, num_frames: int, crop: int) -> SyntheticSource:
+    # A shell leaves the "~" of "synthetic:~/data" as it is.
+    root = root.expanduser()
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such data folder")
-    photos = _files(root / "photos", IMAGE_SUFFIXES)
+    photos = _files(root / "photos", SUFFIXES)
     videos = _files(root / "clips", VIDEO_SUFFIXES)
     if not photos and not videos:
-        raise ValueError(f"{root}: no photos/ or clips/ to train on in this folder")
+        raise ValueError(
+            f"{root}: no photos/ or clips/ to train on in this folder; put photos into "
+            f"{root / 'photos'}, videos into {root / 'clips'}"
+        )
     with ThreadPoolExecutor() as pool:
         pictures = list(pool.map(lambda path: _read_photo(path, crop), photos))
         runs = pool.map(lambda path: _read_runs(path, num_frames, crop), videos)
@@ -199,12 +206,19 @@ def _open_synthetic(root: Path, weight: float, num_frames: int, crop: int) -> Sy
     return SyntheticSource(root=root, weight=weight, photos=tuple(pictures), runs=tuple(runs))
 
 
-def _files(folder: Path, suffixes: set[str]) -> list[Path]:
+def _files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     if not folder.is_dir():
         return []
     # macOS leaves "._name" beside every file it copies.
-    found = (path for path in folder.iterdir() if not path.name.startswith("."))
-    return sorted(path for path in found if path.suffix.lower() in suffixes)
+    found = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    others = [path for path in found if path.suffix.lower() not in suffixes]
+    if others:
+        logger.warning(
+            "%s: %d of %d files and folders are left out, as %s is; read are %s, and no "
+            "sub-folders",
+            *(folder, len(others), len(found), others[0].name, ", ".join(suffixes)),
+        )
+    return [path for path in found if path.suffix.lower() in suffixes]
 
 
 def _read_photo(path: Path, crop: int) -> Tensor:
@@ -232,6 +246,11 @@ def _read_runs(path: Path, num_frames: int, crop: int) -> list[Tensor]:
     video.release()
     if not index:
         raise ValueError(f"{path}: cannot be read as a video; replace or remove it")
+    if index < 0.95 * total:
+        # Containers round, so a few frames less are no damage.
+        logger.warning(
+            "%s: is cut off or damaged, only %d of %d frames are read", path, index, total
+        )
     runs = [torch.from_numpy(np.stack(run)) for run in kept if len(run) >= num_frames]
     if not runs:
         raise ValueError(

@@ -146,6 +146,19 @@ def draw_timestep(
     return other
 
 
+def check_trained_parts(model: Divd, stage: DiffusionStage) -> None:
+    """Check that a stage trains parts that the model has.
+
+    Raises:
+        ValueError: If it does not; the message names them.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    for prefix in stage.trains:
+        if not any(name.startswith(prefix) for name in names):
+            parts = ", ".join(dict.fromkeys(f"{name.split('.')[0]}." for name in names))
+            raise ValueError(f"trains: {prefix!r} is no part of this model, which has {parts}")
+
+
 class DiffusionTraining(nn.Module):
     """Every stage after stage 0.
 
@@ -161,10 +174,7 @@ class DiffusionTraining(nn.Module):
         super().__init__()
         self.model = model
         self.stage = stage
-        names = [name for name, _ in model.named_parameters()]
-        for prefix in stage.trains:
-            if not any(name.startswith(prefix) for name in names):
-                raise ValueError(f"trains: {prefix!r} is no part of this model")
+        check_trained_parts(model, stage)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.startswith(stage.trains))
         model.unet.gradient_checkpointing = stage.gradient_checkpointing

@@ -86,8 +86,14 @@ def save_state(
         try:
             with replacing(path) as file:
                 torch.save(state, file)
-        except OSError as error:
-            logger.warning("%s: state not written (%s); training goes on", path, error)
+        except (OSError, RuntimeError) as error:
+            # The archive's writer hides what went wrong behind an error of its own.
+            cause = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(cause, OSError):
+                raise
+            logger.warning(
+                "%s: state not written (%s); training goes on", path, cause.strerror or cause
+            )
         else:
             for _, old in sorted(_states(folder, name))[:-_KEPT]:
                 old.unlink()

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..models.checkpoint import save_checkpoint
 from ..video.datasets import PairedSequence, load_dataset
 from ..video.frames import read_image
+from ..video.image_check import check_image
 from ..video.pixels import to_float
 from .config import DataConfig
 from .pictures import picture_grid, write_picture
@@ -130,12 +131,19 @@ def _read(sequence: PairedSequence, num_frames: int) -> tuple[Tensor, Tensor]:
     """Read `[3, T, H, W]` in -1..1, blurry and sharp."""
     if len(sequence.sharp) < num_frames:
         raise ValueError(
-            f"{sequence.name}: has {len(sequence.sharp)} frames, validation needs {num_frames}"
+            f"validation sequence {sequence.name}: has {len(sequence.sharp)} frames, validation"
+            f" needs {num_frames}; remove it or train on shorter clips"
         )
+    first = sequence.blurry[0]
+    size = check_image(first)
     clips = []
     for paths in (sequence.blurry, sequence.sharp):
-        frames = np.stack([read_image(path)[..., :3] for path in paths[:num_frames]])
-        clip = rearrange(torch.from_numpy(to_float(frames)) * 2 - 1, "t h w c -> c t h w")
+        for path in paths[:num_frames]:
+            if check_image(path) != size:
+                raise ValueError(f"{path}: is of another size than {first}; they must be alike")
+        # Each by itself: frames of 8 and of 16 bits may come together.
+        frames = np.stack([to_float(read_image(path)[..., :3]) for path in paths[:num_frames]])
+        clip = rearrange(torch.from_numpy(frames) * 2 - 1, "t h w c -> c t h w")
         height, width = (min(side // 32 * 32, _MAX_SIZE) for side in clip.shape[2:])
         if not height or not width:
             raise ValueError(f"{paths[0]}: smaller than 32x32 pixels")

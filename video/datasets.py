@@ -15,6 +15,7 @@ purpose, is what `pairs` is for: both published layouts fit it.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,6 +93,12 @@ KINDS = ("pairs", *PUBLISHED)
 
 _PAIR_FOLDERS = (("blur", "sharp"), ("input", "GT"))
 _SHARP_FOLDERS = ("sharp", "GT", "gt")
+_LAYOUTS = {
+    "pairs": "PATH/<sequence>/blur and PATH/<sequence>/sharp",
+    "gopro": "PATH/train/<sequence>/blur and sharp",
+    "gopro_gamma": "PATH/train/<sequence>/blur_gamma and sharp",
+    "dvd": "PATH/quantitative_datasets/<sequence>/input and GT",
+}
 
 
 def load_dataset(spec: str, split: str | None = None) -> list[PairedSequence]:
@@ -117,9 +124,15 @@ def load_dataset(spec: str, split: str | None = None) -> list[PairedSequence]:
         )
     if split is not None and split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
-    root = Path(path)
+    # A shell leaves the "~" of "pairs:~/data" as it is.
+    root = Path(path).expanduser()
     if not root.is_dir():
-        raise FileNotFoundError(f"{path}: no such dataset folder")
+        raise FileNotFoundError(f"{root}: no such dataset folder")
+    if not _holds(kind, root):
+        raise ValueError(
+            f"{root}: holds no sequence of {kind!r}, expected {_LAYOUTS[kind]}"
+            f"{_suggestion(kind, root)}"
+        )
     if kind == "pairs":
         return _load_pairs(root)
     sequences = []
@@ -130,16 +143,49 @@ def load_dataset(spec: str, split: str | None = None) -> list[PairedSequence]:
     return sequences
 
 
+def _holds(kind: str, root: Path) -> bool:
+    """Tell whether a folder holds any sequence of a kind, complete or not."""
+    if kind == "pairs":
+        folders = (folder for folder in root.iterdir() if folder.is_dir())
+        return any((f / n).is_dir() for f in folders for names in _PAIR_FOLDERS for n in names)
+    if kind == "dvd":
+        folders = [root / "quantitative_datasets"]
+    else:
+        parts = [root / split for split in SPLITS]
+        grouped = ("blur", "blur_gamma", *_SHARP_FOLDERS)
+        folders = [*parts, *(part / name for part in parts for name in grouped)]
+    names = [name for split in SPLITS for name in PUBLISHED[kind][split]]
+    return any((folder / name).is_dir() for folder in folders for name in names)
+
+
+def _suggestion(kind: str, root: Path) -> str:
+    """Name a folder around here that would do, of this kind or of another."""
+    here = root.resolve()
+    inside = sorted(folder for folder in here.iterdir() if folder.is_dir())
+    nearby = (*inside, *here.parents[:2])
+    # Any of what is published fits `pairs` as well, at the wrong level.
+    places = [(other, here) for other in PUBLISHED]
+    places += [(other, folder) for other in (kind, *PUBLISHED) for folder in nearby]
+    places += [("pairs", folder) for folder in (here, *nearby)]
+    for other, folder in places:
+        # What lies beside this folder need not be readable.
+        with suppress(OSError):
+            if _holds(other, folder):
+                return f"; did you mean {other}:{folder}?"
+    return ""
+
+
 def _load_pairs(root: Path) -> list[PairedSequence]:
     sequences = []
     for folder in sorted(root.iterdir()):
-        for names in _PAIR_FOLDERS:
-            blurry, sharp = (folder / name for name in names)
-            if blurry.is_dir():
-                sequences.append(_sequence(folder.name, blurry, sharp))
-                break
-    if not sequences:
-        raise ValueError(f"{root}: holds no <sequence>/blur folders")
+        pairs = [[folder / name for name in names] for names in _PAIR_FOLDERS]
+        found = [pair for pair in pairs if any(part.is_dir() for part in pair)]
+        if found:
+            blurry, sharp = max(found, key=lambda pair: pair[0].is_dir())
+            for part in (blurry, sharp):
+                if not part.is_dir():
+                    raise ValueError(f"{part}: is missing; add it, or move {folder} elsewhere")
+            sequences.append(_sequence(folder.name, blurry, sharp))
     return sequences
 
 
@@ -185,7 +231,8 @@ def _sequence(name: str, blurry_folder: Path, sharp_folder: Path) -> PairedSeque
         one, other = (f.relative_to(parent).as_posix() for f in (blurry_folder, sharp_folder))
         raise ValueError(
             f"{parent}: frame {unpaired[0]} is in only one of {one}/ and {other}/ "
-            f"({len(unpaired)} such names)"
+            f"({len(unpaired)} such names); every frame needs its partner: add what is missing "
+            "or remove the rest"
         )
     if not blurry:
         raise ValueError(f"{blurry_folder}: holds no images")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -207,7 +208,9 @@ def read_image(path: Path) -> np.ndarray:
         # Only the colour mode of OpenCV applies EXIF rotation, only the other keeps alpha.
         is_jpeg = path.suffix.lower() in (".jpg", ".jpeg")
         mode = cv2.IMREAD_COLOR if is_jpeg else cv2.IMREAD_UNCHANGED
-        pixels = cv2.imdecode(data, mode)
+        # A size that cannot be is an exception, all other damage is not.
+        with contextlib.suppress(cv2.error):
+            pixels = cv2.imdecode(data, mode)
     if pixels is None:
         raise ValueError(f"{path}: cannot be read as an image")
     if pixels.dtype not in (np.uint8, np.uint16):

@@ -50,7 +50,7 @@ def test_missing_fields_take_their_defaults():
     ("config_type", "values", "message"),
     [
         (DivdConfig, None, "config: expected an object, got NoneType"),
-        (DivdConfig, {"unett": {}}, r"unknown field 'unett'; known fields: unet, "),
+        (DivdConfig, {"unett": {}}, r"'unett'; did you mean 'unet'\? known fields: unet, "),
         (DivdConfig, {"unet": {"head_dimm": 8}}, r"config\.unet: unknown field 'head_dimm'"),
         (DivdConfig, {"unet": []}, r"config\.unet: expected an object, got list"),
         (UNet3DConfig, {"head_dim": "8"}, r"config\.head_dim: expected int, got '8'"),

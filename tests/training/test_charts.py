@@ -108,6 +108,27 @@ def test_a_chart_takes_its_colours_from_the_page_and_leaves_the_rest_of_it_alone
     assert draw_chart(chart) == svg
 
 
+def test_all_charts_of_a_stage_end_at_the_same_update():
+    loss, psnr = charts_of(rows_of(loss=[1.0] * 4, validation_psnr=[None, 20.0, None, None]))
+    assert (loss.last_step, psnr.last_step) == (40, 40)
+    assert psnr.curves[0].steps.tolist() == [20]
+    assert draw_chart(psnr).count(">40<") == draw_chart(loss).count(">40<") == 1
+
+
+def test_values_are_written_with_their_unit():
+    names = ("gain_db", "loss", "psnr", "data_wait", "memory_gb", "samples_per_s")
+    values = (-0.0095, -5.4321, 28.235, 0.00496, 3.4347, 4.04)
+    found = charts_of(rows_of(**{n: [v] for n, v in zip(names, values, strict=True)}))
+    written = {chart.title: chart.written(chart.curves[0].latest) for chart in found}
+    assert list(written.values()) == [
+        *("\N{MINUS SIGN}5.43", "\N{MINUS SIGN}0.01 dB", "28.23 dB", "4.04 /s"),
+        *("0.496 %", "3.43 GB"),
+    ]
+    gain = next(chart for chart in found if chart.title.startswith("Gain"))
+    assert gain.written(-0.001) == "0.00 dB"
+    assert "\N{MINUS SIGN}" in draw_chart(gain)
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("value", [0.0, 5.0])
 def test_a_single_line_is_enough(value):

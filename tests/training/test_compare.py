@@ -174,6 +174,16 @@ def test_runs_of_another_config_or_other_data_are_not_mixed_in(tmp_path):
     assert trainer.trained == []
 
 
+def test_what_failed_before_it_began_may_be_mended(tmp_path):
+    broken = Trainer(broken=[(name, seed) for name in CONFIGS for seed in (0, 1)])
+    broken.compare(tmp_path, settings={"data": ["pairs:mistyped"]})
+    mended = Trainer().compare(tmp_path, settings={"data": ["pairs:a"]})
+    assert mended.failures == {}
+    assert json.loads((tmp_path / "with" / "seed0" / "run.json").read_text())["settings"] == {
+        "data": ["pairs:a"]
+    }
+
+
 def test_a_folder_with_something_else_is_refused(tmp_path):
     folder = tmp_path / "with" / "seed0"
     folder.mkdir(parents=True)

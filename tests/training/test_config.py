@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 
 import pytest
 from video_deblur.models.config import ConfigError
@@ -69,13 +70,41 @@ def test_what_a_run_stores_loads_again(tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"preset": "tiny", "joint": {"stepz": 5}}, "joint: unknown field 'stepz'; known"),
+        (
+            {"preset": "tiny", "joint": {"stepz": 5}},
+            "unknown field 'stepz'; did you mean 'steps'?",
+        ),
         ({"preset": "tiny", "joint": {"data": {"crop": "big"}}}, "crop: expected int"),
         ({"preset": "tiny", "joint": {"optimizer": "sgd"}}, "must be one of muon, adamw"),
         ({"preset": "tiny", "joint": {"accumulation": 3}}, "multiple of accumulation"),
         ({"preset": "tiny", "joint": {"trains": []}}, "names nothing to train"),
         ({"preset": "tiny", "autoencoder": None}, "come together or not at all"),
         ({"preset": "huge"}, '"preset" must be one of tiny, tiny-further, paper'),
+        ({"preset": ["tiny"]}, '"preset" must be one of'),
+        ({"preset": "tiny", "sed": 1}, "unknown field 'sed'; did you mean 'seed'? known"),
+        (
+            {"preset": "tiny", "joint": {"data": {"shake": {"mtoion": 1}}}},
+            "joint.data.shake: unknown field 'mtoion'; did you mean 'motion'?",
+        ),
+        (
+            {"preset": "tiny", "joint": {"data": {"shake": {"motion": [5, 1]}}}},
+            "joint.data.shake: motion: expected (lowest, highest)",
+        ),
+        ({"preset": "tiny-further", "joint": None}, "names no stage to run"),
+        ({"preset": "tiny", "seed": -1}, "seed must be between 0 and"),
+        ({"preset": "tiny", "autoencoder": {"steps": 0}}, "steps must be 1 or more, got 0"),
+        ({"preset": "tiny", "autoencoder": {"batch_size": 0}}, "batch_size must be 1 or more"),
+        ({"preset": "tiny", "joint": {"steps": -5}}, "steps must be 1 or more, got -5"),
+        ({"preset": "tiny", "joint": {"steps": "many"}}, "steps: expected int, got 'many'"),
+        ({"preset": "tiny", "joint": {"learning_rate": math.nan}}, "learning_rate must be 0"),
+        ({"preset": "tiny", "joint": {"learning_rate": math.inf}}, "learning_rate must be 0"),
+        ({"preset": "tiny", "joint": {"betas": [0.9, 2]}}, "and below 1, got (0.9, 2.0)"),
+        ({"preset": "tiny", "joint": {"ema_decay": 1.5}}, "ema_decay must be 0 or more and"),
+        ({"preset": "tiny", "joint": {"pixel_floor": [0, 0]}}, "pixel_floor must be above 0"),
+        ({"preset": "tiny", "joint": {"latent_floor": [-1, 1]}}, "latent_floor must be above"),
+        ({"preset": "tiny", "joint": {"min_snr_gamma": 0}}, "min_snr_gamma must be above 0"),
+        ({"preset": "tiny", "joint": {"pixel_frames": 0}}, "pixel_frames must be 1 or more"),
+        ({"preset": "tiny", "joint": {"easy_until": 7}}, "easy_until must be between 0 and 1"),
         ([1], '"preset" must be one of'),
         ("{not json", "not JSON"),
     ],
@@ -86,6 +115,12 @@ def test_bad_files_name_the_field(tmp_path, values, message):
         load_preset(path)
     assert message in str(error.value)
     assert str(path) in str(error.value)
+
+
+def test_a_file_of_windows_editor_is_read(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text('{"preset": "tiny", "seed": 4}', encoding="utf-8-sig")
+    assert load_preset(path).seed == 4
 
 
 def test_a_name_that_is_nothing_is_refused():

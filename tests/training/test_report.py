@@ -63,6 +63,7 @@ def test_the_page_says_how_far_the_run_is(page):
     for shown in (
         *("tiny & <co>", "250 of 1,000", "25%", "1 h 3 min", "28.25 dB"),
         "+0.75 dB over blurry; joint, update 200",
+        "all stages; about 9 min left in this stage",
     ):
         assert shown in page.text
     stages = [page.text[i + 1] for i, text in enumerate(page.text) if text.strip() == "joint"]

@@ -189,3 +189,29 @@ def test_unusable_sharp_files_are_named(sharp):
     shutil.rmtree(sharp / "clips")
     with pytest.raises(ValueError, match="sharp: no photos/ or clips/ to train on"):
         open_one(f"synthetic:{sharp}")
+
+
+def test_files_that_are_left_out_are_said_to_be(sharp, caplog, monkeypatch):
+    write(sharp / "photos" / "c.webp")
+    write(sharp / "photos" / "holiday" / "d.png")
+    (sharp / "photos" / "e.heic").touch()
+    (sharp / "photos" / ".DS_Store").touch()
+    (sharp / "clips" / "film.mp4").rename(sharp / "clips" / "film.M4V")
+    monkeypatch.setenv("HOME", str(sharp))
+    source = open_one("synthetic:~")
+    assert (len(source.photos), len(source.runs)) == (3, 2)
+    (warning,) = caplog.messages
+    assert "photos: 2 of 5 files and folders are left out, as e.heic is; read are" in warning
+
+
+def test_a_video_that_is_cut_off_is_named(sharp, caplog):
+    writer = cv2.VideoWriter_fourcc(*"MJPG")
+    path = sharp / "clips" / "long.avi"
+    video = cv2.VideoWriter(str(path), writer, 30, (56, 40))
+    for index in range(40):
+        video.write(picture(index))
+    video.release()
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    assert len(open_one(f"synthetic:{sharp}").runs) > 2
+    assert [m for m in caplog.messages if "long.avi: is cut off or damaged, only" in m]

@@ -113,6 +113,27 @@ def test_a_full_disk_costs_no_older_state(tmp_path, accelerator, monkeypatch, ca
     assert names == ["stage_0000001.pt", "stage_0000002.pt", "stage_0000003.pt"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="has no limit on the size of files")
+def test_a_disk_that_fills_up_while_a_state_is_written_ends_no_run(
+    tmp_path, accelerator, caplog
+):
+    import resource
+
+    # Wide enough for tensors that the archive writes one by one.
+    trained = Trained(0, width=4000)
+    trained.save(tmp_path, 1, accelerator)
+    size = (tmp_path / "states" / "stage_0000001.pt").stat().st_size
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, before[1]))
+    try:
+        with caplog.at_level(logging.WARNING):
+            trained.save(tmp_path, 2, accelerator)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "stage_0000002.pt: state not written (File too large); training goes" in caplog.text
+    assert [path.name for path in (tmp_path / "states").iterdir()] == ["stage_0000001.pt"]
+
+
 def test_a_kill_while_writing_leaves_the_older_states(tmp_path, accelerator, monkeypatch):
     trained = Trained(0)
     trained.save(tmp_path, 1, accelerator)

@@ -148,11 +148,58 @@ def test_frames_are_in_natural_order_whatever_their_suffix(tmp_path):
 
 def test_odd_frames_are_named(tmp_path):
     touch(tmp_path / "street" / "blur", ["0.png", "1.png"])
-    with pytest.raises(ValueError, match=r"street: frame 0 is in only one of blur/ and sharp/"):
+    touch(tmp_path / "street" / "sharp", ["1.png"])
+    message = r"street: frame 0 is in only one of blur/ and sharp/ .* add what is missing"
+    with pytest.raises(ValueError, match=message):
         load_dataset(f"pairs:{tmp_path}")
     touch(tmp_path / "street" / "sharp", ["0.png", "0.jpg", "1.png"])
     with pytest.raises(ValueError, match=r"sharp: 0\.jpg and 0\.png are one frame twice"):
         load_dataset(f"pairs:{tmp_path}")
+
+
+@pytest.mark.parametrize("missing", ["blur", "sharp"])
+def test_a_sequence_without_its_other_half_is_not_left_out(tmp_path, missing):
+    for sequence in ("street", "tower"):
+        for kind in ("blur", "sharp"):
+            touch(tmp_path / sequence / kind, ["0.png"])
+    (tmp_path / "tower" / missing / "0.png").unlink()
+    (tmp_path / "tower" / missing).rmdir()
+    with pytest.raises(ValueError, match=rf"tower.{missing}: is missing; add it, or move"):
+        load_dataset(f"pairs:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("named", "suggested"),
+    [
+        ("gopro:GOPRO/train", "gopro:GOPRO"),
+        ("gopro:GOPRO/train/GOPR01", "gopro:GOPRO"),
+        ("gopro_gamma:.", "gopro_gamma:GOPRO"),
+        ("gopro:DVD", "dvd:DVD"),
+        ("dvd:DVD/quantitative_datasets", "dvd:DVD"),
+        ("dvd:.", "dvd:DVD"),
+        ("pairs:GOPRO", "gopro:GOPRO"),
+        ("pairs:GOPRO/train/GOPR01", "pairs:GOPRO/train"),
+        ("pairs:DVD", "dvd:DVD"),
+    ],
+)
+def test_a_folder_too_deep_or_not_deep_enough_is_named(
+    tmp_path, monkeypatch, gopro, dvd, named, suggested
+):
+    (tmp_path / "GOPRO").mkdir()
+    for split in ("train", "test"):
+        (tmp_path / split).rename(tmp_path / "GOPRO" / split)
+    (tmp_path / "DVD").mkdir()
+    (tmp_path / "quantitative_datasets").rename(tmp_path / "DVD" / "quantitative_datasets")
+    monkeypatch.chdir(tmp_path)
+    kind, _, path = suggested.partition(":")
+    with pytest.raises(ValueError, match="holds no sequence of") as error:
+        load_dataset(named, "train")
+    assert str(error.value).endswith(f"; did you mean {kind}:{tmp_path / path}?")
+
+
+def test_a_folder_is_found_below_the_home_folder(tmp_path, monkeypatch, gopro):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert len(load_dataset("gopro:~", "train")) == 2
 
 
 @pytest.mark.parametrize("spec", ["nothing", "gopher:x", "pairs", "pairs:"])
@@ -164,9 +211,10 @@ def test_unknown_kinds_are_refused(spec):
 
 
 def test_empty_and_missing_folders_are_named(tmp_path):
-    with pytest.raises(ValueError, match="holds no <sequence>/blur"):
+    with pytest.raises(ValueError, match=r"holds no sequence of 'pairs', expected PATH/"):
         load_dataset(f"pairs:{tmp_path}")
-    (tmp_path / "street" / "blur").mkdir(parents=True)
+    for kind in ("blur", "sharp"):
+        (tmp_path / "street" / kind).mkdir(parents=True)
     with pytest.raises(ValueError, match=r"blur: holds no images"):
         load_dataset(f"pairs:{tmp_path}")
     with pytest.raises(FileNotFoundError, match="nowhere"):

@@ -8,6 +8,7 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+from video_deblur.video.frames import read_image
 from video_deblur.video.image_check import check_image
 
 
@@ -107,3 +108,12 @@ def test_a_png_without_a_picture_is_named(check):
 def test_files_that_are_no_images_are_named(check, data):
     with pytest.raises(ValueError, match=r"frame\.jpg: .*; replace or remove it$"):
         check(data, ".jpg")
+
+
+def test_a_size_that_no_reader_takes_is_no_crash(tmp_path):
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 200_000, 200_000, 8, 2, 0, 0, 0))
+    data = png_chunk(b"IDAT", zlib.compress(bytes(100))) + png_chunk(b"IEND")
+    path = tmp_path / "huge.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + data)
+    with pytest.raises(ValueError, match=r"huge\.png: cannot be read as an image"):
+        read_image(path)
