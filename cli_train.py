@@ -123,7 +123,7 @@ def _check_options(args: argparse.Namespace) -> None:
 
 
 def _train_one(args: argparse.Namespace) -> Path:
-    from .training.config import load_preset
+    from .training.presets import load_preset
 
     if len(args.preset) > 1:
         raise ValueError(f"expected one preset, got {', '.join(args.preset)}; or --compare")
@@ -132,7 +132,7 @@ def _train_one(args: argparse.Namespace) -> Path:
 
 def _compare(args: argparse.Namespace) -> None:
     from .training.compare import compare, config_names
-    from .training.config import load_preset
+    from .training.presets import load_preset
     from .training.report import read_log
 
     if args.validation is None:

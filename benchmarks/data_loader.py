@@ -17,8 +17,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from ..training.config import DiffusionStage, Preset, load_preset
+from ..training.config import DiffusionStage, Preset
 from ..training.data import ClipLoader, TrainingData
+from ..training.presets import load_preset
 from ..training.recipe import train_preset
 from ..training.report import read_log
 

@@ -28,7 +28,8 @@ from ..models.config import (
     UNet3DConfig,
 )
 from ..models.divd import Divd
-from ..training.config import PRESETS, DiffusionStage
+from ..training.config import DiffusionStage
+from ..training.presets import PRESETS
 from ..training.stages import DiffusionTraining, Draws
 
 FULL = DivdConfig(

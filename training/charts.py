@@ -91,6 +91,8 @@ class _Group:
     from_zero: bool = False
     factor: float = 1.0
     unit: str = ""
+    if_any: bool = False
+    """Shown only if a value is not zero."""
 
 
 _GROUPS = (
@@ -110,11 +112,18 @@ _GROUPS = (
     _Group("learning_rate", "Learning rate", smooth=False, from_zero=True),
     _Group(r"\w+_per_s", "Throughput per second", from_zero=True, unit="/s"),
     _Group(
-        "data_wait", "Waiting for data, % of the time", from_zero=True, factor=100.0, unit="%"
+        "data_wait|data_preparation",
+        "Data, % of the time",
+        from_zero=True,
+        factor=100.0,
+        unit="%",
     ),
+    _Group("skipped_updates", "Updates skipped so far", smooth=False, if_any=True),
     _Group("memory_gb", "Memory, GB", smooth=False, from_zero=True, unit="GB"),
 )
 _LABELS = {
+    "data_wait": "waiting for it",
+    "data_preparation": "blurring it",
     "gain_db": "training",
     "validation_gain_db": "validation",
     "v": "prediction",
@@ -203,7 +212,7 @@ def _first_timestep(name: str) -> int:
 
 def _curve(rows: Sequence[Mapping[str, float]], name: str, group: _Group) -> Curve | None:
     points = [(row["step"], row[name]) for row in rows if np.isfinite(row.get(name, np.nan))]
-    if not points:
+    if not points or (group.if_any and not any(value for _, value in points)):
         return None
     steps, values = np.array(points, dtype=np.float64).T
     steps, values = _thinned(steps), _thinned(values) * group.factor

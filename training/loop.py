@@ -143,7 +143,8 @@ def train(
             # Gradients are averaged over the processes once per update; FSDP would keep them
             # whole until then, and they are as large as the weights.
             with nullcontext() if last or split else accelerator.no_sync(wrapped):
-                arguments = prepare(micro_batch)
+                with log.preparing():
+                    arguments = prepare(micro_batch)
                 # accelerate leaves out autocast with FSDP.
                 with accelerator.autocast():
                     values = wrapped(*arguments)
@@ -231,7 +232,7 @@ class _Log:
         self.resumed = resumed
         self.values: dict[str, list[Tensor]] = {}
         self.started = self.line_started = time.monotonic()
-        self.waited_s = 0.0
+        self.waited_s = self.prepared_s = 0.0
 
     @property
     def elapsed_s(self) -> float:
@@ -250,6 +251,13 @@ class _Log:
             self.waited_s += time.monotonic() - before
             yield batch
 
+    @contextmanager
+    def preparing(self) -> Iterator[None]:
+        """Add up how long clips take that are finished on the device."""
+        before = time.monotonic()
+        yield
+        self.prepared_s += time.monotonic() - before
+
     def add(self, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
             self.values.setdefault(name, []).append(value.detach().float())
@@ -264,10 +272,12 @@ class _Log:
             **more,
             "images_per_s": samples * self.run.images_per_sample / seconds,
             "data_wait": self.waited_s / seconds,
+            "data_preparation": self.prepared_s / seconds,
             "memory_gb": _memory_gb(self.accelerator.device),
         }
         per_step = (now - self.started) / (step - self.resumed.step)
-        self.values, self.waited_s, self.line_started = {}, 0.0, now
+        self.values, self.waited_s, self.prepared_s = {}, 0.0, 0.0
+        self.line_started = now
         self.accelerator.log({f"{self.run.name}/{k}": v for k, v in line.items()}, step=step)
         if not self.accelerator.is_main_process:
             return

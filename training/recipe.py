@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from ..models.autoencoder import Autoencoder
 from ..models.checkpoint import LICENCE, load_model, read_info, save_checkpoint
-from ..models.config import AutoencoderConfig, DivdConfig
 from ..models.divd import Divd
 from ..models.layers import multiplies_bfloat16
 from ..restoration.load import choose_device
@@ -37,6 +36,7 @@ from .preflight import (
     origin_of,
 )
 from .stages import AutoencoderTraining, DiffusionTraining, draw
+from .start import with_autoencoder, with_statistics
 from .states import whole_weights
 from .validation import ValidationClips
 from .workers import choose_workers
@@ -134,6 +134,7 @@ def train_preset(
     if autoencoder is not None and start is not None:
         check_autoencoder(config.autoencoder, start.config.autoencoder, autoencoder)
     check_stages(preset, config, data)
+    workers = {n: _num_workers(num_workers, s, device) for n, s in stages.items()}
     begin_run(folder, preset, origin_of(data_specs, data, **sources, validation=validation))
     accelerator = make_accelerator(device, preset.precision, folder)
     recipe = _Recipe(
@@ -147,7 +148,7 @@ def train_preset(
             "log_every": log_every,
             "save_every_s": save_every_s,
         },
-        num_workers={n: _num_workers(num_workers, s, accelerator) for n, s in stages.items()},
+        num_workers=workers,
         progress=progress,
         provenance=_provenance(preset, data_specs, init, autoencoder),
         licence=LICENCE if start is None else start.licence,
@@ -332,11 +333,11 @@ class _Recipe:
         return lambda step, steps, values: report(stage, step, steps, values)
 
 
-def _num_workers(wanted: int | None, stage: DiffusionStage, accelerator: Accelerator) -> int:
-    share = stage.data.clips_per_batch // accelerator.num_processes
+def _num_workers(wanted: int | None, stage: DiffusionStage, device: str) -> int:
+    share = stage.data.clips_per_batch // int(os.environ.get("WORLD_SIZE", "1"))
     clip = max(clip_bytes(c) for c in (stage.data, stage.easy_data) if c is not None)
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return choose_workers(wanted, max(share, 1) * clip, accelerator.device, local)
+    return choose_workers(wanted, max(share, 1) * clip, choose_device(device), local)
 
 
 def is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
@@ -344,63 +345,6 @@ def is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
     ends = ("conv_in.", "conv_out.", "time_emb", "relative_position.")
     inside = name.removeprefix("model.").startswith("unet.")
     return inside and parameter.ndim > 1 and not any(end in name for end in ends)
-
-
-def with_statistics(
-    config: DivdConfig, autoencoder: Autoencoder, data: TrainingData, seed: int
-) -> Divd:
-    """Build the model around a trained autoencoder, its latents measured for the config."""
-    generator = torch.Generator().manual_seed(seed + 2)
-    images = data.images(192, 128, generator) * 2 - 1
-    with torch.no_grad():
-        latents = torch.cat([autoencoder.encode(part) for part in images.split(32)])
-    mean, std = latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3))
-    normalised = rearrange(
-        (latents - mean[:, None, None]) / std[:, None, None], "n c h w -> (n h w) c"
-    )
-    colours = torch.nn.functional.avg_pool2d(images, config.autoencoder.downscale)
-    solution = torch.linalg.lstsq(
-        torch.cat([normalised, torch.ones(len(normalised), 1)], dim=1),
-        rearrange(colours, "n c h w -> (n h w) c"),
-    ).solution
-    rows = [tuple(round(float(v), 5) for v in row) for row in solution]
-    measured: AutoencoderConfig = dataclasses.replace(
-        config.autoencoder,
-        latent_mean=tuple(round(float(v), 5) for v in mean),
-        latent_std=tuple(round(float(v), 5) for v in std),
-        latent_rgb_factors=tuple(rows[:-1]),
-        latent_rgb_bias=rows[-1],
-    )
-    return _around(dataclasses.replace(config, autoencoder=measured), autoencoder, seed)
-
-
-def with_autoencoder(config: DivdConfig, checkpoint: str | Path, seed: int) -> Divd:
-    """Build the model around the autoencoder of a checkpoint.
-
-    Raises:
-        FileNotFoundError: If there is no such checkpoint.
-        ValueError: If it is damaged, or its autoencoder is not the one that `config` asks for.
-    """
-    trained = load_model(checkpoint)
-    wanted, found = config.autoencoder, trained.config.autoencoder
-    check_autoencoder(wanted, found, checkpoint)
-    measured = dataclasses.replace(found, detail_skip=wanted.detail_skip)
-    config = dataclasses.replace(config, autoencoder=measured)
-    return _around(config, trained.autoencoder, seed)
-
-
-def _around(config: DivdConfig, autoencoder: Autoencoder, seed: int) -> Divd:
-    """Build new networks around an autoencoder.
-
-    The blur encoder starts as a copy of the sharp one (Wang & Long), a detail skip as nothing.
-    """
-    torch.manual_seed(seed + 3)
-    model = Divd(config)
-    fresh = model.autoencoder.state_dict()
-    kept = {n: w for n, w in autoencoder.state_dict().items() if n in fresh}
-    model.autoencoder.load_state_dict({**fresh, **kept})
-    model.blur_encoder.load_state_dict(autoencoder.encoder.state_dict())
-    return model
 
 
 def make_accelerator(device: str, precision: str, folder: Path) -> Accelerator:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from video_deblur.benchmarks import feed_forward
 from video_deblur.models.dblrnet import DblrNet
-from video_deblur.training.config import PRESETS
+from video_deblur.training.presets import PRESETS
 
 
 def training():

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 from video_deblur.benchmarks.training_cost import REDUCED, count
 from video_deblur.models.divd import Divd
-from video_deblur.training.config import PRESETS
+from video_deblur.training.presets import PRESETS
 
 
 def small(stage, **changes):

@@ -16,7 +16,7 @@ from video_deblur.models.config import (
     config_from_dict,
     config_to_dict,
 )
-from video_deblur.training.config import PRESETS, TINY_MODEL
+from video_deblur.training.presets import PRESETS, TINY_MODEL
 
 
 @pytest.mark.parametrize("name", ["small", "kl", "tiny", "statistics"])

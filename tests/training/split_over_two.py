@@ -25,7 +25,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from video_deblur.training import loop, recipe
-from video_deblur.training.config import load_preset
+from video_deblur.training.presets import load_preset
 from video_deblur.training.validation import StageValidation
 
 make_accelerator = recipe.make_accelerator
@@ -101,7 +101,7 @@ def main():
             validation=f"pairs:{pairs}",
             validate_every=2,
             log_every=1,
-            save_every_s=-1.0,
+            save_every_s=0.0,
             num_workers=0,
         )
 

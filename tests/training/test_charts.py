@@ -30,7 +30,7 @@ def line_points(svg):
 
 def test_what_belongs_together_shares_a_chart_and_nothing_is_left_out():
     names = ["loss", "loss_t750_999", "loss_t000_249", "gain_db", "validation_gain_db", "l1"]
-    names += ["v", "v_copy", "validation_psnr", "data_wait", "images_per_s"]
+    names += ["v", "v_copy", "validation_psnr", "data_wait", "data_preparation", "images_per_s"]
     found = charts_of(rows_of(**{name: [0.5, 0.25] for name in names}))
     labels = {chart.title: [curve.label for curve in chart.curves] for chart in found}
     assert labels == {
@@ -40,10 +40,10 @@ def test_what_belongs_together_shares_a_chart_and_nothing_is_left_out():
         "Validation PSNR, dB": [""],
         "Latent error": ["prediction", "copying the blurry latents"],
         "Throughput per second": ["images"],
-        "Waiting for data, % of the time": [""],
+        "Data, % of the time": ["waiting for it", "blurring it"],
         "l1": [""],
     }
-    (wait,) = (chart for chart in found if chart.title.startswith("Waiting"))
+    (wait,) = (chart for chart in found if chart.title.startswith("Data"))
     assert wait.curves[0].latest == 25
 
 
@@ -116,7 +116,7 @@ def test_all_charts_of_a_stage_end_at_the_same_update():
 
 
 def test_values_are_written_with_their_unit():
-    names = ("gain_db", "loss", "psnr", "data_wait", "memory_gb", "samples_per_s")
+    names = ("gain_db", "loss", "psnr", "data_wait", "memory_gb", "images_per_s")
     values = (-0.0095, -5.4321, 28.235, 0.00496, 3.4347, 4.04)
     found = charts_of(rows_of(**{n: [v] for n, v in zip(names, values, strict=True)}))
     written = {chart.title: chart.written(chart.curves[0].latest) for chart in found}
@@ -135,6 +135,13 @@ def test_a_single_line_is_enough(value):
     rows = [{"step": 0.0, "loss": value, "data_wait": value, "gain_db": -value}]
     for chart in charts_of(rows):
         assert "var(--curve-0)" in draw_chart(chart)
+
+
+def test_skipped_updates_are_shown_if_there_are_any():
+    none = [{"step": step, "skipped_updates": 0.0} for step in (1, 2)]
+    assert charts_of(none) == []
+    some = [*none, {"step": 3, "skipped_updates": 1.0}]
+    assert [chart.title for chart in charts_of(some)] == ["Updates skipped so far"]
 
 
 def test_missing_matplotlib_is_named(monkeypatch):

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 from video_deblur.training.clips import draw_clip, draw_image, finish_clips
-from video_deblur.training.config import PRESETS, DataConfig
+from video_deblur.training.config import DataConfig
+from video_deblur.training.presets import PRESETS
 from video_deblur.training.sources import PairedSource, SyntheticSource
 from video_deblur.video.camera_shake import ShakeConfig
 from video_deblur.video.datasets import PairedSequence

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 from video_deblur.training.compare import budget, compare, config_names
-from video_deblur.training.config import PRESETS
+from video_deblur.training.presets import PRESETS
 
 
 def make_preset(steps=200, coherence_weight=0.1, **data):

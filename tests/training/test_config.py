@@ -6,13 +6,8 @@ import math
 
 import pytest
 from video_deblur.models.config import ConfigError
-from video_deblur.training.config import (
-    PRESETS,
-    DataConfig,
-    DiffusionStage,
-    Preset,
-    load_preset,
-)
+from video_deblur.training.config import DataConfig, DiffusionStage, Preset
+from video_deblur.training.presets import PRESETS, load_preset
 
 
 def write(folder, values):

@@ -15,8 +15,9 @@ import torch
 from torch import nn
 from video_deblur.models.checkpoint import load_model, save_checkpoint
 from video_deblur.models.divd import Divd
-from video_deblur.training.config import PRESETS, DataConfig, load_preset
+from video_deblur.training.config import DataConfig
 from video_deblur.training.fsdp import choose_units
+from video_deblur.training.presets import PRESETS, load_preset
 from video_deblur.training.recipe import train_preset
 
 SCRIPT = Path(__file__).with_name("split_over_two.py")

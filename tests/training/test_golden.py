@@ -9,7 +9,7 @@ from pathlib import Path
 
 import cv2
 import pytest
-from video_deblur.training.config import PRESETS
+from video_deblur.training.presets import PRESETS
 from video_deblur.training.recipe import train_preset
 from video_deblur.video.reader import VideoReader
 

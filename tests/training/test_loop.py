@@ -142,6 +142,7 @@ def test_training_learns_and_logs(tmp_path, run_training):
     for line in lines:
         assert line["images_per_s"] > 0
         assert 0 <= line["data_wait"] < 1
+        assert 0 < line["data_preparation"] < 1
         assert line["memory_gb"] > 0
         assert line["learning_rate"] <= run.learning_rate
         # Every second update has none: averaged over those that have one.

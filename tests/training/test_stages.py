@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 import torch
-from video_deblur.training.config import PRESETS, AutoencoderStage, DiffusionStage
+from video_deblur.training.config import AutoencoderStage, DiffusionStage
+from video_deblur.training.presets import PRESETS
 from video_deblur.training.stages import (
     AutoencoderTraining,
     DiffusionTraining,

@@ -14,7 +14,8 @@ from video_deblur.cli import main
 from video_deblur.models.checkpoint import load_model, read_info
 from video_deblur.models.config import ScheduleConfig
 from video_deblur.models.import_weights.convert import convert_weights
-from video_deblur.training.config import PRESETS, DataConfig
+from video_deblur.training.config import DataConfig
+from video_deblur.training.presets import PRESETS
 from video_deblur.training.recipe import train_preset
 
 

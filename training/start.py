@@ -1,0 +1,73 @@
+"""The model that a run starts from: a trained autoencoder, and new networks around it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from einops import rearrange
+
+from ..models.autoencoder import Autoencoder
+from ..models.checkpoint import load_model
+from ..models.config import AutoencoderConfig, DivdConfig
+from ..models.divd import Divd
+from .data import TrainingData
+from .preflight import check_autoencoder
+
+
+def with_statistics(
+    config: DivdConfig, autoencoder: Autoencoder, data: TrainingData, seed: int
+) -> Divd:
+    """Build the model around a trained autoencoder, its latents measured for the config."""
+    generator = torch.Generator().manual_seed(seed + 2)
+    images = data.images(192, 128, generator) * 2 - 1
+    with torch.no_grad():
+        latents = torch.cat([autoencoder.encode(part) for part in images.split(32)])
+    mean, std = latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3))
+    normalised = rearrange(
+        (latents - mean[:, None, None]) / std[:, None, None], "n c h w -> (n h w) c"
+    )
+    colours = torch.nn.functional.avg_pool2d(images, config.autoencoder.downscale)
+    solution = torch.linalg.lstsq(
+        torch.cat([normalised, torch.ones(len(normalised), 1)], dim=1),
+        rearrange(colours, "n c h w -> (n h w) c"),
+    ).solution
+    rows = [tuple(round(float(v), 5) for v in row) for row in solution]
+    measured: AutoencoderConfig = dataclasses.replace(
+        config.autoencoder,
+        latent_mean=tuple(round(float(v), 5) for v in mean),
+        latent_std=tuple(round(float(v), 5) for v in std),
+        latent_rgb_factors=tuple(rows[:-1]),
+        latent_rgb_bias=rows[-1],
+    )
+    return _around(dataclasses.replace(config, autoencoder=measured), autoencoder, seed)
+
+
+def with_autoencoder(config: DivdConfig, checkpoint: str | Path, seed: int) -> Divd:
+    """Build the model around the autoencoder of a checkpoint.
+
+    Raises:
+        FileNotFoundError: If there is no such checkpoint.
+        ValueError: If it is damaged, or its autoencoder is not the one that `config` asks for.
+    """
+    trained = load_model(checkpoint)
+    wanted, found = config.autoencoder, trained.config.autoencoder
+    check_autoencoder(wanted, found, checkpoint)
+    measured = dataclasses.replace(found, detail_skip=wanted.detail_skip)
+    config = dataclasses.replace(config, autoencoder=measured)
+    return _around(config, trained.autoencoder, seed)
+
+
+def _around(config: DivdConfig, autoencoder: Autoencoder, seed: int) -> Divd:
+    """Build new networks around an autoencoder.
+
+    The blur encoder starts as a copy of the sharp one (Wang & Long), a detail skip as nothing.
+    """
+    torch.manual_seed(seed + 3)
+    model = Divd(config)
+    fresh = model.autoencoder.state_dict()
+    kept = {n: w for n, w in autoencoder.state_dict().items() if n in fresh}
+    model.autoencoder.load_state_dict({**fresh, **kept})
+    model.blur_encoder.load_state_dict(autoencoder.encoder.state_dict())
+    return model
