@@ -29,7 +29,7 @@ from ..models.config import (
 )
 from ..models.divd import Divd
 from ..training.config import DiffusionStage
-from ..training.presets import PRESETS
+from ..training.presets import PRESETS, TINY_MODEL
 from ..training.stages import DiffusionTraining, Draws
 
 FULL = DivdConfig(
@@ -82,6 +82,8 @@ def count(config: DivdConfig, stage: DiffusionStage) -> Cost:
         if stage.pixel_loss != "off":
             frames = slice(stage.pixel_frames)
             latents, blurry = clip[2].noise[:, :, frames], clip[0][:, :, frames]
+            # "last" goes on from here into the network, "decoder" ends here.
+            latents.requires_grad_(stage.pixel_loss == "last")
             with _Kept(module) as kept:
                 decoded = module.model.decode_restored(latents, blurry)
             activations += kept.total
@@ -212,6 +214,17 @@ def main() -> None:
     }
     for name, values in rows.items():
         print(f"{name:27}" + "".join(f"{value:<11.4g}" for value in values))
+    print("\nbundled size, one clip (tiny-further)")
+    further = PRESETS["tiny-further"].joint
+    assert further is not None
+    for num_frames, crop in ((further.data.num_frames, further.data.crop), (16, 256)):
+        clips = dataclasses.replace(further.data, num_frames=num_frames, crop=crop)
+        cost = count(TINY_MODEL, dataclasses.replace(further, data=clips))
+        print(
+            f"{num_frames} frames of {crop}x{crop}: {cost.flop / 1e9:.0f} GFLOP, activations "
+            f"{cost.activation_bytes / 1e6:.0f} MB, weights and state "
+            f"{(cost.trained * _STATE_BYTES + cost.frozen * 4) / 1e6:.0f} MB"
+        )
     print("\nreduced, trained on this machine, float32")
     for name, stage in zip(("stage 1", "stage 2"), stages, strict=True):
         small = dataclasses.replace(

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 from video_deblur.benchmarks.training_cost import REDUCED, count
 from video_deblur.models.divd import Divd
-from video_deblur.training.presets import PRESETS
+from video_deblur.training.presets import PRESETS, TINY_MODEL
 
 
 def small(stage, **changes):
@@ -41,3 +41,12 @@ def test_operations_grow_with_frames():
     once, twice = count(REDUCED, stage), count(REDUCED, longer)
     # Attention over time grows with the square; the image tower sees one frame of both.
     assert twice.flop == pytest.approx(2 * once.flop, rel=0.1)
+
+
+def test_the_bundled_size_counts_its_pixel_loss():
+    stage = small(PRESETS["tiny-further"].joint)
+    cost = count(TINY_MODEL, stage)
+    without = count(TINY_MODEL, dataclasses.replace(stage, pixel_loss="off"))
+    assert cost.flop > without.flop
+    assert cost.activation_bytes > without.activation_bytes
+    assert cost.trained > cost.frozen > 0
