@@ -6,6 +6,7 @@ that `add_stream` gives to a file is the same each time, so the packets fit.
 
 from __future__ import annotations
 
+import contextlib
 import io
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -121,7 +122,16 @@ class FrameEncoder:
 
     def flush(self) -> list[Any]:
         """Return the packets the encoder still holds; nothing can be encoded afterwards."""
-        return self._packets(None) if self._began else []
+        if not self._began:
+            return []
+        self._began = False
+        return self._packets(None)
+
+    def __del__(self) -> None:
+        # libx265 hangs or crashes when it is freed with frames inside: a run was stopped.
+        if self._began and codec_named(self._pictures.codec).encoder == "libx265":
+            with contextlib.suppress(FFmpegError):
+                self.flush()
 
     def _packets(self, frame: av.VideoFrame | None) -> list[Any]:
         packets = self._stream.encode(frame)
