@@ -28,17 +28,16 @@ def choose_workers(
     """Return how many workers a training process starts.
 
     Args:
-        wanted: What the user asks for; None: one where a CPU trains, which has no cores to
-            spare, else as many as there are cores for, up to 8 and what shared memory holds.
+        wanted: What the user asks for, 0 or more (checked in `preflight`); None: one where a
+            CPU trains, which has no cores to spare, else as many as there are cores for, up to
+            8 and what shared memory holds.
         batch_bytes: Pixels of a training process's clips for one update.
         device: What trains.
         num_processes: Training processes on this machine.
 
     Raises:
-        ValueError: If `wanted` is below 0, or more than shared memory holds.
+        ValueError: If `wanted` is more than shared memory holds.
     """
-    if wanted is not None and wanted < 0:
-        raise ValueError(f"--workers must be 0 or more, got {wanted}")
     fitting, free = _fitting(batch_bytes, num_processes)
     if wanted is None:
         spare = _num_cores() // num_processes - 1
@@ -57,8 +56,8 @@ def choose_workers(
     if wanted > fitting:
         needed = num_processes * batch_bytes * (_AHEAD * wanted + 1)
         raise ValueError(
-            f"--workers {wanted} may need {needed / 1e6:.0f} "
-            f"MB of {_SHARED_MEMORY}, which has {free / 1e6:.0f}; take {fitting}, or give a "
+            f"--workers {wanted} may need {needed / 1e6:.0f} MB of {_SHARED_MEMORY}, which has "
+            f"{free / 1e6:.0f}; take {fitting}, or give a "
             "container more (docker run --shm-size)"
         )
     return wanted
