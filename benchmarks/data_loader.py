@@ -18,10 +18,10 @@ import time
 from pathlib import Path
 
 from ..training.config import DiffusionStage, Preset
-from ..training.data import ClipLoader, TrainingData
+from ..training.data.loader import ClipLoader, TrainingData
 from ..training.presets import load_preset
 from ..training.recipe import train_preset
-from ..training.report import read_log
+from ..training.report.page import read_log
 
 _WARM_UP = 4
 """Updates that start workers and fill queues: not counted."""

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from ..models.dblrnet import NUM_FRAMES, DblrNet, to_luma
 from ..models.layers import multiplies_bfloat16
-from ..training.clips import DrawnClip
 from ..training.config import DiffusionStage
-from ..training.data import ClipLoader, TrainingData, clip_generator
+from ..training.data.clips import DrawnClip
+from ..training.data.loader import ClipLoader, TrainingData, clip_generator
 from ..training.loop import Run, train
 from ..training.losses import log_error, spectrum_l1
 from ..training.presets import PRESETS

@@ -56,7 +56,7 @@ def _run_one(path: str, size: str, num_frames: int) -> dict[str, float]:
 
     from ..restoration.load import load_deblurrer
     from ..restoration.settings import preset_settings
-    from ..restoration.stream import restore_stream
+    from ..restoration.streaming.stream import restore_stream
 
     torch.set_num_threads(1)
     deblurrer = load_deblurrer("divd-tiny", "cpu", "float32")

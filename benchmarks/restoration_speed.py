@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from ..models import inference_layers
 from ..models.config import AutoencoderConfig, DivdConfig, ImageEncoderConfig, UNet3DConfig
 from ..models.divd import Divd
-from ..restoration.noise import FrameNoise
-from ..restoration.pipeline import Deblurrer
+from ..restoration.denoising.noise import FrameNoise
+from ..restoration.engine import Deblurrer
 from ..restoration.settings import RestorationSettings
 from .unet_speed import build, clock
 

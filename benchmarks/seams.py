@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..restoration.engine import Deblurrer
 from ..restoration.load import load_deblurrer
-from ..restoration.pipeline import Deblurrer
 from ..restoration.settings import preset_settings
-from ..restoration.stream import restore_stream
+from ..restoration.streaming.stream import restore_stream
 from ..video.pixels import to_float
 from .clips import looped, parse_size, read_frames
 

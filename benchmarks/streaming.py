@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from ..restoration.files import restore_file
+from ..jobs.files import restore_file
 from .clips import parse_size, write_looped
 
 _REPEATS = 3

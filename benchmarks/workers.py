@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..jobs.batch import BatchSettings, plan_batch, restore_batch
+from ..jobs.files import Resumable, restore_file
+from ..jobs.part_store import checkpoint_identity, resume_folder
+from ..jobs.ray_pool import RayPool, WorkerOptions, connected
 from ..models.checkpoint import read_info
-from ..restoration.batch import BatchSettings, plan_batch, restore_batch
-from ..restoration.files import Resumable, restore_file
 from ..restoration.load import load_deblurrer
-from ..restoration.ray_pool import RayPool, WorkerOptions, connected
-from ..restoration.resume import checkpoint_identity, resume_folder
 from ..restoration.settings import preset_settings
 from .clips import decoded, parse_size, write_looped
 

@@ -1,7 +1,7 @@
 """The demonstration: restore the bundled clips, show and measure the result.
 
-No bundled checkpoint saw them in training. `restoration/demo/README.md` says where they come
-from.
+No bundled checkpoint saw them in training; `evaluation/demo_clips/README.md` says where they
+come from.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import cv2
 import numpy as np
 import torch
 
-from ..restoration.pipeline import Deblurrer
+from ..restoration.engine import Deblurrer
 from ..restoration.settings import RestorationSettings
 from ..video.pixels import to_float, to_uint8
 from ..video.reader import VideoReader
 from ..video.writer import VideoWriter
 from .fidelity import psnr, ssim
 
-DEMO_FOLDER = Path(__file__).parent.parent / "restoration" / "demo"
+DEMO_FOLDER = Path(__file__).with_name("demo_clips")
 
 _ZOOM = 4
 """Crops are this much smaller than the frame, and shown at its size."""

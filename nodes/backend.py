@@ -38,9 +38,9 @@ from ..models.checkpoint import CheckpointInfo, load_state_dict
 from ..models.config import AutoencoderConfig, DivdConfig
 from ..models.image_encoder import ImageEncoder
 from ..models.unet3d import UNet3D
-from ..restoration.layout import halve, is_out_of_memory, make_layout
-from ..restoration.pipeline import Deblurrer
-from ..restoration.windows import Layout, Piece, fuse
+from ..restoration.denoising.layout import halve, is_out_of_memory, make_layout
+from ..restoration.denoising.windows import Layout, Piece, fuse
+from ..restoration.engine import Deblurrer
 from .memory import UNET_BYTES, make_patcher, memory_bytes, memory_usage_factor, unet_width
 from .vae import AssembledDivd, DeblurVae, build_vae, part_of
 

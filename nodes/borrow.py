@@ -10,8 +10,8 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..restoration.pipeline import check_frames
-from ..restoration.windows import shots
+from ..restoration.denoising.windows import shots
+from ..restoration.engine import check_frames
 from .backend import CATEGORY, make_schema
 from .encode import scene_cuts_input
 from .memory import load_to_device
@@ -60,7 +60,7 @@ class Borrow(io.ComfyNode):
 
 def _borrowed(frames: Tensor, cuts: Sequence[int], device: Any, callback: ProgressFn) -> Tensor:
     """Let the frames `[T, H, W, 3]` of every shot take detail from sharper neighbours."""
-    from ..restoration.borrowing import borrow_stream, borrowing_bytes
+    from ..restoration.borrowing.passes import borrow_stream, borrowing_bytes
 
     load_to_device([], borrowing_bytes(*frames.shape[1:3]))
     borrowed = torch.empty_like(frames)

@@ -15,8 +15,8 @@ import numpy as np
 from comfy_api.latest import InputImpl, Types, io
 from torch import Tensor
 
-from ..restoration.coding import pixels_at_once
-from ..restoration.pipeline import check_frames
+from ..restoration.denoising.coding import pixels_at_once
+from ..restoration.engine import check_frames
 from ..restoration.settings import PRESET_NAMES, RestorationSettings, preset_settings
 from .backend import CATEGORY, LoadedCheckpoint, make_schema
 from .checkpoint import checkpoint_input, checkpoint_path, fingerprint, load_checkpoint
@@ -99,7 +99,7 @@ class Deblur(io.ComfyNode):
     ) -> io.NodeOutput:
         # Here and below: what works on frames and files is imported when it is needed, so
         # that ComfyUI starts without it.
-        from ..restoration.footage import survey_clip
+        from ..restoration.streaming.footage import survey_clip
 
         loaded = load_checkpoint(checkpoint)
         settings = preset_settings(
@@ -229,8 +229,8 @@ def _restore_file(
     checkpoint: str,
 ) -> Path:
     """Restore a file; a run that is cancelled goes on where it was when it is queued again."""
-    from ..restoration.files import Resumable, restore_file
-    from ..restoration.resume import checkpoint_identity, file_identity, identity_digest
+    from ..jobs.files import Resumable, restore_file
+    from ..jobs.part_store import checkpoint_identity, file_identity, identity_digest
     from ..video.codecs import container_for
     from ..video.reader import VideoReader
 
@@ -266,7 +266,7 @@ def _restore_components(
     callback: ProgressFn,
 ) -> Path:
     """Restore a video that exists only as frames, without encoding them first."""
-    from ..restoration.stream import restore_stream
+    from ..restoration.streaming.stream import restore_stream
     from ..video.pixels import to_uint8
     from ..video.writer import VideoWriter
 

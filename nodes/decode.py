@@ -10,10 +10,10 @@ from einops import rearrange
 from torch import Tensor
 
 from ..models.autoencoder import normalise_latents
-from ..restoration.coding import decode_tiled, frames_at_once, pixels_at_once
-from ..restoration.layout import in_halves
-from ..restoration.pipeline import Work, blend, check_frames
-from ..restoration.windows import Span, shots
+from ..restoration.denoising.coding import decode_tiled, frames_at_once, pixels_at_once
+from ..restoration.denoising.layout import in_halves
+from ..restoration.denoising.windows import Span, shots
+from ..restoration.engine import Work, blend, check_frames
 from .backend import (
     CATEGORY,
     OPTIONS_KEY,
@@ -149,7 +149,7 @@ class _Decoder:
         callback: ProgressFn,
     ) -> Tensor:
         """Decode shots, let their frames borrow, and blend: `[T, H, W, C]`."""
-        from ..restoration.borrowing import borrow_stream, borrowing_bytes
+        from ..restoration.borrowing.passes import borrow_stream, borrowing_bytes
 
         height, width = self._size
         config = self._divd.config.autoencoder

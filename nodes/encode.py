@@ -11,14 +11,14 @@ from einops import rearrange
 from torch import Tensor
 
 from ..models.autoencoder import normalise_latents
-from ..restoration.coding import (
+from ..restoration.denoising.coding import (
     encode_tiled,
     frames_at_once,
     frames_to_video,
     pixels_at_once,
 )
-from ..restoration.layout import in_halves
-from ..restoration.pipeline import check_frames
+from ..restoration.denoising.layout import in_halves
+from ..restoration.engine import check_frames
 from .backend import (
     CATEGORY,
     CUTS_KEY,

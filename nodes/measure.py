@@ -6,7 +6,7 @@ import numpy as np
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..restoration.pipeline import check_frames
+from ..restoration.engine import check_frames
 from .backend import CATEGORY, make_schema
 from .progress import Progress
 

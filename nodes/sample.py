@@ -13,8 +13,8 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..models.config import SamplingConfig
-from ..restoration.noise import FrameNoise
-from ..restoration.sampler import sampling_timesteps
+from ..restoration.denoising.noise import FrameNoise
+from ..restoration.denoising.sampler import sampling_timesteps
 from ..restoration.settings import MAX_SEED, RestorationSettings
 from .backend import CATEGORY, OPTIONS_KEY, DeblurModel, make_schema
 from .progress import Progress, ProgressFn

@@ -8,7 +8,7 @@ import torch
 
 from ..models.checkpoint import load_model
 from ..models.layers import multiplies_bfloat16
-from .pipeline import Deblurrer
+from .engine import Deblurrer
 
 DTYPES = {
     "float32": torch.float32,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..models.config import DivdConfig
-from .sampler import SOLVERS
+from .denoising.sampler import SOLVERS
 
 PRESET_NAMES = ("fast", "detailed", "paper")
 """`fast`: the checkpoint's own steps. `detailed`: four times as many. `paper`: DDIM with 50

@@ -13,7 +13,11 @@ tomllib = pytest.importorskip("tomllib", reason="tomllib comes with Python 3.11"
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-DATA_FOLDERS = ("models/weights", "restoration/demo", "web", "workflows")
+DATA_FOLDERS = ("models/weights", "evaluation/demo_clips", "web", "workflows")
+CODE_FOLDERS = (
+    *("cli", "jobs", "restoration", "synthesis", "training", "video"),
+    *("evaluation", "models", "nodes", "benchmarks"),
+)
 TOP_LEVEL_FILES = {
     ".comfyignore",
     ".gitignore",
@@ -21,11 +25,6 @@ TOP_LEVEL_FILES = {
     "LICENSE",
     "README.md",
     "__init__.py",
-    "cli.py",
-    "cli_batch.py",
-    "cli_evaluate.py",
-    "cli_options.py",
-    "cli_train.py",
     "pyproject.toml",
     "requirements.txt",
 }
@@ -58,13 +57,13 @@ def test_every_data_file_is_installed():
     files = [f for folder in DATA_FOLDERS for f in (ROOT / folder).rglob("*") if f.is_file()]
     files += [
         file
-        for folder in ("video", "models", "restoration", "training", "evaluation", "nodes")
+        for folder in CODE_FOLDERS
         for file in (ROOT / folder).glob("*.*")
         if file.suffix not in {".py", ".pyc"} and not file.name.startswith(".")
     ]
     names = [file.relative_to(ROOT).as_posix() for file in files if file.name != ".gitkeep"]
     assert [name for name in names if not any(fnmatch(name, p) for p in patterns)] == []
-    for needed in ("models/weights/", "restoration/demo/", "web/docs/", "workflows/"):
+    for needed in ("models/weights/", "evaluation/demo_clips/", "web/docs/", "workflows/"):
         assert any(pattern.startswith(needed) for pattern in patterns)
 
 
@@ -108,5 +107,12 @@ def test_every_workflow_has_a_thumbnail():
 def test_the_shipped_files_are_not_ignored_by_the_registry():
     ignore = ROOT / ".comfyignore"
     lines = [line.strip().strip("/") for line in ignore.read_text().splitlines()]
-    needed = {"models", "models/weights", "web", "web/docs", "workflows", "restoration/demo"}
+    needed = {
+        "models",
+        "models/weights",
+        "web",
+        "web/docs",
+        "workflows",
+        "evaluation/demo_clips",
+    }
     assert not needed & set(lines)

@@ -12,7 +12,7 @@ from ..models.config import (
     ConfigError,
     DivdConfig,
 )
-from ..video.camera_shake import ShakeConfig
+from ..synthesis.camera_shake import ShakeConfig
 
 DIFFUSION_STAGES = ("joint", "stage1", "stage2")
 """Fields of `Preset` in the order in which they run, after stage 0."""

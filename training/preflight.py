@@ -29,8 +29,8 @@ from ..models.divd import Divd
 from ..video.atomic import write_file
 from ..video.output_lock import output_lock
 from .config import DIFFUSION_STAGES, DiffusionStage, Preset, flat_fields
-from .data import TrainingData
-from .sources import SyntheticSource
+from .data.loader import TrainingData
+from .data.sources import SyntheticSource
 from .stages import check_trained_parts
 
 logger = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from ..models.config import (
     config_from_dict,
     config_to_dict,
 )
-from ..video.camera_shake import ShakeConfig
+from ..synthesis.camera_shake import ShakeConfig
 from .config import AutoencoderStage, DataConfig, DiffusionStage, Preset
 
 TINY_MODEL = DivdConfig(

@@ -23,9 +23,10 @@ from ..models.layers import multiplies_bfloat16
 from ..restoration.load import choose_device
 from ..video.atomic import write_file
 from . import loop
-from .clips import clip_bytes
 from .config import DIFFUSION_STAGES, AutoencoderStage, DataConfig, DiffusionStage, Preset
-from .data import ClipLoader, DrawnClip, TrainingData, clip_generator
+from .data.clips import clip_bytes
+from .data.loader import ClipLoader, DrawnClip, TrainingData, clip_generator
+from .data.workers import choose_workers
 from .loop import Run, train
 from .preflight import (
     begin_run,
@@ -39,7 +40,6 @@ from .stages import AutoencoderTraining, DiffusionTraining, draw
 from .start import with_autoencoder, with_statistics
 from .states import whole_weights
 from .validation import ValidationClips
-from .workers import choose_workers
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -12,7 +12,7 @@ from ..models.autoencoder import Autoencoder
 from ..models.checkpoint import load_model
 from ..models.config import AutoencoderConfig, DivdConfig
 from ..models.divd import Divd
-from .data import TrainingData
+from .data.loader import TrainingData
 from .preflight import check_autoencoder
 
 

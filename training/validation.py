@@ -17,7 +17,7 @@ from ..video.frames import read_image
 from ..video.image_check import check_image
 from ..video.pixels import to_float
 from .config import DataConfig
-from .pictures import picture_grid, write_picture
+from .report.pictures import picture_grid, write_picture
 from .stages import DiffusionTraining, Draws
 from .states import whole_weights
 

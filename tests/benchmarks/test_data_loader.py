@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from video_deblur.benchmarks.data_loader import last_stage, loader_rate, main
 from video_deblur.models.checkpoint import save_checkpoint
-from video_deblur.training.data import TrainingData
+from video_deblur.training.data.loader import TrainingData
 from video_deblur.training.presets import load_preset
 
 

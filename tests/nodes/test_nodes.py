@@ -418,7 +418,9 @@ def test_weights_that_do_not_fit_the_device_give_the_same_latents(comfy, call_no
 
 
 def test_preview_of_the_bundled_checkpoint_shows_the_picture(comfy, call_node):
-    with VideoReader(REPOSITORY / "restoration" / "demo" / "street" / "blurry.mp4") as reader:
+    with VideoReader(
+        REPOSITORY / "evaluation" / "demo_clips" / "street" / "blurry.mp4"
+    ) as reader:
         frames = torch.from_numpy(next(reader).pixels / np.float32(255))[None]
     model, _, encoder = call_node("VideoDeblur_LoadCheckpoint")
     latent = call_node("VideoDeblur_EncodeFrames", encoder=encoder, frames=frames)[2]

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from video_deblur.benchmarks.activations import count_activations
 from video_deblur.models.schedule import alphas_cumprod
-from video_deblur.restoration.sampler import sampling_timesteps
+from video_deblur.restoration.denoising.sampler import sampling_timesteps
 from video_deblur.restoration.settings import preset_settings
 
 from .checkpoints import CONVERTED_NAME, blurry_clip, library_latents
@@ -38,7 +38,7 @@ def psnr(a, b):
 @pytest.fixture(scope="module")
 def library(converted_checkpoint):
     from video_deblur.models.checkpoint import load_model
-    from video_deblur.restoration.pipeline import Deblurrer
+    from video_deblur.restoration.engine import Deblurrer
 
     return Deblurrer(load_model(converted_checkpoint))
 

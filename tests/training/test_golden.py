@@ -14,7 +14,7 @@ from video_deblur.training.recipe import train_preset
 from video_deblur.video.reader import VideoReader
 
 GOLDEN = Path(__file__).parent / "golden_losses.json"
-DEMO = Path(__file__).parents[2] / "restoration" / "demo" / "street" / "sharp.mp4"
+DEMO = Path(__file__).parents[2] / "evaluation" / "demo_clips" / "street" / "sharp.mp4"
 
 
 @pytest.fixture

@@ -283,7 +283,7 @@ def test_floats_round_half_up_and_clip():
 
 
 def test_h264_gives_the_same_packets_every_time(tmp_path):
-    demo = Path(__file__).parents[2] / "restoration" / "demo" / "street" / "blurry.mp4"
+    demo = Path(__file__).parents[2] / "evaluation" / "demo_clips" / "street" / "blurry.mp4"
     with VideoReader(demo) as reader:
         frames = [np.ascontiguousarray(frame.pixels[::4, ::4]) for frame in reader]
     found = set()

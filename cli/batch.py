@@ -1,0 +1,113 @@
+"""The `batch` command: many clips, or one long one, on the machines of a Ray cluster."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from .options import (
+    add_encoding_options,
+    add_engine_options,
+    end_progress_line,
+    progress_bar,
+    settings_of,
+)
+
+
+def add_batch(commands: Any) -> None:
+    """Add the parser of `batch`."""
+    parser = commands.add_parser(
+        "batch",
+        help="restore many videos or folders of frames, on many machines",
+        description="Restore videos and folders of frames part by part with the workers of a "
+        "Ray cluster. The same command goes on after a stop. One input that fails does not "
+        "stop the others.",
+    )
+    parser.add_argument(
+        "inputs", nargs="+", metavar="INPUT", help="video files, folders of images"
+    )
+    parser.add_argument("-o", "--output", required=True, help="folder for the results")
+    parser.add_argument(
+        "--ray", metavar="ADDRESS", help="Ray cluster, or auto; default: this machine alone"
+    )
+    parser.add_argument(
+        "--workers", type=int, help="default: one for each GPU, or for each four CPU cores"
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="restore again videos that are there already; folders are never replaced",
+    )
+    add_engine_options(parser)
+    add_encoding_options(parser)
+    parser.set_defaults(
+        run=_batch,
+        interrupted="finished parts are kept, run the same command again to go on",
+    )
+
+
+def _batch(args: argparse.Namespace) -> None:
+    from ..jobs.batch import BatchSettings, plan_batch, restore_batch
+    from ..jobs.part_store import checkpoint_identity
+    from ..jobs.ray_pool import RayPool, WorkerOptions, connected, shipped_checkpoint
+    from ..models.checkpoint import read_info
+
+    if args.workers is not None and args.workers < 1:
+        raise ValueError(f"workers must be at least 1, got {args.workers}")
+    info = read_info(args.checkpoint)
+    settings = settings_of(info.config, args)
+    identity = checkpoint_identity(info.path)
+    clips = plan_batch([Path(path) for path in args.inputs], Path(args.output), args.codec)
+    options = WorkerOptions(
+        checkpoint=shipped_checkpoint(args.checkpoint),
+        identity=identity,
+        dtype=args.dtype,
+        settings=settings,
+    )
+    with connected(args.ray):
+        pool = RayPool(options, args.device, args.workers)
+        described = {
+            **identity,
+            "settings": vars(settings),
+            "device": pool.device,
+            "dtype": args.dtype,
+        }
+        batch = BatchSettings(
+            config=info.config,
+            restoration=settings,
+            identity=described,
+            codec=args.codec,
+            crf=args.crf,
+            overwrite=args.overwrite,
+        )
+        try:
+            restore_batch(clips, pool, batch, progress_bar(f"{len(clips)} clips"))
+        finally:
+            pool.close()
+    end_progress_line()
+    for clip in clips:
+        if clip.state == "failed":
+            print(f"video-deblur: {clip.error}", file=sys.stderr)
+        else:
+            print(f"{clip.output}: {_note(clip)}")
+    counts = [
+        sum(c.state == state for c in clips) for state in ("restored", "skipped", "failed")
+    ]
+    summary = "{} restored, {} there already, {} failed".format(*counts)
+    print(summary)
+    if counts[2]:
+        raise ValueError(f"{counts[2]} of {len(clips)} inputs failed")
+
+
+def _note(clip: Any) -> str:
+    if clip.state == "restored":
+        return f"{clip.num_frames} frames"
+    if not clip.changes:
+        return "was there already"
+    again = "remove it" if clip.source.is_dir() else "--overwrite"
+    return (
+        f"was there already, but made with another {', '.join(clip.changes)}: {again} to "
+        "restore again"
+    )

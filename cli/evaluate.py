@@ -1,0 +1,120 @@
+"""The `evaluate` command: restore sequences and measure them against their sharp frames."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from .options import add_engine_options, load_engine, write_json
+
+if TYPE_CHECKING:
+    from ..evaluation.methods import Method
+
+
+def add_evaluate(commands: Any) -> None:
+    """Add the parser of `evaluate`."""
+    parser = commands.add_parser("evaluate", help="measure against sharp frames")
+    parser.add_argument(
+        "--dataset", required=True, help="pairs:, gopro:, gopro_gamma: or dvd:PATH"
+    )
+    parser.add_argument(
+        "--method",
+        default="checkpoint",
+        help="checkpoint, unsharp, richardson_lucy, wiener or unsupervised_wiener",
+    )
+    parser.add_argument("--pred", help="folder of results <sequence>/<frame> to measure")
+    parser.add_argument(
+        "--sharp-input",
+        action="store_true",
+        help="restore the sharp frames: PSNR against them is what harm is done",
+    )
+    parser.add_argument(
+        "--plain-decode",
+        action="store_true",
+        help="decode without the blurry frames, as ComfyUI's VAE Decode does",
+    )
+    parser.add_argument(
+        "--metrics",
+        default="psnr,ssim",
+        help="comma-separated: psnr, ssim, lpips_alex, lpips_vgg, lpips_squeeze, niqe, "
+        "warping, warping_lai, high_frequency",
+    )
+    parser.add_argument(
+        "--lpips-weights",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="torchvision's weights of an LPIPS network; may be repeated",
+    )
+    parser.add_argument(
+        "--protocol",
+        default="rgb8",
+        help="rgb8, vrt, shift_net, cdvd_tsp, pvdnet_unaligned or bsstnet",
+    )
+    add_engine_options(parser)
+    parser.add_argument("--json", dest="json_path", help="write all figures to this file")
+    parser.add_argument("--page", help="write an HTML page with crops and error maps")
+    parser.add_argument(
+        "--save",
+        metavar="FOLDER",
+        help="write restored frames as FOLDER/<sequence>/<frame>.png",
+    )
+    parser.set_defaults(run=_evaluate)
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from ..evaluation.metrics import build_metrics
+    from ..evaluation.page import Page
+    from ..evaluation.protocols import find_protocol
+    from ..evaluation.report import (
+        MeasuredSequence,
+        evaluate_sequences,
+        with_sharp_input,
+        write_predictions,
+    )
+    from ..evaluation.table import MEANS, column_groups, header, row
+    from ..video.datasets import load_dataset
+
+    protocol = find_protocol(args.protocol)
+    metrics = build_metrics(args.metrics.split(","), protocol, args.lpips_weights)
+    page = Page(args.page) if args.page else None
+    sequences = load_dataset(args.dataset, "test")
+    if args.sharp_input:
+        sequences = with_sharp_input(sequences)
+    method = _evaluated_method(args)
+    groups = column_groups(metrics, sharp_input=args.sharp_input)
+    print(header(groups))
+
+    def show(measured: MeasuredSequence) -> None:
+        print(row(measured.name, measured.figures["mean"], groups), flush=True)
+        if args.save:
+            write_predictions(args.save, measured)
+        if page is not None:
+            page.add(measured)
+
+    results = evaluate_sequences(
+        sequences, method.restore, show, metrics=metrics, protocol=protocol
+    )
+    for key, label in MEANS.items():
+        if key in results:
+            print(row(label, results[key], groups))
+    described = {"dataset": args.dataset, "sharp_input": args.sharp_input, **method.described}
+    report = {**described, **results}
+    write_json(args.json_path, report)
+    if page is not None:
+        page.write(report, groups)
+
+
+def _evaluated_method(args: argparse.Namespace) -> Method:
+    from ..evaluation.methods import baseline_method, checkpoint_method, predictions_method
+
+    if args.pred:
+        if args.sharp_input or args.method != "checkpoint":
+            raise ValueError("--pred is measured as it is: leave out --method, --sharp-input")
+        return predictions_method(args.pred)
+    if args.method != "checkpoint":
+        return baseline_method(args.method)
+    deblurrer, settings = load_engine(args)
+    return checkpoint_method(
+        deblurrer, settings, name=str(args.checkpoint), plain_decode=args.plain_decode
+    )

@@ -1,0 +1,150 @@
+"""What several commands have in common: options of the engine, progress, JSON."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..models.config import DivdConfig
+    from ..restoration.engine import Deblurrer
+    from ..restoration.settings import RestorationSettings
+
+_CLEAR_REST = "\x1b[K"
+
+
+def add_engine_options(parser: argparse.ArgumentParser) -> None:
+    """Add what all commands that restore have in common."""
+    parser.add_argument("--checkpoint", default="divd-tiny", help="name or path")
+    parser.add_argument(
+        "--preset",
+        default="fast",
+        help="fast, detailed (four times the steps) or paper (DDIM, 50 steps)",
+    )
+    parser.add_argument("--steps", type=int, help="denoising steps")
+    parser.add_argument("--solver", help="ddim or dpmpp_2m")
+    parser.add_argument("--guidance-scale", type=float, help="1 means no guidance")
+    parser.add_argument("--strength", type=float, help="0 (input) to 1 (restored)")
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--window", type=int, help="frames restored together")
+    parser.add_argument("--overlap", type=int, help="frames shared by neighbouring windows")
+    parser.add_argument("--tile", type=int, help="tile side in pixels, 0 = automatic")
+    parser.add_argument("--color-match", action="store_true", default=None)
+    parser.add_argument(
+        "--no-borrow",
+        dest="borrow",
+        action="store_false",
+        default=None,
+        help="restore each frame on its own account, without detail from sharper neighbours",
+    )
+    parser.add_argument(
+        "--no-scene-cuts",
+        dest="scene_cuts",
+        action="store_false",
+        default=None,
+        help="take the clip for one shot; else windows end where scenes do",
+    )
+    parser.add_argument(
+        "--skip-sharp",
+        action="store_true",
+        default=None,
+        help="leave frames alone that are sharp already, which also saves their time",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16")
+
+
+def add_encoding_options(parser: argparse.ArgumentParser) -> None:
+    """Add what all commands that write videos have in common."""
+    parser.add_argument("--codec", default="h264", help="h264, h265, ffv1 or prores")
+    parser.add_argument("--crf", type=int, help="quality of h264 and h265, 0 to 51")
+
+
+def load_engine(args: argparse.Namespace) -> tuple[Deblurrer, RestorationSettings]:
+    """Load the checkpoint that the options name; returns it with its settings."""
+    from ..restoration.load import load_deblurrer
+
+    deblurrer = load_deblurrer(args.checkpoint, args.device, args.dtype)
+    return deblurrer, settings_of(deblurrer.model.config, args)
+
+
+def settings_of(config: DivdConfig, args: argparse.Namespace) -> RestorationSettings:
+    """Return the settings that the options ask for, with a checkpoint's defaults."""
+    from ..restoration.settings import preset_settings
+
+    return preset_settings(
+        config,
+        args.preset,
+        steps=args.steps,
+        solver=args.solver,
+        guidance_scale=args.guidance_scale,
+        strength=args.strength,
+        seed=args.seed,
+        window=args.window,
+        overlap=args.overlap,
+        tile=args.tile,
+        color_match=args.color_match,
+        borrow=args.borrow,
+        scene_cuts=args.scene_cuts,
+        skip_sharp=args.skip_sharp,
+    )
+
+
+def described(args: argparse.Namespace, settings: RestorationSettings) -> dict[str, Any]:
+    """Return what a report says about how it was restored."""
+    return {"checkpoint": str(args.checkpoint), "settings": dataclasses.asdict(settings)}
+
+
+def progress_bar(label: str) -> Callable[[float, float | None], None]:
+    """Return a callback (done, total) that draws a bar when the output is a terminal."""
+    started = time.monotonic()
+
+    def draw(done: float, total: float | None) -> None:
+        elapsed = time.monotonic() - started
+        if not sys.stderr.isatty() or elapsed < 1:
+            return
+        if total:
+            share = min(done / total, 1.0)
+            left = elapsed * (1 - share) / share if share > 0 else 0
+            draw_bar(label, share, f"{left:5.0f} s left")
+        else:
+            _draw_line(f"{label} {done:.0f} frames, {elapsed:.0f} s")
+
+    return draw
+
+
+def draw_bar(label: str, share: float, more: str) -> None:
+    """Draw a bar over the line of the one before, as wide as the terminal leaves it."""
+    text = f"{100 * share:3.0f} %  {more}"
+    width = min(30, shutil.get_terminal_size().columns - len(f"{label} []  {text}") - 1)
+    bar = "#" * round(width * share)
+    _draw_line(f"{label} [{bar:{width}}] {text}" if width >= 5 else f"{label}  {text}")
+
+
+def _draw_line(text: str) -> None:
+    # A line that wraps could not be drawn over.
+    text = text[: shutil.get_terminal_size().columns - 1]
+    print(f"\r{text}{_CLEAR_REST}", end="", file=sys.stderr, flush=True)
+
+
+def end_progress_line() -> None:
+    """Clear the line that a bar was drawn on."""
+    print(cleared_line(), end="", file=sys.stderr, flush=True)
+
+
+def cleared_line() -> str:
+    """Return what clears the line of a bar: nothing where there are no bars."""
+    return f"\r{_CLEAR_REST}" if sys.stderr.isatty() else ""
+
+
+def write_json(path: str | None, values: dict[str, Any]) -> None:
+    """Write values to a file, if one is wanted."""
+    if path is not None:
+        Path(path).write_text(json.dumps(values, indent=2) + "\n")

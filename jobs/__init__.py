@@ -1,0 +1,1 @@
+"""Restore files: what is read, restored and written."""

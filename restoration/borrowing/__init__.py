@@ -1,0 +1,1 @@
+"""Multi-frame fusion: frames take detail from sharper neighbours."""

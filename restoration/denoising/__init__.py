@@ -1,0 +1,1 @@
+"""Sample clean latents: windows, tiles, solvers, noise."""

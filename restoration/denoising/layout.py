@@ -1,0 +1,98 @@
+"""Choose how a clip is cut for the memory at hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+from ...models.config import SamplingConfig
+from .windows import Layout
+
+Result = TypeVar("Result")
+
+logger = logging.getLogger(__name__)
+
+
+def make_layout(
+    window: int,
+    overlap: int,
+    tile: int,
+    height: int,
+    width: int,
+    sampling: SamplingConfig,
+    downscale: int,
+) -> Layout:
+    """Turn a window in frames and a tile in pixels into a layout of latents.
+
+    Args:
+        window: Frames of a window.
+        overlap: Frames shared by neighbours.
+        tile: Side of a tile in pixels; 0 takes whole frames where they hold at most twice
+            the pixels of the checkpoint's tile, else that tile.
+        height: Padded height of the frames, in pixels.
+        width: Padded width, in pixels.
+        sampling: The checkpoint's `SamplingConfig`.
+        downscale: Pixels per latent position.
+    """
+    default_tile = sampling.tile
+    tile_overlap = sampling.tile_overlap
+    if tile == 0 and height * width > 2 * default_tile**2:
+        tile = default_tile
+    return Layout(
+        window=window,
+        overlap=overlap,
+        tile=tile // downscale,
+        tile_overlap=min(tile_overlap, tile // 4) // downscale,
+    )
+
+
+def halve(layout: Layout, size: tuple[int, ...], downscale: int) -> Layout | None:
+    """Return a layout of half the memory and say so, or None when it cannot shrink further.
+
+    Tiles shrink first, down to 128 pixels: they cost only their overlap, while shorter
+    windows also see fewer frames.
+
+    Args:
+        layout: What was too large.
+        size: Frames, height and width of the latents.
+        downscale: Pixels per latent position.
+    """
+    side = layout.tile or max(size[1:])
+    if side * downscale >= 256:
+        tile = side // 2
+        overlap = min(layout.tile_overlap or 64 // downscale, tile // 4)
+        smaller = dataclasses.replace(layout, tile=tile, tile_overlap=overlap)
+    else:
+        window = min(layout.window, size[0]) // 2
+        if window < 2:
+            return None
+        overlap = min(layout.overlap, window // 2)
+        smaller = dataclasses.replace(layout, window=window, overlap=overlap)
+    logger.warning(
+        "out of memory: going on with windows of %d frames and tiles of %d pixels",
+        smaller.window,
+        smaller.tile * downscale,
+    )
+    return smaller
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an exception means that memory ran out, on any device."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return "out of memory" in str(error) or "not enough memory" in str(error)
+
+
+def in_halves(function: Callable[[int, int], Result], start: int, stop: int) -> list[Result]:
+    """Call `function` on a range; out of memory, on its halves, down to single positions."""
+    try:
+        return [function(start, stop)]
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if stop - start == 1 or not is_out_of_memory(error):
+            raise
+    middle = (start + stop) // 2
+    return [*in_halves(function, start, middle), *in_halves(function, middle, stop)]

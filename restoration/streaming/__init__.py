@@ -1,0 +1,1 @@
+"""Clips of any length in bounded memory: shots, segments, what frames are left alone."""

@@ -1,0 +1,256 @@
+"""Many videos on a real Ray cluster of processes: equal, spread, killed, stopped, refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from video_deblur.jobs import files, parts
+from video_deblur.jobs.batch import BatchSettings, plan_batch, restore_batch
+from video_deblur.jobs.batch_record import RECORD_NAME
+from video_deblur.jobs.files import Resumable, restore_file, restore_folder
+from video_deblur.jobs.part_store import checkpoint_identity, resume_folder
+from video_deblur.jobs.ray_pool import RayPool, WorkerOptions, connected
+from video_deblur.models.checkpoint import read_info
+from video_deblur.restoration.load import load_deblurrer
+from video_deblur.restoration.settings import RestorationSettings
+from video_deblur.restoration.streaming import segments
+from video_deblur.video.frames import FrameFolder, FrameFolderWriter
+from video_deblur.video.reader import VideoReader
+from video_deblur.video.writer import VideoWriter
+
+pytest.importorskip("ray")
+# Ray leaves its processes and sockets to the end of the interpreter.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+SETTINGS = RestorationSettings(window=4, overlap=2, borrow=False)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+    )
+    made.add_node(num_cpus=1)
+    yield made
+    # Not `shutdown`: on a busy machine draining the nodes first times out.
+    for node in [*made.worker_nodes, made.head_node]:
+        node.kill_all_processes(check_alive=False, allow_graceful=False)
+
+
+@pytest.fixture(autouse=True)
+def _short_parts(monkeypatch):
+    monkeypatch.setattr(segments, "_SEGMENT_PIXELS", 1)
+    monkeypatch.setattr(files, "PART_FRAMES", 8)
+    monkeypatch.setattr(parts, "PART_FRAMES", 8)
+
+
+def write_clip(path: Path, num_frames: int = 40) -> Path:
+    rows, columns = np.mgrid[:48, :64]
+    rate = Fraction(25)
+    with VideoWriter(
+        path, width=64, height=48, time_base=1 / rate, average_rate=rate, crf=4
+    ) as writer:
+        for index in range(num_frames):
+            level = 70 if index < 25 else 180
+            grey = (level + 50 * np.sin((columns + index) / 4) * np.cos(rows / 5)).astype("u1")
+            writer.write(np.stack([grey] * 3, axis=-1), index)
+    return path
+
+
+def decoded(path: Path) -> np.ndarray:
+    with VideoReader(path) as reader:
+        return np.stack([frame.pixels for frame in reader])
+
+
+class Batch:
+    """Videos, and what it takes to restore them."""
+
+    def __init__(self, checkpoint: Path, sources: list[Path], folder: Path) -> None:
+        self.info = read_info(str(checkpoint))
+        self.identity = checkpoint_identity(self.info.path)
+        self.sources, self.folder = sources, folder
+        self.options = WorkerOptions(
+            checkpoint=str(checkpoint),
+            identity=self.identity,
+            dtype="float32",
+            settings=SETTINGS,
+        )
+
+    def run(self, pool, callback=None, **options):
+        clips = plan_batch(self.sources, self.folder, "h264")
+        values = {"restoration": SETTINGS, "identity": self.identity, **options}
+        settings = BatchSettings(config=self.info.config, **values)
+        restore_batch(clips, pool, settings, callback)
+        return clips
+
+
+@pytest.fixture
+def batch(make_checkpoint, tmp_path) -> Batch:
+    return Batch(make_checkpoint(), [write_clip(tmp_path / "clip.mp4")], tmp_path / "out")
+
+
+def test_a_cluster_gives_the_file_of_one_machine_even_if_a_worker_is_killed(
+    cluster, batch, tmp_path, caplog
+):
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video at all")
+    batch.sources.insert(0, broken)
+    whole = tmp_path / "whole.mp4"
+    deblurrer = load_deblurrer(batch.options.checkpoint, "cpu", "float32")
+    resumable = Resumable(folder=resume_folder(whole), identity={})
+    restore_file(batch.sources[1], whole, deblurrer, SETTINGS, resumable=resumable)
+    with connected(cluster.address):
+        pool = RayPool(batch.options, "cpu")
+        used = set()
+
+        def kill_once(done, total):
+            used.update(pool.pids)
+            if 0 < done < total and len(used) == 2:
+                os.kill(pool.pids[-1], signal.SIGKILL)
+                used.add(0)
+
+        failed, clip = batch.run(pool, kill_once)
+        pool.close()
+    assert (failed.state, clip.state) == ("failed", "restored")
+    assert "broken.mp4" in failed.error
+    assert len(used) >= 3
+    assert np.array_equal(decoded(clip.output), decoded(whole))
+    assert sorted(os.listdir(batch.folder)) == [RECORD_NAME, "clip.mp4"]
+
+
+class LocalPool:
+    """Restores parts in this process, the last one first, as a cluster might."""
+
+    def __init__(self, deblurrer, most: int = 100) -> None:
+        self.deblurrer, self.most, self.waiting, self.count = deblurrer, most, [], 0
+
+    wants_more = True
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.waiting
+
+    def submit(self, key, frames, task) -> None:
+        self.waiting.append((key, frames, task))
+
+    def completed(self, timeout_s):
+        key, frames, task = self.waiting.pop()
+        if self.count == self.most:
+            raise KeyboardInterrupt
+        self.count += 1
+        yield key, parts.restore_part(frames, task, self.deblurrer, SETTINGS)
+
+
+def test_a_second_call_does_only_what_is_missing(batch, tmp_path):
+    deblurrer = load_deblurrer(batch.options.checkpoint, "cpu", "float32")
+    first = LocalPool(deblurrer, most=2)
+    with pytest.raises(KeyboardInterrupt):
+        batch.run(first)
+    second = LocalPool(deblurrer)
+    (clip,) = batch.run(second)
+    pool = LocalPool(deblurrer)
+    batch.folder = tmp_path / "again"
+    (whole,) = batch.run(pool)
+    assert second.count == pool.count - 2
+    assert np.array_equal(decoded(clip.output), decoded(whole.output))
+    assert batch.run(LocalPool(deblurrer))[0].state == "skipped"
+
+
+def test_a_folder_of_frames_becomes_the_folder_of_one_machine(batch, tmp_path):
+    source = tmp_path / "frames"
+    with FrameFolderWriter(source) as writer:
+        for index, pixels in enumerate(decoded(batch.sources[0])[:30]):
+            alpha = np.full_like(pixels[..., :1], index)
+            writer.write(np.concatenate([pixels, alpha], axis=2), f"shot {index}.png")
+    deblurrer = load_deblurrer(batch.options.checkpoint, "cpu", "float32")
+    restore_folder(source, tmp_path / "whole", deblurrer, SETTINGS)
+    batch.sources.append(source)
+    with pytest.raises(KeyboardInterrupt):
+        batch.run(LocalPool(deblurrer, most=2))
+    video, clip = batch.run(LocalPool(deblurrer))
+    assert (video.state, clip.state, clip.num_frames) == ("restored", "restored", 30)
+    names = [f"shot {index}.png" for index in range(30)]
+    assert FrameFolder(clip.output).names == names
+    for name in names:
+        assert (clip.output / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert batch.run(LocalPool(deblurrer))[1].state == "skipped"
+    (refused,) = [c for c in batch.run(LocalPool(deblurrer), overwrite=True) if c.error]
+    assert "not empty" in refused.error
+    assert FrameFolder(clip.output).names == names
+
+
+def test_outputs_of_other_settings_are_named_and_left_alone(batch):
+    deblurrer = load_deblurrer(batch.options.checkpoint, "cpu", "float32")
+    (clip,) = batch.run(LocalPool(deblurrer))
+    before = clip.output.read_bytes()
+    assert list(batch.run(LocalPool(deblurrer))[0].changes) == []
+    changed = {
+        "restoration": dataclasses.replace(SETTINGS, strength=0.5),
+        "identity": {"checkpoint": "another"},
+        "crf": 30,
+    }
+    (again,) = batch.run(LocalPool(deblurrer), **changed)
+    assert (again.state, again.changes) == ("skipped", ["checkpoint", "crf", "settings"])
+    write_clip(batch.sources[0], 12)
+    assert batch.run(LocalPool(deblurrer))[0].changes == ["input"]
+    assert clip.output.read_bytes() == before
+    (anew,) = batch.run(LocalPool(deblurrer), overwrite=True)
+    assert (anew.state, anew.num_frames) == ("restored", 12)
+    assert batch.run(LocalPool(deblurrer))[0].changes == []
+
+
+def test_a_part_of_a_damaged_video_does_not_pass_for_all_of_it(batch):
+    deblurrer = load_deblurrer(batch.options.checkpoint, "cpu", "float32")
+    damaged = batch.sources[0].with_suffix(".mkv")
+    with VideoReader(batch.sources[0]) as reader, VideoWriter.like(damaged, reader.info) as out:
+        for frame in reader:
+            out.write(frame.pixels, frame.pts, frame.duration)
+    data = damaged.read_bytes()
+    damaged.write_bytes(data[: len(data) * 3 // 4])
+    batch.sources = [damaged]
+    (first,) = batch.run(LocalPool(deblurrer))
+    (second,) = batch.run(LocalPool(deblurrer))
+    assert first.state == second.state == "failed"
+    assert second.error == first.error
+    assert "before that are restored" in first.error
+
+
+def test_what_the_encoder_refuses_is_named_by_its_file(batch, tmp_path):
+    wide = tmp_path / "wide.mkv"
+    with VideoWriter(
+        wide,
+        width=20000,
+        height=16,
+        time_base=Fraction(1, 25),
+        average_rate=Fraction(25),
+        codec="ffv1",
+    ) as writer:
+        writer.write(np.zeros((16, 20000, 3), np.uint8), 0)
+    batch.sources = [wide]
+    (clip,) = batch.run(LocalPool(None))
+    assert clip.error.startswith(f"{wide}: h264 cannot encode 20000x16 pixels")
+    assert not clip.output.exists()
+
+
+def test_an_input_is_not_overwritten(batch):
+    with pytest.raises(ValueError, match="is the input itself"):
+        plan_batch(batch.sources, batch.sources[0].parent, "h264")
+
+
+def test_two_videos_of_one_name_are_refused(tmp_path):
+    (tmp_path / "other").mkdir()
+    clips = [write_clip(tmp_path / "a.mp4", 2), write_clip(tmp_path / "other" / "a.mp4", 2)]
+    with pytest.raises(ValueError, match="would both become"):
+        plan_batch(clips, tmp_path / "out", "h264")
