@@ -23,7 +23,7 @@ from ..models import inference_layers
 from ..models.config import AutoencoderConfig, DivdConfig, ImageEncoderConfig, UNet3DConfig
 from ..models.divd import Divd
 from ..restoration.denoising.noise import FrameNoise
-from ..restoration.engine import Deblurrer
+from ..restoration.diffusion import Deblurrer
 from ..restoration.settings import RestorationSettings
 from .unet_speed import build, clock
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..restoration.engine import Deblurrer
+from ..restoration.diffusion import Deblurrer
 from ..restoration.load import load_deblurrer
 from ..restoration.settings import preset_settings
 from ..restoration.streaming.stream import restore_stream

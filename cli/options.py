@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..models.config import DivdConfig
-    from ..restoration.engine import Deblurrer
+    from ..restoration.diffusion import Deblurrer
     from ..restoration.settings import RestorationSettings
 
 _CLEAR_REST = "\x1b[K"

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import torch
 
-from ..restoration.engine import Deblurrer
+from ..restoration.diffusion import Deblurrer
 from ..restoration.settings import RestorationSettings
 from ..video.pixels import to_float, to_uint8
 from ..video.reader import VideoReader

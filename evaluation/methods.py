@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..restoration.engine import Deblurrer
+from ..restoration.diffusion import Deblurrer
 from ..restoration.settings import RestorationSettings
 from ..video.datasets import PairedSequence
 from ..video.pixels import to_float

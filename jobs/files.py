@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..restoration.engine import Deblurrer
+from ..restoration.diffusion import Deblurrer
 from ..restoration.settings import RestorationSettings
 from ..restoration.streaming.footage import SurveyedFrame
 from ..restoration.streaming.planning import Position

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 
 from ..models.config import DivdConfig
 from ..restoration.denoising.noise import FrameNoise
-from ..restoration.engine import Deblurrer
+from ..restoration.engine import Engine
+from ..restoration.load import engine_class
 from ..restoration.settings import RestorationSettings
 from ..restoration.streaming.footage import SurveyedFrame
 from ..restoration.streaming.planning import PlannedSegment, Position, plan_stream
@@ -95,18 +97,18 @@ def plan_parts(
     noise = FrameNoise(settings.seed)
     if position.noise_state is not None:
         noise.restore(position.noise_state)
-    downscale = config.autoencoder.downscale
-    channels = config.autoencoder.latent_channels
+    engine = engine_class(config)
     pending: list[PlannedSegment] = []
     count = 0
 
     def closed() -> PlannedPart:
         state = noise.state
         size = pending[0].frames[0].pixels.shape[:2]
-        latent_size = (-(-size[0] // downscale), -(-size[1] // downscale))
-        for planned in pending:
-            drawn = planned.next_context - planned.segment.context_start
-            noise.skip(drawn, channels, *latent_size)
+        noise_shape = engine.noise_shape(config, *size)
+        if noise_shape is not None:
+            for planned in pending:
+                drawn = planned.next_context - planned.segment.context_start
+                noise.skip(drawn, *noise_shape)
         start, last = pending[0].segment.start, pending[-1]
         stop = last.segment.stop
         contexts = _union(pending)
@@ -127,7 +129,8 @@ def plan_parts(
             finished=merged([finished_part(e.segment.start, e.outgoing) for e in pending]),
         )
 
-    for planned in plan_stream(frames, settings, position=position):
+    grid_of = partial(engine.grid, config, settings)
+    for planned in plan_stream(frames, settings, grid_of, position=position):
         pending.append(planned)
         count += planned.segment.stop - planned.segment.start
         if count >= PART_FRAMES:
@@ -141,21 +144,21 @@ def plan_parts(
 
 
 def restore_part(
-    frames: np.ndarray, task: PartTask, deblurrer: Deblurrer, settings: RestorationSettings
+    frames: np.ndarray, task: PartTask, engine: Engine, settings: RestorationSettings
 ) -> list[EncodedFrame]:
     """Restore and encode a part.
 
     Args:
         frames: Of `PlannedPart`.
         task: Of the same.
-        deblurrer: The engine.
+        engine: What restores.
         settings: What the user chose.
 
     Returns:
         Its frames, the first one a key frame.
     """
     height, width = frames.shape[1:3]
-    restorer = SegmentRestorer(deblurrer, settings, height, width, task.noise_state)
+    restorer = SegmentRestorer(engine, settings, height, width, task.noise_state)
     encoder = PacketEncoder(task.pictures, task.suffix) if task.pictures else _PngEncoder()
     origin = task.segments[0][0].context_start
     surveyed = [

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import comfy.model_management
-import torch
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..restoration.denoising.windows import shots
-from ..restoration.engine import check_frames
+from ..restoration.frames import TensorFrames, usable_frames
+from ..restoration.phases import fuse
+from ..restoration.progress import Work
 from .backend import CATEGORY, make_schema
 from .encode import scene_cuts_input
 from .memory import load_to_device
@@ -50,23 +50,22 @@ class Borrow(io.ComfyNode):
     def execute(cls, frames: Tensor, scene_cuts: bool = True) -> io.NodeOutput:
         from ..video.scene_cuts import find_cuts
 
-        check_frames(frames)
-        cuts = find_cuts(frames.float().cpu().numpy()) if scene_cuts else ()
-        device = comfy.model_management.get_torch_device()
-        color = frames[..., :3].float().cpu()
-        borrowed = _borrowed(color, cuts, device, Progress(1).stage(0))
-        return io.NodeOutput(torch.cat([borrowed, frames[..., 3:].to(borrowed)], dim=-1))
+        frames = usable_frames(frames)
+        cuts = find_cuts(frames.cpu().numpy()) if scene_cuts else ()
+        return io.NodeOutput(_borrowed(frames, cuts, Progress(1).stage(0)))
 
 
-def _borrowed(frames: Tensor, cuts: Sequence[int], device: Any, callback: ProgressFn) -> Tensor:
-    """Let the frames `[T, H, W, 3]` of every shot take detail from sharper neighbours."""
-    from ..restoration.borrowing.passes import borrow_stream, borrowing_bytes
+def _borrowed(frames: Tensor, cuts: Sequence[int], callback: ProgressFn) -> Tensor:
+    """Let the frames `[T, H, W, C]` of every shot take detail from sharper neighbours."""
+    from ..restoration.borrowing.passes import borrowing_bytes
 
+    device = comfy.model_management.get_torch_device()
     load_to_device([], borrowing_bytes(*frames.shape[1:3]))
-    borrowed = torch.empty_like(frames)
+    on_device, work = TensorFrames(frames, device), Work(callback, len(frames))
+    result = frames.clone()
     for start, stop in shots(len(frames), cuts):
-        for index, pixels in enumerate(borrow_stream(frames[start:stop], device), start=start):
-            callback(index, len(frames))
-            borrowed[index] = pixels
-    callback(len(frames), len(frames))
-    return borrowed
+        colors = (on_device.colors(index, index + 1)[0] for index in range(start, stop))
+        for index, pixels in enumerate(fuse(colors, device, work.advance), start):
+            result[index, ..., :3] = pixels
+    work.finish()
+    return result

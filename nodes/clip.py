@@ -16,7 +16,7 @@ from comfy_api.latest import InputImpl, Types, io
 from torch import Tensor
 
 from ..restoration.denoising.coding import pixels_at_once
-from ..restoration.engine import check_frames
+from ..restoration.frames import usable_frames
 from ..restoration.settings import PRESET_NAMES, RestorationSettings, preset_settings
 from .backend import CATEGORY, LoadedCheckpoint, make_schema
 from .checkpoint import checkpoint_input, checkpoint_path, fingerprint, load_checkpoint
@@ -111,8 +111,8 @@ class Deblur(io.ComfyNode):
             skip_sharp=skip_sharp,
             borrow=borrow,
         )
-        check_frames(frames)
-        cuts, shares = survey_clip(frames.float().cpu().numpy(), settings)
+        frames = usable_frames(frames)
+        cuts, shares = survey_clip((frame.cpu().numpy() for frame in frames), settings)
         if strength == 0 or not any(shares):
             return io.NodeOutput(frames)
         progress = Progress(1, 4 * settings.passes, 1 + 2 * borrow)
@@ -302,11 +302,15 @@ def _restore_components(
 def _load(
     loaded: LoadedCheckpoint, settings: RestorationSettings, height: int, width: int
 ) -> None:
+    from ..restoration.borrowing.passes import borrowing_bytes
+
     config = loaded.config.autoencoder
     size = (-(-height // config.downscale), -(-width // config.downscale))
     shape = [settings.window, config.latent_channels, *size]
     pixels = pixels_at_once(config, settings.window, height, width)
     memory = max(loaded.model.model.memory_required(shape), decode_bytes(config, pixels))
+    # Frames borrow while the next ones are decoded.
+    memory += settings.borrow * borrowing_bytes(height, width)
     load_to_device(loaded.patchers(), memory)
 
 

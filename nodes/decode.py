@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from comfy_api.latest import io
@@ -10,15 +10,13 @@ from einops import rearrange
 from torch import Tensor
 
 from ..models.autoencoder import normalise_latents
-from ..restoration.denoising.coding import decode_tiled, frames_at_once, pixels_at_once
-from ..restoration.denoising.layout import in_halves
-from ..restoration.denoising.windows import Span, shots
-from ..restoration.engine import Work, blend, check_frames
-from .backend import (
-    CATEGORY,
-    OPTIONS_KEY,
-    make_schema,
-)
+from ..restoration.denoising.coding import pixels_at_once
+from ..restoration.denoising.windows import shots
+from ..restoration.frames import TensorFrames, usable_frames
+from ..restoration.phases import blend_clip, decode, frame_groups, fuse
+from ..restoration.progress import Work
+from .backend import CATEGORY, make_schema
+from .denoiser import OPTIONS_KEY
 from .memory import decode_bytes, load_to_device
 from .progress import Progress, ProgressFn
 from .vae import AssembledDivd, decoding_divd
@@ -70,10 +68,33 @@ def decode_latents(
     _check_fit(samples, frames, divd)
     if strength == 0:
         return frames.clone()
+    shares = shares or [1.0] * len(frames)
+    device = vae.patcher.load_device
+    _reserve(vae, divd, frames, borrow)
     latents = normalise_latents(divd.config.autoencoder, samples.float())
+    latents = rearrange(latents, "t c h w -> 1 c t h w")
+    on_device = TensorFrames(frames, device)
     spans = shots(len(frames), _cuts(latent, frames) if borrow else ())
-    decoder = _Decoder(divd, vae.patcher, latents, frames, shares or [1.0] * len(frames))
-    return decoder.restored(spans, strength, color_match, borrow, callback)
+    groups = [frame_groups(divd.config.autoencoder, span, on_device.size) for span in spans]
+    work = Work(callback, sum(map(len, groups)) + borrow * len(frames))
+    amounts = [strength * share for share in shares]
+    result = frames.clone()
+    for (start, _), part in zip(spans, groups, strict=True):
+        decoded = decode(divd, latents, on_device, shares, part, work.advance)
+        fused = fuse(decoded, device, work.advance, borrow=borrow)
+        blend_clip(result, on_device, enumerate(fused, start), amounts, color_match)
+    work.finish()
+    return result
+
+
+def _reserve(vae: Any, divd: AssembledDivd, frames: Tensor, borrow: bool) -> None:
+    """Have the decoder loaded, with room for what follows."""
+    from ..restoration.borrowing.passes import borrowing_bytes
+
+    num_frames, height, width = frames.shape[:3]
+    config = divd.config.autoencoder
+    memory = decode_bytes(config, pixels_at_once(config, num_frames, height, width))
+    load_to_device([vae.patcher], memory + borrow * borrowing_bytes(height, width))
 
 
 def _cuts(latent: dict[str, Any], frames: Tensor) -> Sequence[int]:
@@ -82,7 +103,7 @@ def _cuts(latent: dict[str, Any], frames: Tensor) -> Sequence[int]:
 
     source = latent.get(OPTIONS_KEY) or {}
     cuts = source.get("cuts")
-    return find_cuts(frames.float().cpu().numpy()) if cuts is None else cuts
+    return find_cuts(frames.cpu().numpy()) if cuts is None else cuts
 
 
 def _frames_as_batch(samples: Tensor) -> Tensor:
@@ -100,8 +121,7 @@ def _blurry_frames(latent: dict[str, Any], original: Tensor | None) -> Tensor:
             "latent has lost its blurry frames (Save Latent drops them). Connect them to the "
             "input `original`."
         )
-    check_frames(frames)
-    return frames
+    return usable_frames(frames)
 
 
 def _check_fit(samples: Tensor, frames: Tensor, divd: AssembledDivd) -> None:
@@ -119,84 +139,6 @@ def _check_fit(samples: Tensor, frames: Tensor, divd: AssembledDivd) -> None:
             f"{frames.shape[0]} of {frames.shape[2]}x{frames.shape[1]}. Connect the frames it "
             f"was made from to `original`."
         )
-
-
-class _Decoder:
-    """Decode a clip group by group, so that no second copy of it is held."""
-
-    def __init__(
-        self,
-        divd: AssembledDivd,
-        patcher: Any,
-        latents: Tensor,
-        frames: Tensor,
-        shares: Sequence[float],
-    ) -> None:
-        self._divd = divd
-        self._patcher = patcher
-        self._latents = latents
-        self._frames = frames
-        self._shares = shares
-        self._size = frames.shape[1:3]
-        self._group = frames_at_once(divd.config.autoencoder, *self._size)
-
-    def restored(
-        self,
-        spans: Sequence[Span],
-        strength: float,
-        color_match: bool,
-        borrow: bool,
-        callback: ProgressFn,
-    ) -> Tensor:
-        """Decode shots, let their frames borrow, and blend: `[T, H, W, C]`."""
-        from ..restoration.borrowing.passes import borrow_stream, borrowing_bytes
-
-        height, width = self._size
-        config = self._divd.config.autoencoder
-        memory = decode_bytes(config, pixels_at_once(config, len(self._frames), height, width))
-        load_to_device([self._patcher], memory + borrow * borrowing_bytes(height, width))
-        groups = sum(-(-(stop - start) // self._group) for start, stop in spans)
-        work = Work(callback, groups + borrow * len(self._frames))
-        result = self._frames.float().clone()
-        for start, stop in spans:
-            finished = self._decoded(start, stop, work)
-            if borrow:
-                finished = borrow_stream(
-                    finished, self._patcher.load_device, before_frame=work.advance
-                )
-            for index, pixels in enumerate(finished, start):
-                part = slice(index, index + 1)
-                result[part] = blend(
-                    self._frames[part],
-                    pixels[None],
-                    strength,
-                    color_match,
-                    self._shares[part],
-                )
-        work.finish()
-        return result
-
-    def _decoded(self, first: int, last: int, work: Work) -> Iterator[Tensor]:
-        """Yield `[H, W, 3]` as the network restored them, sharp frames as they are."""
-        for start in range(first, last, self._group):
-            work.advance()
-            for part in in_halves(self._decode, start, min(start + self._group, last)):
-                yield from part
-
-    def _decode(self, start: int, stop: int) -> Tensor:
-        part = rearrange(self._latents[start:stop], "t c h w -> 1 c t h w")
-        color = self._frames[start:stop, ..., :3].float().cpu()
-        device = self._patcher.load_device
-
-        def decode(latents: Tensor, video: Tensor) -> Tensor:
-            return self._divd.decode_restored(latents.to(device), video.to(device))
-
-        restored = decode_tiled(decode, part, color, self._divd.config.autoencoder)
-        for index, share in enumerate(self._shares[start:stop]):
-            # Frames that stay as they are lend what they have, too.
-            if share == 0:
-                restored[index] = color[index]
-        return restored
 
 
 class DecodeLatents(io.ComfyNode):

@@ -11,24 +11,15 @@ from einops import rearrange
 from torch import Tensor
 
 from ..models.autoencoder import normalise_latents
-from ..restoration.denoising.coding import (
-    encode_tiled,
-    frames_at_once,
-    frames_to_video,
-    pixels_at_once,
-)
-from ..restoration.denoising.layout import in_halves
-from ..restoration.engine import check_frames
-from .backend import (
-    CATEGORY,
-    CUTS_KEY,
-    OPTIONS_KEY,
-    DeblurEncoder,
-    DeblurEncoderType,
-    make_schema,
-)
+from ..restoration.denoising.coding import pixels_at_once
+from ..restoration.frames import TensorFrames, usable_frames
+from ..restoration.phases import encode, encode_tokens, frame_groups
+from ..restoration.progress import Work
+from .backend import CATEGORY, DeblurEncoder, DeblurEncoderType, make_schema
+from .denoiser import CUTS_KEY, OPTIONS_KEY
 from .memory import encode_bytes, load_to_device
 from .progress import Progress, ProgressFn
+from .vae import AssembledDivd
 
 
 def scene_cuts_input() -> io.Boolean.Input:
@@ -57,39 +48,35 @@ def encode_frames(
     network = getattr(encoder, "model", None)
     if not isinstance(network, DeblurEncoder):
         raise ValueError("encoder must come from Load Deblur Checkpoint")
-    check_frames(frames)
+    frames = usable_frames(frames)
     num_frames, height, width = frames.shape[:3]
     config = network.config.autoencoder
-    group = frames_at_once(config, height, width)
     pixels = pixels_at_once(config, num_frames, height, width)
     load_to_device([encoder], encode_bytes(config, pixels))
 
-    def images_of(video: Tensor) -> Tensor:
-        return rearrange(video, "1 c t h w -> t c h w").to(encoder.load_device)
-
     def encode_both(video: Tensor) -> Tensor:
-        images = images_of(video)
+        images = rearrange(video, "1 c t h w -> t c h w")
         blur = normalise_latents(config, network.blur_encoder(images))
         return torch.stack([network.sharp_encoder(images), blur])
 
-    def encode(start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
-        part = frames[start:stop, ..., :3]
-        tokens = network.image_encoder(images_of(frames_to_video(part, config.downscale)))
-        sharp, blur = encode_tiled(encode_both, part, config)
-        return _to_host(sharp), _to_host(blur), _to_host(tokens)
-
-    parts = []
-    for start in range(0, num_frames, group):
-        callback(start, num_frames)
-        parts += in_halves(encode, start, min(start + group, num_frames))
-    sharp, blur, tokens = zip(*parts, strict=True)
-    callback(num_frames, num_frames)
-    condition, context = torch.cat(blur), torch.cat(tokens)
+    groups = frame_groups(config, (0, num_frames), (height, width))
+    on_device = TensorFrames(frames, encoder.load_device)
+    work = Work(callback, len(groups) + num_frames)
+    coded = encode(encode_both, config, on_device, groups, work.advance)
+    sharp, blur = (_to_host(latents) for latents in torch.cat(coded, dim=1))
+    tower = AssembledDivd(network.config, image_encoder=network.image_encoder)
+    tokens = []
+    # Of every frame: a sampler that comes later chooses the windows.
+    for index in range(num_frames):
+        work.advance()
+        tokens.append(_to_host(encode_tokens(tower, on_device, index)))
+    work.finish()
+    context = torch.cat(tokens)
     latent = {
-        "samples": torch.cat(sharp),
+        "samples": sharp,
         OPTIONS_KEY: {"frames": frames, "height": height, "width": width, "cuts": cuts},
     }
-    shared = {"concat_latent_image": condition, CUTS_KEY: cuts}
+    shared = {"concat_latent_image": blur, CUTS_KEY: cuts}
     return (
         [[context, dict(shared)]],
         [[torch.zeros_like(context), dict(shared)]],
@@ -144,6 +131,6 @@ class EncodeFrames(io.ComfyNode):
     def execute(cls, encoder: Any, frames: Tensor, scene_cuts: bool = True) -> io.NodeOutput:
         from ..video.scene_cuts import find_cuts
 
-        check_frames(frames)
-        cuts = find_cuts(frames.float().cpu().numpy()) if scene_cuts else ()
+        frames = usable_frames(frames)
+        cuts = find_cuts(frames.cpu().numpy()) if scene_cuts else ()
         return io.NodeOutput(*encode_frames(encoder, frames, Progress(1).stage(0), cuts))

@@ -6,7 +6,7 @@ import numpy as np
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..restoration.engine import check_frames
+from ..restoration.frames import usable_frames
 from .backend import CATEGORY, make_schema
 from .progress import Progress
 
@@ -46,10 +46,10 @@ class MeasureBlur(io.ComfyNode):
     def execute(cls, frames: Tensor) -> io.NodeOutput:
         from ..video.blur_score import measure_blur
 
-        check_frames(frames)
+        frames = usable_frames(frames)
         advance = Progress(1).stage(0)
         scores = []
-        for index, frame in enumerate(frames.float().cpu().numpy()):
+        for index, frame in enumerate(frames.cpu().numpy()):
             advance(index, len(frames))
             scores.append(measure_blur(frame))
         advance(len(frames), len(frames))

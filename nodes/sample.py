@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import comfy.sample
@@ -16,7 +17,8 @@ from ..models.config import SamplingConfig
 from ..restoration.denoising.noise import FrameNoise
 from ..restoration.denoising.sampler import sampling_timesteps
 from ..restoration.settings import MAX_SEED, RestorationSettings
-from .backend import CATEGORY, OPTIONS_KEY, DeblurModel, make_schema
+from .backend import CATEGORY, make_schema
+from .denoiser import OPTIONS_KEY, DeblurModel
 from .progress import Progress, ProgressFn
 
 _DEFAULTS = SamplingConfig()
@@ -111,7 +113,8 @@ def checkpoint_sigmas(model: Any, steps: int, denoise: float = 1.0) -> Tensor:
         return torch.zeros(0)
     schedule = deblur_model(model).deblur_config.schedule
     timesteps = sampling_timesteps(schedule, int(steps / denoise))[-steps:]
-    sigmas = model.get_model_object("model_sampling").sigmas[torch.tensor(timesteps)]
+    # On the CPU, wherever the first run has moved the table to.
+    sigmas = model.get_model_object("model_sampling").sigmas.cpu()[torch.tensor(timesteps)]
     return torch.cat([sigmas, sigmas.new_zeros(1)])
 
 
@@ -121,9 +124,11 @@ def pure_noise(model: Any, noise: Tensor, sigma: Tensor) -> Tensor:
     It does so by itself at the highest level, where trailing spacing starts. Leading spacing
     starts a little lower, from the same noise (as TF-T2V's weights were sampled).
     """
-    if sigma >= model.get_model_object("model_sampling").sigma_max:
+    # As numbers: noise stays on the CPU, ComfyUI moves its levels to the device.
+    level = float(sigma)
+    if level >= float(model.get_model_object("model_sampling").sigma_max):
         return noise
-    return noise * (1 + sigma**2).sqrt() / sigma
+    return noise * (math.sqrt(1 + level**2) / level)
 
 
 def sample_preset(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ..models.checkpoint import load_model
+from ..models.config import DivdConfig
 from ..models.layers import multiplies_bfloat16
-from .engine import Deblurrer
+from .diffusion import Deblurrer
+from .engine import Engine
 
 DTYPES = {
     "float32": torch.float32,
@@ -16,6 +19,13 @@ DTYPES = {
     "float16": torch.float16,
 }
 """Dtypes by the name users give; `auto` is chosen by device."""
+
+_ENGINES: dict[type, type[Engine]] = {DivdConfig: Deblurrer}
+
+
+def engine_class(config: Any) -> type[Engine]:
+    """Return the engine of a checkpoint's config."""
+    return _ENGINES[type(config)]
 
 
 def choose_device(name: str = "auto") -> torch.device:

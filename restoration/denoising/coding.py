@@ -94,7 +94,7 @@ def encode_tiled(
     """Encode frames tile by tile.
 
     Args:
-        encode: From video, where the frames are, to latents `[..., h, w]` on any device.
+        encode: From video to latents `[..., h, w]`, on the device of the frames.
         frames: Blurry.
         config: Of the autoencoder.
 
@@ -122,20 +122,20 @@ def decode_tiled(
     """Decode latents onto the frames they belong to, tile by tile.
 
     Args:
-        decode: From latents and blurry video to restored video, on any device.
-        latents: On any device.
-        frames: Blurry, on the CPU.
+        decode: From latents and blurry video to restored video.
+        latents: On the device of `decode`.
+        frames: Blurry; on the same device.
         config: Of the autoencoder.
 
     Returns:
-        Frames, not clamped, on the CPU.
+        Frames, not clamped, on the device.
     """
     decoded, scale = torch.empty_like(frames), config.downscale
     # What is decoded depends on the blurry frames by way of their latents as well.
     for tile in coding_tiles(config, *latents.shape[3:], reach=2 * encoder_reach(config)):
         seen = frames[(slice(None), *tile.seen(scale))]
         video = decode(latents[(..., *tile.seen())], frames_to_video(seen, scale))
-        pixels = video_to_frames(video.cpu(), *seen.shape[1:3])
+        pixels = video_to_frames(video, *seen.shape[1:3])
         decoded[(slice(None), *tile.kept(scale))] = pixels[
             (slice(None), *tile.kept_of_seen(scale))
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 from torch import Tensor, zeros_like
 
@@ -45,7 +46,8 @@ class Estimates:
     def __init__(
         self,
         predict: Callable[[Tensor, Tensor, Tensor, int], Tensor],
-        encoded: tuple[Tensor, Tensor],
+        condition: Tensor,
+        tokens_of: Callable[[int], Tensor],
         settings: RestorationSettings,
         needed: Sequence[float] | None,
         cache: WindowCache | None,
@@ -54,13 +56,16 @@ class Estimates:
 
         Args:
             predict: `Deblurrer.predict`.
-            encoded: Blur latents `[1, C, T, h, w]` and tokens `[T, M, D]`.
+            condition: Blur latents, `[1, C, T, h, w]`.
+            tokens_of: From a frame to its image tokens, `[1, M, D]`; asked for the centre
+                frames of windows, once each.
             settings: What the user chose.
             needed: For each frame, 0 where its result is not needed.
             cache: Estimates that are known or will be asked for again.
         """
         self._predict = predict
-        self._condition, self._tokens = encoded
+        self._condition = condition
+        self._tokens_of = lru_cache(maxsize=None)(tokens_of)
         self._guidance_scale = settings.guidance_scale
         # More steps carry information from window to window.
         self._needed = needed if settings.steps == 1 else None
@@ -91,7 +96,7 @@ class Estimates:
             return zeros_like(piece.cut(x))
         known = self._cache and self._cache.look_up(piece, scale)
         if known is None:
-            context = self._tokens[piece.centre_frame][None] * scale
+            context = self._tokens_of(piece.centre_frame) * scale
             condition = piece.cut(self._condition)
             known = self._predict(piece.cut(x), condition, context, timestep)
         if self._cache:

@@ -51,7 +51,7 @@ def make_layout(
 
 
 def halve(layout: Layout, size: tuple[int, ...], downscale: int) -> Layout | None:
-    """Return a layout of half the memory and say so, or None when it cannot shrink further.
+    """Return a layout of half the memory, or None when it cannot shrink further.
 
     Tiles shrink first, down to 128 pixels: they cost only their overlap, while shorter
     windows also see fewer frames.
@@ -72,12 +72,51 @@ def halve(layout: Layout, size: tuple[int, ...], downscale: int) -> Layout | Non
             return None
         overlap = min(layout.overlap, window // 2)
         smaller = dataclasses.replace(layout, window=window, overlap=overlap)
-    logger.warning(
-        "out of memory: going on with windows of %d frames and tiles of %d pixels",
-        smaller.window,
-        smaller.tile * downscale,
-    )
     return smaller
+
+
+def in_smaller_pieces(
+    attempt: Callable[[Layout], Result],
+    layout: Layout,
+    size: tuple[int, ...],
+    downscale: int,
+    told: set[Layout],
+) -> tuple[Result, Layout]:
+    """Call `attempt`; out of memory, with ever smaller windows and tiles, and say so.
+
+    Args:
+        attempt: From a layout to a result.
+        layout: To begin with.
+        size: Frames, height and width of the latents.
+        downscale: Pixels per latent position.
+        told: Layouts that this run has spoken of; grows.
+
+    Returns:
+        The result, and the layout that fitted.
+
+    Raises:
+        Exception: What `attempt` raised, when nothing can shrink further or memory is not
+            the cause.
+    """
+    while True:
+        try:
+            return attempt(layout), layout
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            smaller = halve(layout, size, downscale)
+            if smaller is None:
+                raise
+        # Outside the handler: the exception holds the failed attempt's tensors.
+        layout = smaller
+        if layout not in told:
+            told.add(layout)
+            space = (
+                f"tiles of {layout.tile * downscale} pixels" if layout.tile else "whole frames"
+            )
+            logger.warning(
+                "out of memory: going on with windows of %d frames and %s", layout.window, space
+            )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

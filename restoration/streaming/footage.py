@@ -60,12 +60,13 @@ def survey(
 
 
 def survey_clip(
-    frames: np.ndarray, settings: RestorationSettings
+    frames: Iterable[np.ndarray], settings: RestorationSettings
 ) -> tuple[tuple[int, ...], list[float]]:
-    """Return the cuts of a clip `[T, H, W, C]`, and the share of each frame."""
-    surveyed = list(survey(frames, settings))
-    cuts = tuple(index for index, frame in enumerate(surveyed) if frame.starts_shot)
-    return cuts, [frame.share for frame in surveyed]
+    """Return the cuts of a clip of frames `[H, W, C]`, and the share of each frame."""
+    # Only the answers are kept: frames may be copies from another device.
+    answers = [(frame.starts_shot, frame.share) for frame in survey(frames, settings)]
+    cuts = tuple(index for index, (starts_shot, _) in enumerate(answers) if starts_shot)
+    return cuts, [share for _, share in answers]
 
 
 def _with_shares(marked: Iterable[tuple[np.ndarray, bool]]) -> Iterator[SurveyedFrame]:

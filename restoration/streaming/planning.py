@@ -5,14 +5,14 @@ The segments are those of `segments.plan_segments`, which needs to know all cuts
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..settings import RestorationSettings
 from .footage import FRAMES_BACK, SurveyedFrame, survey
-from .segments import Segment, segment_grid
+from .segments import Segment, SegmentGrid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +52,7 @@ class PlannedSegment:
 def plan_stream(
     frames: Iterable[np.ndarray],
     settings: RestorationSettings,
+    grid_of: Callable[[int, int], SegmentGrid],
     *,
     position: Position | None = None,
     measure_blur: bool = False,
@@ -61,6 +62,7 @@ def plan_stream(
     Args:
         frames: From `position.read_from` on, `[H, W, C]` each, of one size.
         settings: What the user chose.
+        grid_of: From height and width to how the engine cuts shots of such frames.
         position: Where to begin.
         measure_blur: Whether to measure blur even if no frame is to be left alone.
 
@@ -72,7 +74,7 @@ def plan_stream(
     source = _Shots(surveyed, position.context_start - position.read_from)
     if source.ended:
         return
-    grid = segment_grid(settings, *source.size)
+    grid = grid_of(*source.size)
     start, context_start = position.next_frame, position.context_start
     buffer: list[SurveyedFrame] = []
     while buffer or not source.ended:

@@ -4,10 +4,10 @@ A segment hands out some frames and needs some more around them. Its windows are
 whole shot, so that restoring every segment on its own and joining them gives what one machine
 gives that goes through the clip, which takes the same segments in order.
 
-    plan = plan_segments(num_frames, settings, height, width, cuts)
+    plan = plan_segments(num_frames, engine.grid(engine.config, settings, height, width), cuts)
     for segment in plan:                               # anywhere, in any order
         frames = clip[segment.context_start : segment.context_stop]
-        restored = restore_segment(frames, segment, deblurrer, settings)
+        restored = restore_segment(frames, segment, engine, settings)
 
 `restore_segment` is in `stream`; `video.scene_cuts.find_cuts` gives the cuts.
 """
@@ -101,7 +101,7 @@ class SegmentGrid:
 
 
 def segment_grid(settings: RestorationSettings, height: int, width: int) -> SegmentGrid:
-    """Return the grid for frames of this size, within the memory budget."""
+    """Return the grid of windows for frames of this size, within the memory budget."""
     hop = settings.window - settings.overlap
     reach = REACH if settings.borrow else 0
     # The first frame of a segment that has all its windows there is `overlap` after its start;
@@ -125,26 +125,19 @@ def segment_grid(settings: RestorationSettings, height: int, width: int) -> Segm
 
 
 def plan_segments(
-    num_frames: int,
-    settings: RestorationSettings,
-    height: int,
-    width: int,
-    cuts: Sequence[int] = (),
+    num_frames: int, grid: SegmentGrid, cuts: Sequence[int] = ()
 ) -> list[Segment]:
     """Cut a clip into segments that are independent of each other.
 
     Args:
         num_frames: Of the clip.
-        settings: What the user chose.
-        height: Of the frames, in pixels.
-        width: In pixels.
+        grid: Of the engine, for frames of this size.
         cuts: Frames that start a new shot, rising.
 
     Returns:
         Segments in order; what they hand out covers the clip without overlap, and the context
         of each lies within its shot.
     """
-    grid = segment_grid(settings, height, width)
     plan = []
     for first, last in shots(num_frames, cuts) if num_frames else []:
         context_start = start = first

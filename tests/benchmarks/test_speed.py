@@ -10,7 +10,7 @@ from video_deblur.benchmarks.restoration_speed import (
     restore_with_diffusers,
 )
 from video_deblur.benchmarks.unet_speed import PARTS, REST, WHOLE, compare, make_inputs
-from video_deblur.restoration.engine import Deblurrer
+from video_deblur.restoration.diffusion import Deblurrer
 from video_deblur.restoration.settings import RestorationSettings
 
 CONFIG = make_config((64, 64, 64, 64))

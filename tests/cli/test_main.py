@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from video_deblur.restoration.engine import Deblurrer
+from video_deblur.restoration.diffusion import Deblurrer
 from video_deblur.video.frames import FrameFolder
 from video_deblur.video.reader import VideoReader
 from video_deblur.video.writer import VideoWriter

@@ -15,7 +15,7 @@ import pytest
 from video_deblur.jobs import files
 from video_deblur.jobs.files import Resumable, restore_file, restore_folder
 from video_deblur.jobs.part_store import resume_folder
-from video_deblur.restoration.engine import Deblurrer
+from video_deblur.restoration.diffusion import Deblurrer
 from video_deblur.restoration.settings import RestorationSettings
 from video_deblur.restoration.streaming import segments
 from video_deblur.video.color import ColorTags

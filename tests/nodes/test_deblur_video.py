@@ -13,7 +13,7 @@ import pytest
 import torch
 from video_deblur.cli import main
 from video_deblur.models.checkpoint import load_model
-from video_deblur.restoration.engine import Deblurrer
+from video_deblur.restoration.diffusion import Deblurrer
 from video_deblur.restoration.settings import preset_settings
 from video_deblur.video.reader import VideoReader
 

@@ -21,7 +21,7 @@ def loaded(call_node, random_checkpoint):
 @pytest.fixture(scope="module")
 def library(random_checkpoint):
     from video_deblur.models.checkpoint import load_model
-    from video_deblur.restoration.engine import Deblurrer
+    from video_deblur.restoration.diffusion import Deblurrer
 
     return Deblurrer(load_model(random_checkpoint))
 
@@ -186,7 +186,7 @@ def test_same_seed_gives_identical_frames_and_another_seed_does_not(
 
 def test_detail_skip_decodes_as_the_library_does(call_node, comfy, extension_nodes, tmp_path):
     from video_deblur.models.checkpoint import load_model
-    from video_deblur.restoration.engine import Deblurrer
+    from video_deblur.restoration.diffusion import Deblurrer
 
     from .checkpoints import write_random_checkpoint
 
@@ -205,7 +205,7 @@ def test_the_autoencoder_of_stable_diffusion_gives_the_frames_of_the_library(
     call_node, comfy, extension_nodes, tmp_path
 ):
     from video_deblur.models.checkpoint import load_model
-    from video_deblur.restoration.engine import Deblurrer
+    from video_deblur.restoration.diffusion import Deblurrer
 
     from .checkpoints import write_random_checkpoint
 

@@ -38,7 +38,7 @@ def psnr(a, b):
 @pytest.fixture(scope="module")
 def library(converted_checkpoint):
     from video_deblur.models.checkpoint import load_model
-    from video_deblur.restoration.engine import Deblurrer
+    from video_deblur.restoration.diffusion import Deblurrer
 
     return Deblurrer(load_model(converted_checkpoint))
 

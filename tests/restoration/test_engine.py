@@ -7,7 +7,7 @@ import pytest
 import torch
 from video_deblur.models.divd import Divd
 from video_deblur.restoration.color import match_color
-from video_deblur.restoration.engine import Deblurrer
+from video_deblur.restoration.diffusion import Deblurrer
 from video_deblur.restoration.settings import RestorationSettings, preset_settings
 from video_deblur.restoration.streaming import footage
 
@@ -205,12 +205,96 @@ def test_running_out_of_memory_halves_the_pieces(
     assert sizes[:3] == [(12, 64, 16), (12, 32, 16), (6, 32, 16)]
 
 
-def test_what_fitted_once_is_taken_again(deblurrer, make_frames, monkeypatch):
+def test_what_had_to_shrink_belongs_to_that_run(deblurrer, make_frames, monkeypatch, caplog):
+    frames = make_frames(8, 16, 16)
+    before = deblurrer.restore(frames, settings())
     error = torch.OutOfMemoryError("out of memory")
-    sizes = limit_memory(monkeypatch, deblurrer.model, 4 * 4 * 4, error)
-    for _ in range(2):
-        deblurrer.restore(make_frames(8, 16, 16), settings())
-    assert [size[0] for size in sizes] == [8, 4, 4, 4, 4, 4, 4]
+    with monkeypatch.context() as patch:
+        sizes = limit_memory(patch, deblurrer.model, 4 * 4 * 4, error)
+        shrunk = deblurrer.restore(frames, settings())
+    assert [size[0] for size in sizes] == [8, 4, 4, 4]
+    assert caplog.messages == [
+        "out of memory: going on with windows of 4 frames and whole frames"
+    ]
+    assert not torch.equal(shrunk, before)
+    assert torch.equal(deblurrer.restore(frames, settings()), before)
+
+
+def test_values_that_are_no_numbers_are_refused_by_frame(deblurrer, make_frames):
+    frames = make_frames(9, 16, 16)
+    frames[3, 2, 5, 1] = float("nan")
+    frames[7, 0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match=r"NaN\) in frame 3, 7 \(counted from 0\)"):
+        deblurrer.restore(frames, settings())
+
+
+def test_values_out_of_range_are_limited_with_one_warning(deblurrer, make_frames, caplog):
+    frames = make_frames(4, 16, 16)
+    wild = frames.clone()
+    wild[0, 0, 0], wild[1, 1, 1], wild[2, 2, 2] = 7.0, -3.0, float("inf")
+    limited = wild.clamp(0, 1)
+    assert torch.equal(
+        deblurrer.restore(wild, settings()), deblurrer.restore(limited, settings())
+    )
+    (message,) = caplog.messages
+    assert message.startswith("frames hold values from -3 to inf: limited to 0 and 1")
+    assert wild.max() == float("inf"), "the input is the caller's"
+    caplog.clear()
+    # What resizing overshoots by is no news.
+    deblurrer.restore(frames * 1.01 - 0.005, settings())
+    assert not caplog.messages
+
+
+class Overflowing:
+    """A UNet whose activations leave the range of float16 in that dtype alone."""
+
+    def __init__(self, forward):
+        self.forward, self.dtypes = forward, []
+
+    def __call__(self, x, timesteps, context):
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        self.dtypes.append(dtype)
+        result = self.forward(x, timesteps, context)
+        return result * float("inf") if dtype == torch.float16 else result
+
+
+def test_what_overflows_in_float16_is_computed_in_float32(
+    small_model, make_frames, monkeypatch, caplog
+):
+    frames = make_frames(3, 20, 20)
+    reference = Deblurrer(small_model).restore(frames, settings())
+    unet = Overflowing(small_model.unet.forward)
+    monkeypatch.setattr(small_model.unet, "forward", unet)
+    restored = Deblurrer(small_model, dtype=torch.float16).restore(frames, settings())
+    assert unet.dtypes == [torch.float16, torch.float32]
+    torch.testing.assert_close(restored, reference, atol=1e-4, rtol=0)
+    assert caplog.messages == [
+        "the network gave values that are not finite in float16: this window is computed in "
+        "float32"
+    ]
+
+
+@pytest.mark.parametrize("part", ["unet", "autoencoder.decoder"])
+def test_values_that_are_not_finite_end_the_run_with_one_line(
+    small_model, make_frames, monkeypatch, part
+):
+    network = small_model.get_submodule(part)
+    forward = network.forward
+    monkeypatch.setattr(network, "forward", lambda *a: forward(*a) * float("nan"))
+    with pytest.raises(FloatingPointError, match=r"not finite.*may be damaged"):
+        Deblurrer(small_model).restore(make_frames(3, 20, 20), settings())
+
+
+def test_image_tokens_are_made_for_the_centres_of_windows_alone(
+    small_model, make_frames, monkeypatch
+):
+    tower, batches = small_model.image_encoder.forward, []
+    monkeypatch.setattr(
+        small_model.image_encoder, "forward", lambda x: batches.append(len(x)) or tower(x)
+    )
+    chosen = settings(window=8, overlap=4, steps=3)
+    Deblurrer(small_model).restore(make_frames(20, 16, 16), chosen)
+    assert batches == [1] * 4
 
 
 def test_encoding_and_decoding_that_run_out_of_memory_take_fewer_frames(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from video_deblur.benchmarks.seams import border_ratio
 from video_deblur.evaluation.demo import DEMO_FOLDER
-from video_deblur.restoration.engine import Deblurrer
+from video_deblur.restoration.diffusion import Deblurrer
 from video_deblur.restoration.load import load_deblurrer
 from video_deblur.restoration.settings import preset_settings
 from video_deblur.restoration.streaming.stream import restore_stream

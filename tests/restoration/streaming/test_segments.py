@@ -23,7 +23,7 @@ def test_a_plan_covers_the_clip_and_stays_inside_shots(
     steps, cuts, num_frames, window, overlap
 ):
     settings = RestorationSettings(window=window, overlap=overlap, steps=steps)
-    plan = plan_segments(num_frames, settings, 16, 24, cuts)
+    plan = plan_segments(num_frames, segment_grid(settings, 16, 24), cuts)
     assert plan[0].start == 0
     assert plan[-1].stop == num_frames
     assert all(one.stop == two.start for one, two in pairwise(plan))
@@ -43,13 +43,13 @@ def test_with_one_step_the_windows_of_restored_frames_are_those_of_the_shot(
     reach = REACH if borrow else 0
     for num_frames in range(1, 90):
         whole = split(num_frames, window, overlap)
-        for segment in plan_segments(num_frames, settings, 16, 24):
+        grid = segment_grid(settings, 16, 24)
+        for segment in plan_segments(num_frames, grid):
             first = segment.context_start
             length = segment.context_stop - first
             own = {(first + a, first + b) for a, b in split(length, window, overlap)}
             start = max(0, segment.start - reach)
             stop = min(num_frames, segment.stop + reach)
-            grid = segment_grid(settings, 16, 24)
             assert grid.restored(segment) == (start, stop)
             needed = {w for w in whole if w[0] < stop and w[1] > start}
             assert needed <= own
@@ -66,4 +66,4 @@ def test_segments_of_large_frames_are_short_and_of_small_frames_bounded(monkeypa
 
 
 def test_a_clip_of_no_frames_has_no_segments():
-    assert plan_segments(0, RestorationSettings(), 16, 24) == []
+    assert plan_segments(0, segment_grid(RestorationSettings(), 16, 24)) == []

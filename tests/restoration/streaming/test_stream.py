@@ -11,7 +11,7 @@ import pytest
 import torch
 from video_deblur.restoration.borrowing import passes
 from video_deblur.restoration.denoising.noise import FrameNoise
-from video_deblur.restoration.engine import Deblurrer
+from video_deblur.restoration.diffusion import Deblurrer
 from video_deblur.restoration.settings import RestorationSettings
 from video_deblur.restoration.streaming import footage, segments
 from video_deblur.restoration.streaming.segments import plan_segments, segment_grid
@@ -196,7 +196,8 @@ def test_going_on_from_any_segment_gives_the_same_bits(values, deblurrer, monkey
 def test_planned_segments_restored_apart_equal_the_stream(steps, deblurrer):
     settings = RestorationSettings(window=4, overlap=2, steps=steps)
     frames = scenes(21, 1, 9)
-    plan = plan_segments(len(frames), settings, 16, 24, find_cuts(frames))
+    grid = segment_grid(settings, 16, 24)
+    plan = plan_segments(len(frames), grid, find_cuts(frames))
     joined = []
     for segment in reversed(plan):
         context = list(frames[segment.context_start : segment.context_stop])
