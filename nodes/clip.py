@@ -16,8 +16,9 @@ from comfy_api.latest import InputImpl, Types, io
 from torch import Tensor
 
 from ..restoration.denoising.coding import pixels_at_once
-from ..restoration.frames import usable_frames
+from ..restoration.frames import rounded, to_array, usable_frames
 from ..restoration.settings import PRESET_NAMES, RestorationSettings, preset_settings
+from ..video.codecs import CODECS
 from .backend import CATEGORY, LoadedCheckpoint, make_schema
 from .checkpoint import checkpoint_input, checkpoint_path, fingerprint, load_checkpoint
 from .decode import borrow_input, decode_latents, strength_input
@@ -267,13 +268,16 @@ def _restore_components(
 ) -> Path:
     """Restore a video that exists only as frames, without encoding them first."""
     from ..restoration.streaming.stream import restore_stream
-    from ..video.pixels import to_uint8
     from ..video.writer import VideoWriter
 
     parts = video.get_components()
-    num_frames, height, width = parts.images.shape[:3]
+    images = usable_frames(parts.images)
+    num_frames, height, width = images.shape[:3]
     rate = parts.frame_rate
-    frames = (to_uint8(np.asarray(image[..., :3])) for image in parts.images)
+    # As deep as the codec can store.
+    deep = CODECS[codec].max_depth > 8
+    dtype = np.dtype(np.uint16 if deep else np.uint8)
+    frames = (to_array(rounded(image[..., :3], dtype)) for image in images)
     with _temporary_file(".mp4") as path, _sound_of(parts) as sound:
         writer = VideoWriter(
             path,
@@ -283,6 +287,7 @@ def _restore_components(
             average_rate=rate,
             codec=codec,
             crf=crf,
+            bit_depth=CODECS[codec].max_depth,
             audio_from=sound,
         )
         with writer:

@@ -39,6 +39,8 @@ class Codec:
     """Nearly lossless to the eye; None: the encoder has no such setting."""
     max_crf: int = 51
     options: dict[str, str] = field(default_factory=dict)
+    max_depth: int = 10
+    """Bits per colour that it keeps of a source that has them."""
     alpha: bool = False
     rgb: bool = False
     """Stored as RGB, so that a round trip is exact."""
@@ -51,6 +53,8 @@ CODECS = {
         encoder="libx264",
         suffixes=(".mp4", ".mov", ".mkv"),
         default_crf=14,
+        # 10-bit H.264 plays almost nowhere.
+        max_depth=8,
         # x264's macroblock tree gives other bits from run to run with AVX-512 (3 to 23 of
         # 40 encodes of the same frames differed), also with a single thread.
         options={"preset": "medium", "bf": "0", "mbtree": "0"},
@@ -66,6 +70,7 @@ CODECS = {
         suffixes=(".mkv",),
         default_crf=None,
         options={"level": "3", "slicecrc": "1"},
+        max_depth=16,
         alpha=True,
         rgb=True,
     ),
@@ -107,8 +112,8 @@ def pixel_format(name: str, width: int, height: int, depth: int, alpha: bool) ->
             return "yuva444p10le"
         return "yuv444p10le" if odd else "yuv422p10le"
     chroma = "444" if odd else "420"
-    # 10-bit H.264 plays almost nowhere.
-    return f"yuv{chroma}p10le" if name == "h265" and depth > 8 else f"yuv{chroma}p"
+    deep = min(depth, codec_named(name).max_depth) > 8
+    return f"yuv{chroma}p10le" if deep else f"yuv{chroma}p"
 
 
 def unsupported_audio(suffix: str, audio_codecs: Sequence[str]) -> list[str]:

@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..borrowing.passes import REACH
 from ..denoising.windows import shots
 from ..settings import RestorationSettings
 
@@ -103,25 +102,39 @@ class SegmentGrid:
 def segment_grid(settings: RestorationSettings, height: int, width: int) -> SegmentGrid:
     """Return the grid of windows for frames of this size, within the memory budget."""
     hop = settings.window - settings.overlap
-    reach = REACH if settings.borrow else 0
+    around = reach(settings)
     # The first frame of a segment that has all its windows there is `overlap` after its start;
     # frames in reach of those that are handed out need all of theirs.
-    context = max(0, -(-(settings.overlap - hop + 2 * reach) // hop) * hop)
+    context = max(0, -(-(settings.overlap - hop + 2 * around) // hop) * hop)
     if settings.steps > 1:
         # More steps carry information from window to window; a window more on the side keeps
         # the difference invisible.
         context += 2 * hop
-    most = _MOST_FRAMES if settings.steps == 1 else _MOST_FRAMES_MANY_STEPS
-    affordable = min(_SEGMENT_PIXELS // (height * width), most)
     fewest = settings.window + 2 * hop + context
-    hops = (max(affordable, fewest) - settings.window) // hop
+    hops = (max(frames_of_segment(settings, height, width), fewest) - settings.window) // hop
     return SegmentGrid(
         window=settings.window,
         hop=hop,
         length=settings.window + hops * hop,
         context=context,
-        reach=reach,
+        reach=around,
     )
+
+
+def reach(settings: RestorationSettings) -> int:
+    """Return how many frames to either side a frame takes detail from."""
+    if not settings.borrow:
+        return 0
+    # Not at the top: ComfyUI loads this file at start-up and needs OpenCV later.
+    from ..borrowing.passes import REACH
+
+    return REACH
+
+
+def frames_of_segment(settings: RestorationSettings, height: int, width: int) -> int:
+    """Return how many frames of this size, in pixels, a segment should have."""
+    most = _MOST_FRAMES if settings.steps == 1 else _MOST_FRAMES_MANY_STEPS
+    return min(_SEGMENT_PIXELS // (height * width), most)
 
 
 def plan_segments(

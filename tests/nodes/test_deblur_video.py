@@ -113,6 +113,19 @@ def test_video_in_memory_works(comfy, deblur_video, clip_file):
     assert len(packets(result.get_stream_source(), "video")) == 5
 
 
+@pytest.mark.parametrize(("codec", "levels"), [("h264", 256), ("h265", 1024)])
+def test_created_video_keeps_the_bits_that_the_codec_can_store(
+    call_node, deblur_video, codec, levels
+):
+    ramp = torch.linspace(0.2, 0.8, 512)[None, :, None].expand(32, 512, 3)
+    (video,) = call_node("CreateVideo", images=ramp.repeat(2, 1, 1, 1), fps=20.0)
+    path = deblur_video(video, strength=0.0, codec=codec, crf=0).get_stream_source()
+    with VideoReader(path) as reader:
+        pixels = next(iter(reader)).pixels
+    found = len(np.unique(pixels[16, :, 0]))
+    assert 0.5 * 0.6 * levels < found < 0.7 * levels
+
+
 def test_created_video_keeps_its_sound_and_rate(call_node, deblur_video):
     audio = {"waveform": torch.rand(1, 1, 1600), "sample_rate": 8000}
     frames = blurry_clip(4, 40, 50)
@@ -142,7 +155,7 @@ def test_a_cancelled_run_goes_on_when_it_is_queued_again(
     comfy, extension_nodes, deblur_video, tmp_path, monkeypatch
 ):
     package = extension_nodes["VideoDeblur_DeblurVideo"].__module__.rpartition(".nodes.")[0]
-    segments = importlib.import_module(f"{package}.restoration.segments")
+    segments = importlib.import_module(f"{package}.restoration.streaming.segments")
     monkeypatch.setattr(segments, "_MOST_FRAMES_MANY_STEPS", 64)
     path = write_clip(tmp_path / "long.mp4", blurry_clip(80, 16, 24), Fraction(25))
     video = comfy.api.InputImpl.VideoFromFile(str(path))

@@ -223,10 +223,67 @@ def test_out_of_memory_goes_on_with_smaller_pieces(call_node, loaded, monkeypatc
     monkeypatch.setattr(network, "forward", limited)
     inputs = {"positive": positive, "negative": negative, "latent": latent, "steps": 2}
     (result,) = call_node("VideoDeblur_Sample", model=loaded[0], **inputs)
-    loaded[0].model._fitting.clear()
     assert result["samples"].shape == latent["samples"].shape
-    assert [size for size in sizes if size > 4] == [8]
+    assert [size for size in sizes if size > 4] == [8], "the second step begins where it fits"
     assert caplog.text.count("out of memory: going on with windows of 4 frames") == 1
+    # What had to shrink belongs to that run.
+    sizes.clear()
+    monkeypatch.setattr(
+        network, "forward", lambda x, *a, **o: sizes.append(x) or forward(x, *a, **o)
+    )
+    call_node("VideoDeblur_Sample", model=loaded[0], **inputs)
+    assert [x.shape[2] for x in sizes] == [8, 8]
+
+
+@pytest.mark.parametrize("node_id", ["VideoDeblur_Sample", "KSampler"])
+def test_what_overflows_in_float16_is_computed_in_float32(
+    call_node, loaded, random_checkpoint, monkeypatch, caplog, node_id
+):
+    half = call_node("VideoDeblur_LoadCheckpoint", checkpoint=NAME, dtype="float16")
+    positive, negative, latent = encode(call_node, half, blurry_clip(5, 32, 48))
+    inputs = {"positive": positive, "negative": negative, "latent_image": latent, "steps": 1}
+    inputs |= {"cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "seed": 0}
+    inputs |= {"denoise": 1.0}
+    if node_id == "VideoDeblur_Sample":
+        inputs["latent"] = inputs.pop("latent_image")
+    (expected,) = call_node(node_id, model=loaded[0], **inputs)
+    network = half[0].model.diffusion_model
+    forward, dtypes = network.forward, []
+
+    def overflowing(x, timesteps, context, **kwargs):
+        dtypes.append(x.dtype)
+        result = forward(x.float(), timesteps, context.float(), **kwargs)
+        return result * float("inf") if x.dtype == torch.float16 else result
+
+    # As on a device that computes in float16; this one does not.
+    monkeypatch.setattr(half[0].model, "manual_cast_dtype", torch.float16)
+    monkeypatch.setattr(network, "forward", overflowing)
+    (result,) = call_node(node_id, model=half[0], **inputs)
+    assert dtypes == [torch.float16, torch.float32]
+    assert "not finite in float16: this window is computed in float32" in caplog.text
+    close = (result["samples"] - expected["samples"]).abs().max()
+    assert close < 0.02 * expected["samples"].abs().max()
+    assert half[0].model.manual_cast_dtype == torch.float16
+
+
+def test_values_that_are_not_finite_end_the_run_with_one_line(call_node, loaded, monkeypatch):
+    positive, negative, latent = encode(call_node, loaded, blurry_clip(4, 32, 48))
+    network = loaded[0].model.diffusion_model
+    forward = network.forward
+    monkeypatch.setattr(network, "forward", lambda *a, **o: forward(*a, **o) * float("nan"))
+    inputs = {"positive": positive, "negative": negative, "latent": latent}
+    with pytest.raises(FloatingPointError, match="not finite: the checkpoint or a LoRA"):
+        call_node("VideoDeblur_Sample", model=loaded[0], **inputs)
+
+
+def test_frames_that_hold_nan_are_refused_by_every_node(call_node, loaded):
+    frames = blurry_clip(4, 32, 48)
+    frames[2, 3, 4, 0] = float("nan")
+    for node_id in ("Deblur", "Borrow", "MeasureBlur"):
+        with pytest.raises(ValueError, match=r"NaN\) in frame 2"):
+            call_node(f"VideoDeblur_{node_id}", frames=frames)
+    with pytest.raises(ValueError, match=r"NaN\) in frame 2"):
+        encode(call_node, loaded, frames)
 
 
 def test_comfyui_s_own_out_of_memory_error_is_understood(comfy, call_node, loaded, monkeypatch):
@@ -242,7 +299,6 @@ def test_comfyui_s_own_out_of_memory_error_is_understood(comfy, call_node, loade
     monkeypatch.setattr(network, "forward", limited)
     inputs = {"positive": positive, "negative": negative, "latent": latent}
     (result,) = call_node("VideoDeblur_Sample", model=loaded[0], **inputs)
-    loaded[0].model._fitting.clear()
     assert result["samples"].shape == latent["samples"].shape
 
 

@@ -62,7 +62,7 @@ def test_noise_levels_are_those_of_the_library(loaded, steps, spacing, monkeypat
     schedule = dataclasses.replace(network.deblur_config.schedule, timestep_spacing=spacing)
     config = dataclasses.replace(network.deblur_config, schedule=schedule)
     monkeypatch.setattr(network, "deblur_config", config)
-    node_module = sys.modules[type(network).__module__.replace("backend", "sample")]
+    node_module = sys.modules[type(network).__module__.replace("denoiser", "sample")]
     sigmas = node_module.checkpoint_sigmas(loaded[0], steps)
     timesteps = sampling_timesteps(schedule, steps)
     assert [int(network.model_sampling.timestep(s)) for s in sigmas[:-1]] == timesteps

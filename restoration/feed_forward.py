@@ -1,0 +1,177 @@
+"""The engine of feed-forward networks: each frame from itself and its neighbours, at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from .denoising.layout import is_out_of_memory
+from .denoising.windows import Span, split
+from .engine import Engine, Session
+from .frames import DeviceFrames
+from .phases import computing_in
+from .progress import Work
+from .settings import RestorationSettings
+from .streaming.segments import Segment, SegmentGrid, frames_of_segment
+from .streaming.segments import reach as borrowing_reach
+
+_DEFAULT_TILE = 512
+"""Side of the tiles of large frames, in pixels, where the user names none."""
+_SMALLEST_TILE = 64
+"""Side, in pixels, below which out of memory is final."""
+
+
+class FeedForward(Engine):
+    """The engine around a network that restores the middle one of `num_frames` frames.
+
+    Args:
+        model: In evaluation mode, already on `device`; has `config`, `num_frames` (odd),
+            `margin` (pixels around each that its result depends on) and `restore_frame`.
+        device: Where to compute.
+        dtype: Dtype it computes in.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.model: Any = model
+        self.device = torch.device(device)
+        self.dtype = dtype
+
+    @property
+    def config(self) -> Any:
+        """Of the checkpoint."""
+        return self.model.config
+
+    @classmethod
+    def grid(
+        cls, config: Any, settings: RestorationSettings, height: int, width: int
+    ) -> SegmentGrid:
+        """See `Engine`: any frame may end a segment."""
+        near, reach = config.num_frames // 2, borrowing_reach(settings)
+        # As windows of one frame more than a frame sees ahead, one after each frame.
+        context = max(0, near - 1 + 2 * reach)
+        window = near + 1
+        fewest = window + 2 + context
+        return SegmentGrid(
+            window=window,
+            hop=1,
+            length=max(fewest, frames_of_segment(settings, height, width)),
+            context=context,
+            reach=reach,
+        )
+
+    @classmethod
+    def noise_shape(cls, config: Any, height: int, width: int) -> None:
+        """See `Engine`: no noise."""
+
+    def session(
+        self, settings: RestorationSettings, height: int, width: int, state: bytes | None = None
+    ) -> FeedForwardSession:
+        """See `Engine`."""
+        return FeedForwardSession(self, settings)
+
+    @torch.no_grad()
+    def restore_frame(self, around: Tensor, tile: int) -> Tensor:
+        """Restore the middle one of some frames, tile by tile.
+
+        Args:
+            around: `[N, 3, H, W]`, float32 in 0..1, on the device.
+            tile: Side in pixels; 0: the whole frame at once.
+
+        Returns:
+            `[3, H, W]`, float32, not clamped.
+
+        Raises:
+            FloatingPointError: If the network gives values that are not finite.
+        """
+        margin = self.model.margin
+        height, width = around.shape[2:]
+        restored = around.new_empty(3, height, width)
+        for top, bottom in split(height, tile or height, 0):
+            for left, right in split(width, tile or width, 0):
+                first, last = max(top - margin, 0), min(bottom + margin, height)
+                start, stop = max(left - margin, 0), min(right + margin, width)
+                seen = around[:, :, first:last, start:stop]
+                with computing_in(self.dtype, self.device):
+                    part = self.model.restore_frame(seen).float()
+                restored[:, top:bottom, left:right] = part[
+                    :, top - first : bottom - first, left - start : right - start
+                ]
+        if not bool(restored.isfinite().all()):
+            raise FloatingPointError(
+                "the network gave values that are not finite: the checkpoint may be damaged, "
+                "or need --dtype float32"
+            )
+        return restored
+
+
+class FeedForwardSession(Session):
+    """Restore the frames of a clip one by one."""
+
+    def __init__(self, engine: FeedForward, settings: RestorationSettings) -> None:
+        self._engine = engine
+        self._tile = settings.tile
+
+    @property
+    def state(self) -> bytes:
+        """Nothing: a frame depends on frames alone."""
+        return b""
+
+    def skip(self, num_frames: int) -> None:
+        """See `Session`."""
+
+    def count(self, segment: Segment, span: Span) -> int:
+        """See `Session`."""
+        return span[1] - span[0]
+
+    def restored(
+        self,
+        frames: DeviceFrames,
+        shares: Sequence[float],
+        segment: Segment,
+        span: Span,
+        next_context: int,
+        work: Work,
+    ) -> Iterator[Tensor]:
+        """See `Session`."""
+        reach = self._engine.model.num_frames // 2
+        height, width = frames.size
+        tile = self._tile
+        if tile == 0 and height * width > 2 * _DEFAULT_TILE**2:
+            tile = _DEFAULT_TILE
+        held: dict[int, Tensor] = {}
+        for index in range(*span):
+            work.advance()
+            # The ends of a shot are repeated.
+            around = [
+                min(max(index + step, 0), len(frames) - 1) for step in range(-reach, reach + 1)
+            ]
+            held = {
+                each: held[each] if each in held else frames.colors(each, each + 1)[0]
+                for each in around
+            }
+            if shares[index] == 0:
+                yield held[index]
+                continue
+            stack = rearrange([held[each] for each in around], "n h w c -> n c h w")
+            restored, tile = self._fitting(stack, tile)
+            yield rearrange(restored, "c h w -> h w c")
+
+    def _fitting(self, stack: Tensor, tile: int) -> tuple[Tensor, int]:
+        """Restore a frame; out of memory, in smaller tiles, which the segment keeps."""
+        while True:
+            try:
+                return self._engine.restore_frame(stack, tile), tile
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                smaller = (tile or max(stack.shape[2:])) // 2
+                if not is_out_of_memory(error) or smaller < _SMALLEST_TILE:
+                    raise
+            tile = smaller
