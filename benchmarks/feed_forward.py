@@ -21,7 +21,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..models.dblrnet import NUM_FRAMES, DblrNet, to_luma
-from ..models.layers import multiplies_bfloat16
+from ..models.hardware import multiplies_bfloat16
 from ..training.config import DiffusionStage
 from ..training.data.clips import DrawnClip
 from ..training.data.loader import ClipLoader, TrainingData, clip_generator

@@ -222,8 +222,8 @@ def _synthesize(args: argparse.Namespace) -> None:
 
 
 def _convert(args: argparse.Namespace) -> None:
+    from ..models.hardware import named_dtype
     from ..models.import_weights.convert import convert_weights
-    from ..restoration.load import named_dtype
 
     convert_weights(
         args.unet,

@@ -86,16 +86,6 @@ def timestep_embedding(timesteps: Tensor, channels: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-def multiplies_bfloat16(device: torch.device) -> bool:
-    """Tell whether a device multiplies bfloat16 natively.
-
-    Others convert number by number: a CPU with AVX2 alone is fifty times slower with it.
-    """
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False)
-
-
 class TimestepEmbedding(nn.Module):
     """Two linear layers on the sinusoidal embedding."""
 

@@ -36,12 +36,13 @@ from ..models.autoencoder import (
 )
 from ..models.checkpoint import CheckpointInfo, load_state_dict
 from ..models.config import AutoencoderConfig, DivdConfig
+from ..models.hardware import UNET_BYTES, memory_bytes, unet_width
 from ..models.image_encoder import ImageEncoder
 from ..models.unet3d import UNet3D
 from ..restoration.denoising.layout import halve, is_out_of_memory, make_layout
 from ..restoration.denoising.windows import Layout, Piece, fuse
 from ..restoration.engine import Deblurrer
-from .memory import UNET_BYTES, make_patcher, memory_bytes, memory_usage_factor, unet_width
+from .memory import make_patcher, memory_usage_factor
 from .vae import AssembledDivd, DeblurVae, build_vae, part_of
 
 CUTS_KEY = "video_deblur_cuts"

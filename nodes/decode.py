@@ -10,6 +10,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ..models.autoencoder import normalise_latents
+from ..models.hardware import decode_bytes
 from ..restoration.denoising.coding import decode_tiled, frames_at_once, pixels_at_once
 from ..restoration.denoising.layout import in_halves
 from ..restoration.denoising.windows import Span, shots
@@ -19,7 +20,7 @@ from .backend import (
     OPTIONS_KEY,
     make_schema,
 )
-from .memory import decode_bytes, load_to_device
+from .memory import load_to_device
 from .progress import Progress, ProgressFn
 from .vae import AssembledDivd, decoding_divd
 

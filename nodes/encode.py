@@ -11,6 +11,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ..models.autoencoder import normalise_latents
+from ..models.hardware import encode_bytes
 from ..restoration.denoising.coding import (
     encode_tiled,
     frames_at_once,
@@ -27,7 +28,7 @@ from .backend import (
     DeblurEncoderType,
     make_schema,
 )
-from .memory import encode_bytes, load_to_device
+from .memory import load_to_device
 from .progress import Progress, ProgressFn
 
 

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from ..models.autoencoder import Autoencoder
 from ..models.checkpoint import LICENCE, load_model, read_info, save_checkpoint
 from ..models.divd import Divd
-from ..models.layers import multiplies_bfloat16
-from ..restoration.load import choose_device
+from ..models.hardware import choose_device, multiplies_bfloat16
 from ..video.atomic import write_file
 from . import loop
 from .config import DIFFUSION_STAGES, AutoencoderStage, DataConfig, DiffusionStage, Preset
