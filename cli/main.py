@@ -240,7 +240,7 @@ def _convert(args: argparse.Namespace) -> None:
 
 def _info(args: argparse.Namespace) -> None:
     from ..models.checkpoint import read_info
-    from ..models.config import config_to_dict
+    from ..models.config_fields import config_to_dict
 
     info = read_info(args.file)
     print(f"file          {info.path} ({info.path.stat().st_size / 1e6:.1f} MB)")

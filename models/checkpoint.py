@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from . import inference_layers
-from .config import ConfigError, DivdConfig, config_from_dict, config_to_dict
+from .config import DivdConfig
+from .config_fields import ConfigError, config_from_dict, config_to_dict
 from .divd import Divd
 from .tensor_file import (
     DTYPES,

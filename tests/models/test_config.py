@@ -7,15 +7,13 @@ import re
 import pytest
 from video_deblur.models.config import (
     AutoencoderConfig,
-    ConfigError,
     DivdConfig,
     ImageEncoderConfig,
     SamplingConfig,
     ScheduleConfig,
     UNet3DConfig,
-    config_from_dict,
-    config_to_dict,
 )
+from video_deblur.models.config_fields import ConfigError, config_from_dict, config_to_dict
 from video_deblur.training.presets import PRESETS, TINY_MODEL
 
 
