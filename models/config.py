@@ -287,8 +287,7 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         check_positive(self, "steps", "tile")
-        if self.window < 2:
-            raise ConfigError(f"window must be at least 2 frames, got {self.window}")
+        check_range(self, "window", 2)
         if not 0 <= 2 * self.overlap <= self.window:
             raise ConfigError(
                 f"overlap must be between 0 and {self.window // 2} for a window of "

@@ -5,8 +5,9 @@ channels-last memory: convolutions are fastest so on CPUs and on tensor cores, a
 view as tokens or as a volume is free. Parameter names are those of diffusers'
 `UNet3DConditionModel`, so that public weights load without renaming.
 
-`operations` is a namespace with `Linear`, `Conv2d`, `Conv3d`, `GroupNorm`, `LayerNorm` and
-`Embedding`: `torch.nn`, or ComfyUI's `comfy.ops`, which streams and casts weights.
+`operations` is a namespace with `Linear`, `Conv2d`, `Conv3d`, `GroupNorm`, `LayerNorm`,
+`Embedding` and perhaps `BatchNorm2d` (`make_batch_norm`): `torch.nn`, or ComfyUI's `comfy.ops`,
+which streams and casts weights.
 """
 
 from __future__ import annotations
@@ -67,6 +68,15 @@ def make_norm(
     if kind == "channel":
         return _channel_norm_class(operations)(channels, eps=eps, device=device, dtype=dtype)
     return operations.GroupNorm(groups, channels, eps=eps, device=device, dtype=dtype)
+
+
+def make_batch_norm(
+    channels: int, *, device: Any, dtype: Any, operations: Any
+) -> nn.BatchNorm2d:
+    """Build batch normalisation: PyTorch's own where `operations` has none."""
+    # ComfyUI 0.3.64 has none, newer versions do.
+    layer = getattr(operations, "BatchNorm2d", nn.BatchNorm2d)
+    return layer(channels, device=device, dtype=dtype)
 
 
 def timestep_embedding(timesteps: Tensor, channels: int) -> Tensor:

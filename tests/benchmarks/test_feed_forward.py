@@ -7,13 +7,16 @@ import cv2
 import numpy as np
 import torch
 from video_deblur.benchmarks import feed_forward
-from video_deblur.models.dblrnet import DblrNet
+from video_deblur.models.checkpoint import read_info
+from video_deblur.models.dblrnet import DblrNet, DblrNetConfig
 from video_deblur.training.presets import PRESETS
+
+SMALL = DblrNetConfig(channels=8, num_units=2, head_channels=16, input_skip=True)
 
 
 def training():
     torch.manual_seed(0)
-    network = DblrNet(8, 2, 16, input_skip=True)
+    network = DblrNet(SMALL)
     stage = PRESETS["tiny-further"].joint
     return feed_forward.FeedForwardTraining(network, stage)
 
@@ -46,7 +49,7 @@ def test_windows_hold_neighbouring_frames_and_their_middle():
 
 
 def test_it_trains_restores_and_goes_on(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(feed_forward, "DblrNet", lambda **options: DblrNet(8, 1, 8, **options))
+    monkeypatch.setattr(feed_forward, "_CONFIG", SMALL)
     for folder in ("photos", "pairs/a/blur", "pairs/a/sharp"):
         (tmp_path / folder).mkdir(parents=True)
         for index in range(3):
@@ -66,3 +69,23 @@ def test_it_trains_restores_and_goes_on(tmp_path, monkeypatch, capsys):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == restored
     line = json.loads((tmp_path / "run/dblrnet.jsonl").read_text().splitlines()[-1])
     assert np.isfinite(line["loss"])
+    info = read_info(tmp_path / "run/checkpoint.safetensors")
+    assert info.config == SMALL
+    assert info.provenance["steps"] == 2
+
+
+class Neighbours:
+    """Shows which frames it was given: the sum of their first values."""
+
+    num_frames = 5
+
+    def restore_frame(self, around):
+        return around.sum(0)
+
+
+def test_frames_at_the_ends_are_repeated():
+    frames = torch.tensor([0.0, 0.01, 0.02, 0.03])[:, None, None, None].expand(4, 2, 2, 3)
+    restored = feed_forward.restore_clip(Neighbours(), frames)
+    assert restored.shape == frames.shape
+    expected = torch.tensor([0.03, 0.06, 0.09, 0.12])
+    torch.testing.assert_close(restored[:, 0, 0, 0], expected)
