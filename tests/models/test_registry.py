@@ -29,14 +29,11 @@ from video_deblur.models.registry import (
 )
 from video_deblur.restoration import load
 
-from ..conftest import SMALL_CONFIG
+from ..conftest import SMALL_CONFIG, SMALL_DBLRNET_CONFIG
 from .checkpoint_files import assert_refused, peak_memory_bytes, rewrite, rewrite_envelope
 
 ROOT = Path(__file__).parents[2]
-SMALL = {
-    "divd": SMALL_CONFIG,
-    "dblrnet": DblrNetConfig(channels=8, num_units=2, head_channels=16, input_skip=True),
-}
+SMALL = {"divd": SMALL_CONFIG, "dblrnet": SMALL_DBLRNET_CONFIG}
 BARE_PARAMETERS = {"divd": {"SelfAttention", "VisionTransformer"}}
 """Modules with parameters of their own: the image tower has open_clip's names for them."""
 every_architecture = pytest.mark.parametrize("name", list(ARCHITECTURES))
