@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import reprlib
 import types
 import typing
 from typing import Any, Literal
@@ -34,7 +35,8 @@ def config_from_dict(config_type: type, values: Any, where: str = "config") -> A
         where: Name of the value in error messages.
 
     Raises:
-        ConfigError: If a field is unknown, of the wrong type, or out of range.
+        ConfigError: If a field is unknown, of the wrong type, or out of range; its message
+            stays short whatever the values.
     """
     if not isinstance(values, dict):
         raise ConfigError(f"{where}: expected an object, got {type(values).__name__}")
@@ -45,7 +47,7 @@ def config_from_dict(config_type: type, values: Any, where: str = "config") -> A
         guess = f"did you mean {near[0]!r}? " if near else ""
         known = ", ".join(hints)
         raise ConfigError(
-            f"{where}: unknown field {unknown[0]!r}; {guess}known fields: {known}"
+            f"{where}: unknown field {reprlib.repr(unknown[0])}; {guess}known fields: {known}"
         )
     parsed = {
         name: _parse(hints[name], value, f"{where}.{name}") for name, value in values.items()
@@ -86,14 +88,15 @@ def _parse(hint: Any, value: Any, where: str) -> Any:
         except OverflowError as error:
             raise ConfigError(f"{where}: a number too large for a float") from error
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise ConfigError(f"{where}: expected {hint.__name__}, got {value!r}")
+        raise ConfigError(f"{where}: expected {hint.__name__}, got {reprlib.repr(value)}")
     return value
 
 
 def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
     """Raise ConfigError unless `value` is one of `choices`."""
     if value not in choices:
-        raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        found = reprlib.repr(value)
+        raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {found}")
 
 
 def check_positive(config: Any, *names: str) -> None:
@@ -107,7 +110,8 @@ def check_range(config: Any, name: str, lowest: int, highest: int = _LARGEST) ->
     value = getattr(config, name)
     for number in value if isinstance(value, tuple) else (value,):
         if not lowest <= number <= highest:
-            raise ConfigError(f"{name} must be between {lowest} and {highest}, got {number}")
+            found = reprlib.repr(number)
+            raise ConfigError(f"{name} must be between {lowest} and {highest}, got {found}")
 
 
 def check_finite(name: str, values: tuple[float, ...]) -> None:

@@ -178,13 +178,25 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, name, value):
     assert_refused(write(tmp_path, SMALL[name], weights), f"'{key}' has values that are not")
 
 
-def numbers(config):
-    """Yield the path of every whole number of a config."""
+def fields(config):
+    """Yield the path and value of every field of a config."""
     for name, value in config.items():
         if isinstance(value, dict):
-            yield from ((name, *rest) for rest in numbers(value))
-        elif isinstance(value, int) and not isinstance(value, bool):
-            yield (name,)
+            yield from (((name, *where), inner) for where, inner in fields(value))
+        else:
+            yield (name,), value
+
+
+def set_field(path, where, value):
+    """Change one field of the config in a checkpoint."""
+
+    def change(envelope):
+        config = envelope["config"]
+        for part in where[:-1]:
+            config = config[part]
+        config[where[-1]] = value
+
+    rewrite_envelope(path, change)
 
 
 @every_architecture
@@ -192,16 +204,11 @@ def numbers(config):
 def test_configs_of_huge_networks_are_refused_at_once(tmp_path, name, number):
     path = write(tmp_path, SMALL[name])
     honest = path.read_bytes()
-    for where in numbers(dataclasses.asdict(SMALL[name])):
-
-        def change(envelope, where=where):
-            config = envelope["config"]
-            for part in where[:-1]:
-                config = config[part]
-            config[where[-1]] = number
-
+    for where, value in fields(dataclasses.asdict(SMALL[name])):
+        if type(value) is not int:
+            continue
         path.write_bytes(honest)
-        rewrite_envelope(path, change)
+        set_field(path, where, number)
         started, memory = time.monotonic(), peak_memory_bytes()
         try:
             read_info(path)
@@ -214,6 +221,19 @@ def test_configs_of_huge_networks_are_refused_at_once(tmp_path, name, number):
             assert number <= 65536
         assert time.monotonic() - started < 5
         assert peak_memory_bytes() - memory < 200e6
+
+
+@every_architecture
+def test_fields_of_another_type_are_named_in_a_short_line(tmp_path, name):
+    path = write(tmp_path, SMALL[name])
+    honest = path.read_bytes()
+    for where, _ in fields(dataclasses.asdict(SMALL[name])):
+        path.write_bytes(honest)
+        set_field(path, where, "x" * 10_000)
+        assert_refused(path, rf"config\.{'.'.join(where)}|{where[-1]} must be", read_info)
+    path.write_bytes(honest)
+    set_field(path, ("y" * 10_000,), 1)
+    assert_refused(path, "unknown field 'yyy", read_info)
 
 
 @pytest.mark.parametrize(
