@@ -1,11 +1,13 @@
-"""Train a feed-forward network, DBLRNet, on the bundled checkpoint's data, to compare with.
+r"""Train a feed-forward network, DBLRNet, on the bundled checkpoint's data, to compare with.
 
     python -m video_deblur.benchmarks.feed_forward --data synthetic:DATA*0.92 \
-        --data pairs:DATA/pairs*0.08 --test pairs:DEV --steps 2000 --out RUN
-    video-deblur evaluate --dataset pairs:DEV --pred RUN/restored
+        --data pairs:DATA/pairs*0.08 --steps 2000 --out RUN
+    video-deblur evaluate --dataset pairs:DEV --no-borrow \
+        --checkpoint RUN/checkpoint.safetensors
 
 Clips, blur, losses of pixels, optimisers and averaging are those of `train tiny-further`; only
-the network differs. The same command goes on with a run that was stopped.
+the network differs. The same command goes on with a run that was stopped. The weights are in
+`RUN/checkpoint.safetensors`.
 """
 
 from __future__ import annotations
@@ -15,28 +17,26 @@ import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..models.dblrnet import NUM_FRAMES, DblrNet, to_luma
-from ..models.layers import multiplies_bfloat16
+from ..models.checkpoint import save_checkpoint
+from ..models.dblrnet import DblrNet, DblrNetConfig, to_luma
 from ..training.config import DiffusionStage
 from ..training.data.clips import DrawnClip
 from ..training.data.loader import ClipLoader, TrainingData, clip_generator
 from ..training.loop import Run, train
 from ..training.losses import log_error, spectrum_l1
+from ..training.preflight import data_name
 from ..training.presets import PRESETS
 from ..training.recipe import make_accelerator
 from ..training.states import whole_weights
-from ..video.datasets import load_dataset
-from ..video.frames import FrameFolderWriter, read_image
-from ..video.pixels import to_float, to_uint8
 
 _WINDOWS = 2
 """Middle frames that are restored of every clip of an update."""
 _SEED = 0
+_CONFIG = DblrNetConfig(input_skip=True)
 
 _Update = tuple[int, list[DrawnClip]]
 
@@ -67,7 +67,7 @@ class FeedForwardTraining(nn.Module):
         # Values of -1..1, as the floors expect.
         pred = rearrange(restored, "(b k) 1 h w -> b 1 k h w", b=clips) * 2 - 1
         target = sharp[:, None] * 2 - 1
-        before = blurry[:, None, :, NUM_FRAMES // 2] * 2 - 1
+        before = blurry[:, None, :, self.network.num_frames // 2] * 2 - 1
         start, end = self.stage.pixel_floor
         floor = start * (end / start) ** progress
         error = log_error(pred, target, floor)
@@ -80,8 +80,8 @@ class FeedForwardTraining(nn.Module):
 
 def train_network(
     data_specs: Sequence[str], folder: Path, steps: int, device: str = "auto"
-) -> DblrNet:
-    """Train, or go on with the run in `folder`; returns the network with averaged weights."""
+) -> Path:
+    """Train, or go on with the run in `folder`; returns the checkpoint of averaged weights."""
     stage = PRESETS["tiny-further"].joint
     assert stage is not None
     assert stage.easy_data is not None
@@ -108,7 +108,7 @@ def train_network(
 
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(_SEED)
-    module = FeedForwardTraining(DblrNet(input_skip=True), stage)
+    module = FeedForwardTraining(DblrNet(_CONFIG), stage)
     run = Run(
         name="dblrnet",
         folder=folder,
@@ -125,9 +125,21 @@ def train_network(
         progress=_print_progress,
     )
     weights = whole_weights(module, train(run, accelerator, module, batches, prepare))
-    trained = DblrNet(input_skip=True)
-    trained.load_state_dict({n.removeprefix("network."): w for n, w in weights.items()})
-    return trained.eval()
+    path = folder / "checkpoint.safetensors"
+    save_checkpoint(
+        path,
+        {name.removeprefix("network."): weight for name, weight in weights.items()},
+        _CONFIG,
+        provenance={
+            "benchmark": "feed_forward",
+            "data": [data_name(spec) for spec in data_specs],
+            "steps": steps,
+            "seed": _SEED,
+        },
+        # As it was trained: the statistics of batch normalisation may exceed half precision.
+        dtype=torch.float32,
+    )
+    return path
 
 
 def _windows(blurry: Tensor, sharp: Tensor, step: int) -> tuple[Tensor, Tensor]:
@@ -135,28 +147,11 @@ def _windows(blurry: Tensor, sharp: Tensor, step: int) -> tuple[Tensor, Tensor]:
     chosen, middles = [], []
     for index, (clip, truth) in enumerate(zip(blurry, sharp, strict=True)):
         generator = clip_generator(_SEED, step, index, "windows")
-        starts = torch.randperm(len(clip) - NUM_FRAMES + 1, generator=generator)[:_WINDOWS]
-        chosen.append(torch.stack([clip[s : s + NUM_FRAMES] for s in starts]))
-        middles.append(torch.stack([truth[s + NUM_FRAMES // 2] for s in starts]))
+        length = _CONFIG.num_frames
+        starts = torch.randperm(len(clip) - length + 1, generator=generator)[:_WINDOWS]
+        chosen.append(torch.stack([clip[s : s + length] for s in starts]))
+        middles.append(torch.stack([truth[s + length // 2] for s in starts]))
     return torch.stack(chosen), torch.stack(middles)
-
-
-def restore_dataset(network: DblrNet, dataset: str, folder: Path) -> None:
-    """Write `<folder>/<sequence>/<frame>.png` for `evaluate --pred`.
-
-    Raises:
-        ValueError: If a sequence's folder holds something already.
-    """
-    folder.mkdir(exist_ok=True)
-    native = multiplies_bfloat16(torch.device("cpu"))
-    for sequence in load_dataset(dataset, "test"):
-        frames = np.stack([to_float(read_image(path)[..., :3]) for path in sequence.blurry])
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=native):
-            restored = network.restore(torch.from_numpy(frames))
-        with FrameFolderWriter(folder / sequence.name) as writer:
-            for path, pixels in zip(sequence.sharp, restored.numpy(), strict=True):
-                writer.write(to_uint8(pixels), path.name)
-        print(f"{sequence.name}: {len(frames)} frames", flush=True)
 
 
 def _print_progress(step: int, steps: int, values: dict[str, float] | None) -> None:
@@ -170,18 +165,15 @@ def _print_progress(step: int, steps: int, values: dict[str, float] | None) -> N
 
 
 def main() -> None:
-    """Train and restore."""
+    """Train."""
     parser = argparse.ArgumentParser(description="Train DBLRNet to compare with.")
     parser.add_argument("--data", action="append", required=True, metavar="KIND:PATH[*WEIGHT]")
-    parser.add_argument("--test", metavar="KIND:PATH", help="pairs to restore afterwards")
     parser.add_argument("--steps", type=int, default=2000, help="updates (default: 2000)")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu"))
     parser.add_argument("--out", required=True, type=Path, help="folder of the run")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    network = train_network(args.data, args.out, args.steps, args.device).cpu()
-    if args.test:
-        restore_dataset(network, args.test, args.out / "restored")
+    train_network(args.data, args.out, args.steps, args.device)
 
 
 if __name__ == "__main__":

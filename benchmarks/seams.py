@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..restoration.diffusion import Deblurrer
+from ..restoration.engine import Engine
 from ..restoration.load import load_deblurrer
 from ..restoration.settings import preset_settings
 from ..restoration.streaming.stream import restore_stream
@@ -56,7 +56,7 @@ def main() -> None:
     _print_tile_seam("flat gradient", np.stack([flat, flat]).astype(np.uint8), deblurrer, args)
 
 
-def _print_time_seam(name: str, frames: np.ndarray, deblurrer: Deblurrer, steps: int) -> None:
+def _print_time_seam(name: str, frames: np.ndarray, deblurrer: Engine, steps: int) -> None:
     settings = preset_settings(deblurrer.model.config, "fast", steps=steps)
     restored = np.stack(list(restore_stream(frames, deblurrer, settings)))
     hop = settings.window - settings.overlap
@@ -72,7 +72,7 @@ def border_ratio(frames: np.ndarray, hop: int) -> float:
 
 
 def _print_tile_seam(
-    name: str, frames: np.ndarray, deblurrer: Deblurrer, args: argparse.Namespace
+    name: str, frames: np.ndarray, deblurrer: Engine, args: argparse.Namespace
 ) -> None:
     clip = torch.from_numpy(to_float(frames))
     for borrow in (False, True):

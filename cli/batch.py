@@ -53,10 +53,12 @@ def _batch(args: argparse.Namespace) -> None:
     from ..jobs.part_store import checkpoint_identity
     from ..jobs.ray_pool import RayPool, WorkerOptions, connected, shipped_checkpoint
     from ..models.checkpoint import read_info
+    from ..restoration.load import kind_of
 
     if args.workers is not None and args.workers < 1:
         raise ValueError(f"workers must be at least 1, got {args.workers}")
     info = read_info(args.checkpoint)
+    kind_of(info)
     settings = settings_of(info.config, args)
     identity = checkpoint_identity(info.path)
     clips = plan_batch([Path(path) for path in args.inputs], Path(args.output), args.codec)

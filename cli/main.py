@@ -222,8 +222,8 @@ def _synthesize(args: argparse.Namespace) -> None:
 
 
 def _convert(args: argparse.Namespace) -> None:
+    from ..models.hardware import named_dtype
     from ..models.import_weights.convert import convert_weights
-    from ..restoration.load import named_dtype
 
     convert_weights(
         args.unet,
@@ -240,19 +240,21 @@ def _convert(args: argparse.Namespace) -> None:
 
 def _info(args: argparse.Namespace) -> None:
     from ..models.checkpoint import read_info
-    from ..models.config import config_to_dict
+    from ..models.config_fields import config_to_dict
 
     info = read_info(args.file)
     print(f"file          {info.path} ({info.path.stat().st_size / 1e6:.1f} MB)")
-    print(f"architecture  {info.architecture}")
+    architecture = info.architecture
+    print(f"architecture  {architecture.name} ({architecture.title}): {architecture.summary}")
+    print(f"kind          {architecture.kind}")
     print(f"parameters    {info.num_parameters / 1e6:.2f} M, stored as {info.dtype}")
-    for part in ("unet", "blur_encoder", "autoencoder", "image_encoder"):
+    for prefix in architecture.prefixes:
         count = sum(
             math.prod(shape)
             for name, (_, shape) in info.tensors.items()
-            if name.startswith(f"{part}.")
+            if name.startswith(prefix)
         )
-        print(f"  {part:14}{count / 1e6:.2f} M")
+        print(f"  {prefix.removesuffix('.'):14}{count / 1e6:.2f} M")
     print(f"licence       {info.licence}")
     print("provenance    " + json.dumps(info.provenance, indent=2).replace("\n", "\n  "))
     config = json.dumps(config_to_dict(info.config), indent=2)

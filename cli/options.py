@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..models.config import DivdConfig
-    from ..restoration.diffusion import Deblurrer
+    from ..restoration.engine import Engine
     from ..restoration.settings import RestorationSettings
 
 _CLEAR_REST = "\x1b[K"
@@ -67,12 +67,12 @@ def add_encoding_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--crf", type=int, help="quality of h264 and h265, 0 to 51")
 
 
-def load_engine(args: argparse.Namespace) -> tuple[Deblurrer, RestorationSettings]:
+def load_engine(args: argparse.Namespace) -> tuple[Engine, RestorationSettings]:
     """Load the checkpoint that the options name; returns it with its settings."""
     from ..restoration.load import load_deblurrer
 
     deblurrer = load_deblurrer(args.checkpoint, args.device, args.dtype)
-    return deblurrer, settings_of(deblurrer.model.config, args)
+    return deblurrer, settings_of(deblurrer.config, args)
 
 
 def settings_of(config: DivdConfig, args: argparse.Namespace) -> RestorationSettings:

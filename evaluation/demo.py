@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import torch
 
-from ..restoration.diffusion import Deblurrer
+from ..restoration.engine import Engine
 from ..restoration.settings import RestorationSettings
 from ..video.pixels import to_float, to_uint8
 from ..video.reader import VideoReader
@@ -67,7 +67,7 @@ class DemoResult:
 def run_demo(
     clip: DemoClip,
     folder: str | Path,
-    deblurrer: Deblurrer,
+    deblurrer: Engine,
     settings: RestorationSettings,
     callback: Callable[[int, int], None] | None = None,
 ) -> DemoResult:

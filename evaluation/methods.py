@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..restoration.diffusion import Deblurrer
+from ..models.config import DivdConfig
+from ..restoration.engine import Engine
 from ..restoration.settings import RestorationSettings
 from ..video.datasets import PairedSequence
 from ..video.pixels import to_float
@@ -30,7 +31,7 @@ class Method:
 
 
 def checkpoint_method(
-    deblurrer: Deblurrer,
+    deblurrer: Engine,
     settings: RestorationSettings,
     *,
     name: str,
@@ -44,10 +45,17 @@ def checkpoint_method(
         name: Of the checkpoint, for the report.
         plain_decode: Decode without the blurry frames, as ComfyUI's VAE Decode does, which
             lets no frames borrow either.
+
+    Raises:
+        ValueError: If `plain_decode` is asked of a network that decodes nothing.
     """
     if plain_decode:
+        config = deblurrer.config
+        if not isinstance(config, DivdConfig):
+            raise ValueError(
+                f"{name}: plain decoding is for diffusion models, it decodes nothing"
+            )
         settings = dataclasses.replace(settings, borrow=False)
-        config = deblurrer.model.config
         deblurrer.model.config = dataclasses.replace(config, residual_decoding=False)
 
     def restore(sequence: PairedSequence, blurry: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..restoration.diffusion import Deblurrer
+from ..restoration.engine import Engine
 from ..restoration.settings import RestorationSettings
 from ..restoration.streaming.footage import SurveyedFrame
 from ..restoration.streaming.planning import Position
@@ -58,7 +58,7 @@ class Report:
 def restore_file(
     source: Source,
     output: str | Path,
-    deblurrer: Deblurrer,
+    deblurrer: Engine,
     settings: RestorationSettings,
     *,
     codec: str = "h264",
@@ -149,7 +149,7 @@ def check_complete(frames: TimedFrames, writer: VideoWriter, report: Report) -> 
 def restore_folder(
     source: str | Path,
     output: str | Path,
-    deblurrer: Deblurrer,
+    deblurrer: Engine,
     settings: RestorationSettings,
     *,
     resumable: Resumable | None = None,
@@ -200,7 +200,7 @@ def restore_folder(
 def restore_image(
     source: str | Path,
     output: str | Path,
-    deblurrer: Deblurrer,
+    deblurrer: Engine,
     settings: RestorationSettings,
     *,
     measure_blur: bool = False,
@@ -377,7 +377,7 @@ def _identity(
     resumable: Resumable,
     source: Source,
     settings: RestorationSettings,
-    deblurrer: Deblurrer,
+    deblurrer: Engine,
     writer: VideoWriter,
 ) -> dict[str, Any]:
     return {
@@ -388,7 +388,7 @@ def _identity(
 
 
 def _engine_identity(
-    resumable: Resumable, settings: RestorationSettings, deblurrer: Deblurrer
+    resumable: Resumable, settings: RestorationSettings, deblurrer: Engine
 ) -> dict[str, Any]:
     return {
         **resumable.identity,

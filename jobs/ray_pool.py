@@ -41,7 +41,7 @@ class WorkerOptions:
     identity: dict[str, Any]
     """`checkpoint_identity` of the file where the work is sent from."""
     dtype: str
-    """`auto` or a name of `load.DTYPES`."""
+    """`auto` or a name of `hardware.DTYPES`."""
     settings: RestorationSettings
 
 

@@ -5,13 +5,17 @@ The field names are part of the checkpoint format: renaming one breaks saved fil
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import math
-import types
-import typing
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
+
+from .config_fields import (
+    ConfigError,
+    check_choice,
+    check_finite,
+    check_positive,
+    check_range,
+)
 
 TEMPORAL_ATTENTION_KINDS = ("frame", "window", "both")
 NORM_KINDS = ("group", "channel")
@@ -19,14 +23,9 @@ AUTOENCODER_KINDS = ("local", "kl")
 
 # A config comes out of a file that may be hostile: networks are built from it (without
 # weights) to check the file, so whatever multiplies modules or tables is bounded.
-_LARGEST = 65536
 _MOST_LEVELS = 8
 _MOST_BLOCKS = 128
 _MOST_WINDOW_POSITIONS = 4096
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot describe a network."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,11 +86,11 @@ class UNet3DConfig:
                     f"{name} needs one entry per level ({num_levels}), "
                     f"got {len(getattr(self, name))}"
                 )
-        _check_choice("temporal_attention", self.temporal_attention, TEMPORAL_ATTENTION_KINDS)
-        _check_choice("norm", self.norm, NORM_KINDS)
-        _check_positive(self, "in_channels", "out_channels", "block_channels", "head_dim")
-        _check_positive(self, "context_dim", "norm_groups")
-        _check_range(self, "layers_per_block", 1, _MOST_BLOCKS)
+        check_choice("temporal_attention", self.temporal_attention, TEMPORAL_ATTENTION_KINDS)
+        check_choice("norm", self.norm, NORM_KINDS)
+        check_positive(self, "in_channels", "out_channels", "block_channels", "head_dim")
+        check_positive(self, "context_dim", "norm_groups")
+        check_range(self, "layers_per_block", 1, _MOST_BLOCKS)
         for channels in self.block_channels:
             if self.norm == "group" and channels % self.norm_groups:
                 raise ConfigError(
@@ -154,8 +153,8 @@ class AutoencoderConfig:
     """Offset of that map, one value per colour."""
 
     def __post_init__(self) -> None:
-        _check_choice("kind", self.kind, AUTOENCODER_KINDS)
-        _check_positive(self, "latent_channels", "norm_groups")
+        check_choice("kind", self.kind, AUTOENCODER_KINDS)
+        check_positive(self, "latent_channels", "norm_groups")
         if not self.channels or len(self.channels) != len(self.blocks):
             raise ConfigError(
                 f"channels and blocks need one entry per resolution, got "
@@ -163,8 +162,8 @@ class AutoencoderConfig:
             )
         if len(self.channels) > _MOST_LEVELS:
             raise ConfigError(f"channels must hold at most {_MOST_LEVELS} resolutions")
-        _check_positive(self, "channels")
-        _check_range(self, "blocks", 0, _MOST_BLOCKS)
+        check_positive(self, "channels")
+        check_range(self, "blocks", 0, _MOST_BLOCKS)
         if self.kind == "kl":
             self._check_kl()
         for name in ("latent_mean", "latent_std", "latent_rgb_factors"):
@@ -178,8 +177,8 @@ class AutoencoderConfig:
             raise ConfigError("latent_rgb_factors and latent_rgb_bias need 3 colours")
         if any(not std > 0 for std in self.latent_std):
             raise ConfigError("latent_std must be positive")
-        _check_finite("latent_mean", self.latent_mean)
-        _check_finite("latent_std", self.latent_std)
+        check_finite("latent_mean", self.latent_mean)
+        check_finite("latent_std", self.latent_std)
 
     def _check_kl(self) -> None:
         if self.detail_skip:
@@ -228,10 +227,10 @@ class ImageEncoderConfig:
     """Channels of a token."""
 
     def __post_init__(self) -> None:
-        _check_positive(self, "image_size", "patch_size", "width", "heads")
-        _check_range(self, "layers", 1, _MOST_BLOCKS)
-        _check_positive(self, "embedding_dim", "num_tokens", "context_dim")
-        _check_finite("mlp_ratio", (self.mlp_ratio,))
+        check_positive(self, "image_size", "patch_size", "width", "heads")
+        check_range(self, "layers", 1, _MOST_BLOCKS)
+        check_positive(self, "embedding_dim", "num_tokens", "context_dim")
+        check_finite("mlp_ratio", (self.mlp_ratio,))
         if self.mlp_ratio <= 0:
             raise ConfigError(f"mlp_ratio must be positive, got {self.mlp_ratio}")
         if self.image_size % self.patch_size:
@@ -266,7 +265,7 @@ class ScheduleConfig:
             )
         if not 0 < self.beta_start <= self.beta_end < 1:
             raise ConfigError("betas must satisfy 0 < beta_start <= beta_end < 1")
-        _check_choice("timestep_spacing", self.timestep_spacing, ("trailing", "leading"))
+        check_choice("timestep_spacing", self.timestep_spacing, ("trailing", "leading"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,9 +286,8 @@ class SamplingConfig:
     """Pixels shared by neighbouring tiles."""
 
     def __post_init__(self) -> None:
-        _check_positive(self, "steps", "tile")
-        if self.window < 2:
-            raise ConfigError(f"window must be at least 2 frames, got {self.window}")
+        check_positive(self, "steps", "tile")
+        check_range(self, "window", 2)
         if not 0 <= 2 * self.overlap <= self.window:
             raise ConfigError(
                 f"overlap must be between 0 and {self.window // 2} for a window of "
@@ -331,97 +329,3 @@ class DivdConfig:
                 f"unet.context_dim ({self.unet.context_dim}) and image_encoder.context_dim "
                 f"({self.image_encoder.context_dim}) must be equal"
             )
-
-
-def config_to_dict(config: Any) -> dict[str, Any]:
-    """Turn a config dataclass into plain JSON values."""
-    return dataclasses.asdict(config)
-
-
-def config_from_dict(config_type: type, values: Any, where: str = "config") -> Any:
-    """Build a config from JSON values, refusing misspelt fields and wrong types.
-
-    Args:
-        config_type: One of the dataclasses above.
-        values: What `json.loads` gave.
-        where: Name of the value in error messages.
-
-    Raises:
-        ConfigError: If a field is unknown, of the wrong type, or out of range.
-    """
-    if not isinstance(values, dict):
-        raise ConfigError(f"{where}: expected an object, got {type(values).__name__}")
-    hints = typing.get_type_hints(config_type)
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        near = difflib.get_close_matches(unknown[0], hints, n=1)
-        guess = f"did you mean {near[0]!r}? " if near else ""
-        known = ", ".join(hints)
-        raise ConfigError(
-            f"{where}: unknown field {unknown[0]!r}; {guess}known fields: {known}"
-        )
-    parsed = {
-        name: _parse(hints[name], value, f"{where}.{name}") for name, value in values.items()
-    }
-    try:
-        return config_type(**parsed)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{where}: {error}") from error
-
-
-def _parse(hint: Any, value: Any, where: str) -> Any:
-    origin = typing.get_origin(hint)
-    if dataclasses.is_dataclass(hint):
-        return config_from_dict(typing.cast(type, hint), value, where)
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise ConfigError(f"{where}: expected a list, got {type(value).__name__}")
-        items = typing.get_args(hint)
-        inner = items[:1] * len(value) if items[-1] is Ellipsis else items
-        if len(inner) != len(value):
-            raise ConfigError(f"{where}: expected {len(inner)} entries, got {len(value)}")
-        return tuple(
-            _parse(h, v, f"{where}[{i}]")
-            for i, (h, v) in enumerate(zip(inner, value, strict=True))
-        )
-    if origin is Literal:
-        _check_choice(where, value, typing.get_args(hint))
-        return value
-    if origin in (typing.Union, types.UnionType):
-        if value is None:
-            return None
-        return _parse(
-            next(h for h in typing.get_args(hint) if h is not type(None)), value, where
-        )
-    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except OverflowError as error:
-            raise ConfigError(f"{where}: a number too large for a float") from error
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise ConfigError(f"{where}: expected {hint.__name__}, got {value!r}")
-    return value
-
-
-def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
-
-
-def _check_positive(config: Any, *names: str) -> None:
-    for name in names:
-        _check_range(config, name, 1)
-
-
-def _check_range(config: Any, name: str, lowest: int, highest: int = _LARGEST) -> None:
-    """Check a number or each of a tuple of numbers."""
-    value = getattr(config, name)
-    for number in value if isinstance(value, tuple) else (value,):
-        if not lowest <= number <= highest:
-            raise ConfigError(f"{name} must be between {lowest} and {highest}, got {number}")
-
-
-def _check_finite(name: str, values: tuple[float, ...]) -> None:
-    for value in values:
-        if not math.isfinite(value):
-            raise ConfigError(f"{name} must be finite, got {value}")

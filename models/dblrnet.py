@@ -9,26 +9,55 @@ feed-forward network to compare the diffusion model with.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from .layers import zero_init
+from .config_fields import check_positive, check_range
+from .layers import make_batch_norm, zero_init
 
-NUM_FRAMES = 5
-"""Consecutive frames that one is restored from."""
 _LUMA = (0.299, 0.587, 0.114)
+_MOST_UNITS = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class DblrNetConfig:
+    """The generator; defaults are the paper's."""
+
+    channels: int = 64
+    """Of the residual units."""
+    num_units: int = 15
+    """Residual units."""
+    head_channels: int = 256
+    """Of the two convolutions before the last."""
+    input_skip: bool = False
+    """Add the output to the middle frame, starting from it. The paper has none; a short
+    training would spend itself on learning to copy."""
+
+    @property
+    def num_frames(self) -> int:
+        """Fixed by the two convolutions that use up the time axis."""
+        return 5
+
+    def __post_init__(self) -> None:
+        check_positive(self, "channels", "head_channels")
+        check_range(self, "num_units", 1, _MOST_UNITS)
 
 
 class ResidualUnit(nn.Module):
     """Two 3x3 convolutions with batch normalisation around a skip."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, *, device: Any, dtype: Any, operations: Any):
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(channels)
+        make = {"device": device, "dtype": dtype}
+        same = {"padding": 1, "bias": False, **make}
+        self.conv1 = operations.Conv2d(channels, channels, 3, **same)
+        self.norm1 = make_batch_norm(channels, **make, operations=operations)
+        self.conv2 = operations.Conv2d(channels, channels, 3, **same)
+        self.norm2 = make_batch_norm(channels, **make, operations=operations)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[B, C, H, W]` to the same shape."""
@@ -36,34 +65,44 @@ class ResidualUnit(nn.Module):
 
 
 class DblrNet(nn.Module):
-    """The generator.
-
-    Args:
-        channels: Of the residual units (the paper: 64).
-        num_units: Residual units (the paper: 15).
-        head_channels: Of the two convolutions before the last (the paper: 256).
-        input_skip: Add the output to the middle frame, starting from it. The paper has none;
-            a short training would spend itself on learning to copy.
-    """
+    """The generator, a `registry.FeedForwardNetwork`."""
 
     def __init__(
         self,
-        channels: int = 64,
-        num_units: int = 15,
-        head_channels: int = 256,
+        config: DblrNetConfig,
         *,
-        input_skip: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+        operations: Any = nn,
     ):
         super().__init__()
-        self.input_skip = input_skip
-        self.conv1 = nn.Conv3d(1, 16, 3, padding=(0, 1, 1))
-        self.conv2 = nn.Conv3d(16, channels, 3, padding=(0, 1, 1))
-        self.units = nn.Sequential(*(ResidualUnit(channels) for _ in range(num_units)))
-        self.head1 = nn.Conv2d(channels, head_channels, 3, padding=1)
-        self.head2 = nn.Conv2d(head_channels, head_channels, 3, padding=1)
-        self.head3 = nn.Conv2d(head_channels, 1, 3, padding=1)
-        if input_skip:
+        self.config = config
+        channels, head_channels = config.channels, config.head_channels
+        make = {"device": device, "dtype": dtype}
+        self.conv1 = operations.Conv3d(1, 16, 3, padding=(0, 1, 1), **make)
+        self.conv2 = operations.Conv3d(16, channels, 3, padding=(0, 1, 1), **make)
+        self.units = nn.Sequential(
+            *(
+                ResidualUnit(channels, **make, operations=operations)
+                for _ in range(config.num_units)
+            )
+        )
+        same = {"padding": 1, **make}
+        self.head1 = operations.Conv2d(channels, head_channels, 3, **same)
+        self.head2 = operations.Conv2d(head_channels, head_channels, 3, **same)
+        self.head3 = operations.Conv2d(head_channels, 1, 3, **same)
+        if config.input_skip:
             zero_init(self.head3)
+
+    @property
+    def num_frames(self) -> int:
+        """Consecutive frames it looks at."""
+        return self.config.num_frames
+
+    @property
+    def reach(self) -> int:
+        """Pixels in each direction that a restored pixel depends on: one per convolution."""
+        return 2 + 2 * self.config.num_units + 3
 
     def forward(self, luma: Tensor) -> Tensor:
         """Restore the luma of the middle frames.
@@ -77,34 +116,28 @@ class DblrNet(nn.Module):
         Raises:
             ValueError: If there are not five frames.
         """
-        if luma.shape[1] != NUM_FRAMES:
-            raise ValueError(f"DBLRNet takes {NUM_FRAMES} frames, got {luma.shape[1]}")
+        if luma.shape[1] != self.num_frames:
+            raise ValueError(f"DBLRNet takes {self.num_frames} frames, got {luma.shape[1]}")
         x = self.conv1(rearrange(luma, "b t h w -> b 1 t h w")).relu()
         x = rearrange(self.conv2(x), "b c 1 h w -> b c h w").relu()
         x = x.contiguous(memory_format=torch.channels_last)
         x = x + self.units(x)
         x = self.head3(self.head2(self.head1(x).relu()).relu()).float()
-        return x + luma[:, NUM_FRAMES // 2, None] if self.input_skip else x
+        return x + luma[:, self.num_frames // 2, None] if self.config.input_skip else x
 
-    def restore(self, frames: Tensor) -> Tensor:
-        """Restore a clip; its ends are repeated, chroma is kept.
+    def restore_frame(self, around: Tensor) -> Tensor:
+        """Restore the middle frame; its chroma is kept.
 
         Args:
-            frames: RGB `[T, H, W, 3]`, float32 in 0..1.
+            around: RGB `[5, 3, H, W]`, float32 in 0..1.
 
         Returns:
-            The same shape, in 0..1.
+            RGB `[3, H, W]`, float32, not clamped.
         """
-        luma = to_luma(rearrange(frames, "t h w c -> t c h w"))
-        reach = NUM_FRAMES // 2
-        last = len(frames) - 1
-        restored = []
-        for index in range(len(frames)):
-            around = [min(max(index + d, 0), last) for d in range(-reach, reach + 1)]
-            # With Cb and Cr as they are, a change of Y moves all three colours alike.
-            change = self(luma[around][None])[0, 0] - luma[index]
-            restored.append((frames[index] + change[..., None]).clamp(0, 1))
-        return torch.stack(restored)
+        middle = self.num_frames // 2
+        luma = to_luma(around)
+        # With Cb and Cr as they are, a change of Y moves all three colours alike.
+        return around[middle] + (self(luma[None])[0] - luma[middle])
 
 
 def to_luma(colors: Tensor) -> Tensor:

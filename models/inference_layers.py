@@ -85,6 +85,7 @@ class Conv2d(nn.Conv2d):
 
 
 Conv3d = nn.Conv3d
+BatchNorm2d = nn.BatchNorm2d
 GroupNorm = nn.GroupNorm
 LayerNorm = nn.LayerNorm
 Embedding = nn.Embedding

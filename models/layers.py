@@ -5,8 +5,9 @@ channels-last memory: convolutions are fastest so on CPUs and on tensor cores, a
 view as tokens or as a volume is free. Parameter names are those of diffusers'
 `UNet3DConditionModel`, so that public weights load without renaming.
 
-`operations` is a namespace with `Linear`, `Conv2d`, `Conv3d`, `GroupNorm`, `LayerNorm` and
-`Embedding`: `torch.nn`, or ComfyUI's `comfy.ops`, which streams and casts weights.
+`operations` is a namespace with `Linear`, `Conv2d`, `Conv3d`, `GroupNorm`, `LayerNorm`,
+`Embedding` and perhaps `BatchNorm2d` (`make_batch_norm`): `torch.nn`, or ComfyUI's `comfy.ops`,
+which streams and casts weights.
 """
 
 from __future__ import annotations
@@ -69,6 +70,15 @@ def make_norm(
     return operations.GroupNorm(groups, channels, eps=eps, device=device, dtype=dtype)
 
 
+def make_batch_norm(
+    channels: int, *, device: Any, dtype: Any, operations: Any
+) -> nn.BatchNorm2d:
+    """Build batch normalisation: PyTorch's own where `operations` has none."""
+    # ComfyUI 0.3.64 has none, newer versions do.
+    layer = getattr(operations, "BatchNorm2d", nn.BatchNorm2d)
+    return layer(channels, device=device, dtype=dtype)
+
+
 def timestep_embedding(timesteps: Tensor, channels: int) -> Tensor:
     """Embed timesteps as cosines and sines of geometric frequencies (DDPM, cosine first).
 
@@ -84,16 +94,6 @@ def timestep_embedding(timesteps: Tensor, channels: int) -> Tensor:
     # Rounded in diffusers' order: another order moves angles near 1000 by 5e-5.
     angles = timesteps.float()[:, None] * torch.exp(-math.log(10000) * steps / half)[None]
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
-
-
-def multiplies_bfloat16(device: torch.device) -> bool:
-    """Tell whether a device multiplies bfloat16 natively.
-
-    Others convert number by number: a CPU with AVX2 alone is fifty times slower with it.
-    """
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False)
 
 
 class TimestepEmbedding(nn.Module):

@@ -20,7 +20,7 @@ from comfy_api.latest import io
 from torch import Tensor, nn
 
 from ..models.autoencoder import make_encoder
-from ..models.checkpoint import CheckpointInfo, load_state_dict
+from ..models.checkpoint import CheckpointError, CheckpointInfo, load_state_dict
 from ..models.config import DivdConfig
 from ..models.image_encoder import ImageEncoder
 from ..restoration.diffusion import Deblurrer
@@ -110,8 +110,14 @@ def build_checkpoint(info: CheckpointInfo, dtype: str) -> LoadedCheckpoint:
         dtype: One of `DTYPE_NAMES`, for the UNet.
 
     Raises:
-        CheckpointError: If a weight is not finite or the file cannot be read.
+        CheckpointError: If it holds a network that no sampler runs, a weight is not finite or
+            the file cannot be read.
     """
+    if info.architecture.kind != "diffusion":
+        raise CheckpointError(
+            f"{info.path}: holds {info.architecture.described}: it has no sampler. Use it in "
+            f"Deblur Frames or Deblur Video, or with `video-deblur run --checkpoint`."
+        )
     state_dict = load_state_dict(info)
     return LoadedCheckpoint(
         config=info.config,

@@ -15,6 +15,7 @@ import numpy as np
 from comfy_api.latest import InputImpl, Types, io
 from torch import Tensor
 
+from ..models.hardware import decode_bytes
 from ..restoration.denoising.coding import pixels_at_once
 from ..restoration.frames import rounded, to_array, usable_frames
 from ..restoration.settings import PRESET_NAMES, RestorationSettings, preset_settings
@@ -23,7 +24,7 @@ from .backend import CATEGORY, LoadedCheckpoint, make_schema
 from .checkpoint import checkpoint_input, checkpoint_path, fingerprint, load_checkpoint
 from .decode import borrow_input, decode_latents, strength_input
 from .encode import encode_frames, scene_cuts_input
-from .memory import decode_bytes, load_to_device
+from .memory import load_to_device
 from .progress import Progress, ProgressFn
 from .sample import sample_preset, seed_input
 

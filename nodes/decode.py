@@ -10,6 +10,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ..models.autoencoder import normalise_latents
+from ..models.hardware import decode_bytes
 from ..restoration.denoising.coding import pixels_at_once
 from ..restoration.denoising.windows import shots
 from ..restoration.frames import TensorFrames, usable_frames
@@ -17,7 +18,7 @@ from ..restoration.phases import blend_clip, decode, frame_groups, fuse
 from ..restoration.progress import Work
 from .backend import CATEGORY, make_schema
 from .denoiser import OPTIONS_KEY
-from .memory import decode_bytes, load_to_device
+from .memory import load_to_device
 from .progress import Progress, ProgressFn
 from .vae import AssembledDivd, decoding_divd
 

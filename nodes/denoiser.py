@@ -19,10 +19,11 @@ from torch import Tensor
 
 from ..models.autoencoder import denormalise_latents, normalise_latents
 from ..models.config import AutoencoderConfig, DivdConfig
+from ..models.hardware import UNET_BYTES, memory_bytes, unet_width
 from ..models.unet3d import UNet3D
 from ..restoration.denoising.layout import in_smaller_pieces, make_layout
 from ..restoration.denoising.windows import Layout, Piece, fuse
-from .memory import UNET_BYTES, memory_bytes, memory_usage_factor, unet_width
+from .memory import memory_usage_factor
 
 logger = logging.getLogger(__name__)
 

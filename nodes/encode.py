@@ -11,13 +11,14 @@ from einops import rearrange
 from torch import Tensor
 
 from ..models.autoencoder import normalise_latents
+from ..models.hardware import encode_bytes
 from ..restoration.denoising.coding import pixels_at_once
 from ..restoration.frames import TensorFrames, usable_frames
 from ..restoration.phases import encode, encode_tokens, frame_groups
 from ..restoration.progress import Work
 from .backend import CATEGORY, DeblurEncoder, DeblurEncoderType, make_schema
 from .denoiser import CUTS_KEY, OPTIONS_KEY
-from .memory import encode_bytes, load_to_device
+from .memory import load_to_device
 from .progress import Progress, ProgressFn
 from .vae import AssembledDivd
 

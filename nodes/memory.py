@@ -1,4 +1,4 @@
-"""How much memory the networks need, and having ComfyUI make room for it."""
+"""Having ComfyUI make room for the networks and their work (`models/hardware.py`)."""
 
 from __future__ import annotations
 
@@ -6,19 +6,9 @@ from typing import Any
 
 import comfy.model_management
 import comfy.model_patcher
-import torch
 
-from ..models.config import AutoencoderConfig, UNet3DConfig
-
-UNET_BYTES = 130
-"""Working memory in bytes per frame, latent position and channel (`unet_width`), float32.
-Counted, not measured on a GPU: 104 for the public layout (`benchmarks/activations.py`), plus
-room for workspaces of kernels. Measured on a CPU as growth of resident memory with the tiny
-layout: 98 (16 x 64 x 64 latents; 46 counted)."""
-_ENCODE_BYTES = {"local": 20, "kl": 24}
-_DECODE_BYTES = {"local": 24, "kl": 30}
-"""The same by kind of autoencoder, per frame, pixel and value of the finest features (8 frames
-of 768 x 768: 14 and 17; kl, 768 x 768: 20 and 25)."""
+from ..models.config import UNet3DConfig
+from ..models.hardware import UNET_BYTES, unet_width
 
 
 def make_patcher(network: Any, load_device: Any, offload_device: Any) -> Any:
@@ -27,36 +17,6 @@ def make_patcher(network: Any, load_device: Any, offload_device: Any) -> Any:
     # Newer versions stream weights through their own class where the device allows.
     patcher_class = getattr(module, "CoreModelPatcher", module.ModelPatcher)
     return patcher_class(network, load_device=load_device, offload_device=offload_device)
-
-
-def encode_bytes(
-    config: AutoencoderConfig, num_pixels: int, dtype: torch.dtype = torch.float32
-) -> float:
-    """Return the working memory of encoding `num_pixels` pixels at once, in bytes."""
-    values = config.values_per_pixel
-    return memory_bytes(_ENCODE_BYTES[config.kind], values, num_pixels, dtype)
-
-
-def decode_bytes(
-    config: AutoencoderConfig, num_pixels: int, dtype: torch.dtype = torch.float32
-) -> float:
-    """Return the working memory of decoding `num_pixels` pixels at once, in bytes."""
-    values = config.values_per_pixel
-    return memory_bytes(_DECODE_BYTES[config.kind], values, num_pixels, dtype)
-
-
-def memory_bytes(each: float, channels: float, positions: int, dtype: torch.dtype) -> float:
-    """Return working memory in bytes, from that of a float32 position and channel."""
-    return each * channels * positions * comfy.model_management.dtype_size(dtype) / 4
-
-
-def unet_width(config: UNet3DConfig) -> int:
-    """Return the channels that working memory goes by.
-
-    The first transformer has 8 heads whatever the width of the levels. It needs as much as 5
-    times the head's channels at the finest level would (counted, as `UNET_BYTES`).
-    """
-    return max(config.block_channels[0], 5 * config.head_dim * config.transformer_in)
 
 
 def memory_usage_factor(config: UNet3DConfig) -> float:

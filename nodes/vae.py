@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from ..models.autoencoder import Autoencoder, make_encoder
 from ..models.config import DivdConfig
 from ..models.divd import Divd
-from .memory import decode_bytes, encode_bytes, make_patcher
+from ..models.hardware import decode_bytes, encode_bytes
+from .memory import make_patcher
 
 
 class DeblurVaeNetwork(Autoencoder):

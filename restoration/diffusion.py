@@ -48,11 +48,6 @@ class Deblurrer(Engine):
         self.device = torch.device(device)
         self.dtype = dtype
 
-    @property
-    def config(self) -> DivdConfig:
-        """Of the checkpoint."""
-        return self.model.config
-
     @classmethod
     def grid(
         cls, config: DivdConfig, settings: RestorationSettings, height: int, width: int

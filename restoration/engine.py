@@ -71,10 +71,19 @@ class Session(ABC):
 class Engine(ABC):
     """What restores clips with the networks of a checkpoint."""
 
+    model: Any
+    """The network, on `device`, in evaluation mode."""
     device: torch.device
     dtype: torch.dtype
-    config: Any
-    """Of the checkpoint."""
+    """What the network computes in, where it need not be exact."""
+
+    @abstractmethod
+    def __init__(self, model: Any, device: str | torch.device, dtype: torch.dtype) -> None: ...
+
+    @property
+    def config(self) -> Any:
+        """Of the checkpoint."""
+        return self.model.config
 
     @classmethod
     @abstractmethod

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..models.registry import FeedForwardNetwork
 from .denoising.layout import is_out_of_memory
 from .denoising.windows import Span, split
 from .engine import Engine, Session
@@ -26,29 +27,23 @@ _SMALLEST_TILE = 64
 
 
 class FeedForward(Engine):
-    """The engine around a network that restores the middle one of `num_frames` frames.
+    """The engine around a network that restores the middle one of some frames.
 
     Args:
-        model: In evaluation mode, already on `device`; has `config`, `num_frames` (odd),
-            `margin` (pixels around each that its result depends on) and `restore_frame`.
+        model: In evaluation mode, already on `device`.
         device: Where to compute.
         dtype: Dtype it computes in.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        model: FeedForwardNetwork,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.model: Any = model
+        self.model = model
         self.device = torch.device(device)
         self.dtype = dtype
-
-    @property
-    def config(self) -> Any:
-        """Of the checkpoint."""
-        return self.model.config
 
     @classmethod
     def grid(
@@ -92,7 +87,7 @@ class FeedForward(Engine):
         Raises:
             FloatingPointError: If the network gives values that are not finite.
         """
-        margin = self.model.margin
+        margin = self.model.reach
         height, width = around.shape[2:]
         restored = around.new_empty(3, height, width)
         for top, bottom in split(height, tile or height, 0):
@@ -142,7 +137,7 @@ class FeedForwardSession(Session):
         work: Work,
     ) -> Iterator[Tensor]:
         """See `Session`."""
-        reach = self._engine.model.num_frames // 2
+        reach = self._engine.config.num_frames // 2
         height, width = frames.size
         tile = self._tile
         if tile == 0 and height * width > 2 * _DEFAULT_TILE**2:

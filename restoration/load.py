@@ -2,100 +2,75 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..models.checkpoint import load_model
-from ..models.config import DivdConfig
-from ..models.layers import multiplies_bfloat16
+from ..models.checkpoint import CheckpointInfo, load_model, read_info
+from ..models.hardware import choose_device, choose_dtype
+from ..models.registry import architecture_of
 from .diffusion import Deblurrer
 from .engine import Engine
+from .feed_forward import FeedForward
 
-DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
+
+@dataclass(frozen=True, kw_only=True)
+class EngineKind:
+    """How networks of a kind are run."""
+
+    engine: type[Engine]
+    """Called with a network, its device and the dtype to compute in."""
+    pixel_dtype: torch.dtype | None = None
+    """In which the parts are kept that read or make pixels (`Architecture.pixel_prefixes`);
+    None: as the rest."""
+
+
+ENGINES: dict[str, EngineKind] = {
+    "diffusion": EngineKind(engine=Deblurrer, pixel_dtype=torch.float32),
+    "feed_forward": EngineKind(engine=FeedForward),
 }
-"""Dtypes by the name users give; `auto` is chosen by device."""
-
-_ENGINES: dict[type, type[Engine]] = {DivdConfig: Deblurrer}
+"""By kind of network (`models.registry.KINDS`)."""
 
 
-def engine_class(config: Any) -> type[Engine]:
-    """Return the engine of a checkpoint's config."""
-    return _ENGINES[type(config)]
+def load_deblurrer(checkpoint: str | Path, device: str = "auto", dtype: str = "auto") -> Engine:
+    """Load a checkpoint into the engine for networks of its kind.
 
-
-def choose_device(name: str = "auto") -> torch.device:
-    """Return the device `name` stands for; `auto` takes a GPU where there is one.
-
-    Raises:
-        ValueError: If the device does not exist here.
-    """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except Exception as error:
-        # torch raises RuntimeError, AssertionError or NotImplementedError by backend.
-        raise ValueError(
-            f"device {name!r} cannot be used here; try 'cpu', 'cuda' or 'auto'"
-        ) from error
-    return device
-
-
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return the dtype the UNet computes in; `auto` takes what is fast and safe.
-
-    That is bfloat16 where the device multiplies it natively, else float32.
-
-    Raises:
-        ValueError: If the name is unknown.
-    """
-    if name == "auto":
-        return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
-    return named_dtype(name, "auto or ")
-
-
-def named_dtype(name: str, also: str = "") -> torch.dtype:
-    """Return the dtype of a name the user gave.
-
-    Args:
-        name: One of `DTYPES`.
-        also: Other choices, for the message.
-
-    Raises:
-        ValueError: If the name is unknown.
-    """
-    if name not in DTYPES:
-        raise ValueError(f"dtype must be {also}one of {', '.join(DTYPES)}, got {name!r}")
-    return DTYPES[name]
-
-
-def load_deblurrer(
-    checkpoint: str | Path, device: str = "auto", dtype: str = "auto"
-) -> Deblurrer:
-    """Load a checkpoint into an engine.
-
-    UNet and image tower are kept in the dtype they compute in, autoencoder and blur encoder
-    in float32. On the CPU, weights that the file has in that dtype stay mapped to it.
+    On the CPU, weights that the file has in the dtype they are wanted in stay mapped to it.
 
     Args:
         checkpoint: Path, or the bundled checkpoint's name.
         device: `auto` or a torch device.
-        dtype: `auto` or a name of `DTYPES`.
+        dtype: `auto` or a name of `hardware.DTYPES`.
 
     Raises:
-        FileNotFoundError, CheckpointError, ValueError: If a name cannot be resolved.
+        FileNotFoundError, CheckpointError, ValueError: If a name cannot be resolved, or no
+            engine runs the network.
     """
+    info = read_info(checkpoint)
+    kind = kind_of(info)
     chosen = choose_device(device)
     compute_dtype = choose_dtype(dtype, chosen)
-    model = load_model(
-        checkpoint, device=chosen, dtype=compute_dtype, autoencoder_dtype=torch.float32
-    )
-    return Deblurrer(model, chosen, compute_dtype)
+    model = load_model(info, device=chosen, dtype=compute_dtype, pixel_dtype=kind.pixel_dtype)
+    return kind.engine(model, chosen, compute_dtype)
+
+
+def engine_class(config: Any) -> type[Engine]:
+    """Return the engine for the networks of a checkpoint's config."""
+    return ENGINES[architecture_of(type(config)).kind].engine
+
+
+def kind_of(info: CheckpointInfo) -> EngineKind:
+    """Return how the network of a checkpoint is run.
+
+    Raises:
+        ValueError: If no engine runs networks of its kind.
+    """
+    architecture = info.architecture
+    if architecture.kind not in ENGINES:
+        raise ValueError(
+            f"{info.path}: holds {architecture.described}, and no engine here runs networks "
+            f"of kind {architecture.kind!r} (known: {', '.join(ENGINES)}). Choose another file."
+        )
+    return ENGINES[architecture.kind]

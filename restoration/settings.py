@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from ..models.config import DivdConfig
+from ..models.config import DivdConfig, SamplingConfig
 from .denoising.sampler import SOLVERS
 
 PRESET_NAMES = ("fast", "detailed", "paper")
@@ -75,7 +76,7 @@ class RestorationSettings:
 
 
 def preset_settings(
-    config: DivdConfig, preset: str, **overrides: float | str | bool | None
+    config: Any, preset: str, **overrides: float | str | bool | None
 ) -> RestorationSettings:
     """Return the settings of a preset for a checkpoint.
 
@@ -89,7 +90,8 @@ def preset_settings(
     """
     if preset not in PRESET_NAMES:
         raise ValueError(f"preset must be one of {', '.join(PRESET_NAMES)}, got {preset!r}")
-    sampling = config.sampling
+    # Networks that do not sample have no such defaults, and heed none.
+    sampling = config.sampling if isinstance(config, DivdConfig) else SamplingConfig()
     steps = {"fast": sampling.steps, "detailed": 4 * sampling.steps, "paper": 50}
     values: dict = {
         "steps": steps[preset],

@@ -18,6 +18,7 @@ from video_deblur.models.config import (
     ImageEncoderConfig,
     UNet3DConfig,
 )
+from video_deblur.models.dblrnet import DblrNet, DblrNetConfig
 from video_deblur.models.divd import Divd
 
 TOLERANCES = {
@@ -57,6 +58,8 @@ SMALL_CONFIG = DivdConfig(
         context_dim=16,
     ),
 )
+
+SMALL_DBLRNET_CONFIG = DblrNetConfig(channels=8, num_units=2, head_channels=16, input_skip=True)
 
 KL_CONFIG = dataclasses.replace(
     SMALL_CONFIG,
@@ -185,6 +188,15 @@ def make_checkpoint(tmp_path: Path, small_model: Divd) -> Callable[..., Path]:
 def checkpoint(make_checkpoint: Callable[..., Path]) -> str:
     """Return the path of a small checkpoint, as the command takes it."""
     return str(make_checkpoint())
+
+
+@pytest.fixture
+def dblrnet_checkpoint(tmp_path: Path, randomise: Callable[..., nn.Module]) -> Path:
+    """Write a small checkpoint of a feed-forward network and return its path."""
+    network = randomise(DblrNet(SMALL_DBLRNET_CONFIG), 0.05, add=True)
+    path = tmp_path / "dblrnet.safetensors"
+    save_checkpoint(path, network.state_dict(), network.config, provenance={"steps": 3})
+    return path
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..models.config import config_to_dict
+from ..models.config_fields import config_to_dict
 from ..video.atomic import write_file
 from .comparison import Comparison
 from .config import Preset, flat_fields

@@ -8,10 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..models.config import (
-    ConfigError,
-    DivdConfig,
-)
+from ..models.config import DivdConfig
+from ..models.config_fields import ConfigError
 from ..synthesis.camera_shake import ShakeConfig
 
 DIFFUSION_STAGES = ("joint", "stage1", "stage2")

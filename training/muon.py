@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..models.layers import multiplies_bfloat16
+from ..models.hardware import multiplies_bfloat16
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic Newton-Schulz iteration: steep at zero, so that few iterations do; the

@@ -18,13 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from ..models.checkpoint import CheckpointInfo
-from ..models.config import (
-    AutoencoderConfig,
-    ConfigError,
-    DivdConfig,
-    config_from_dict,
-    config_to_dict,
-)
+from ..models.config import AutoencoderConfig, DivdConfig
+from ..models.config_fields import ConfigError, config_from_dict, config_to_dict
 from ..models.divd import Divd
 from ..video.atomic import write_file
 from ..video.output_lock import output_lock

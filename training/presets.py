@@ -12,14 +12,12 @@ from typing import Any
 
 from ..models.config import (
     AutoencoderConfig,
-    ConfigError,
     DivdConfig,
     ImageEncoderConfig,
     SamplingConfig,
     UNet3DConfig,
-    config_from_dict,
-    config_to_dict,
 )
+from ..models.config_fields import ConfigError, config_from_dict, config_to_dict
 from ..synthesis.camera_shake import ShakeConfig
 from .config import AutoencoderStage, DataConfig, DiffusionStage, Preset
 

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from ..models.autoencoder import Autoencoder
 from ..models.checkpoint import LICENCE, load_model, read_info, save_checkpoint
+from ..models.config import DivdConfig
 from ..models.divd import Divd
-from ..models.layers import multiplies_bfloat16
-from ..restoration.load import choose_device
+from ..models.hardware import choose_device, multiplies_bfloat16
 from ..video.atomic import write_file
 from . import loop
 from .config import DIFFUSION_STAGES, AutoencoderStage, DataConfig, DiffusionStage, Preset
@@ -111,8 +111,8 @@ def train_preset(
         export=export,
     )
     sources = {
-        "init": None if init is None else read_info(init),
-        "autoencoder": None if autoencoder is None else read_info(autoencoder),
+        name: None if path is None else read_info(path, config_type=DivdConfig)
+        for name, path in (("init", init), ("autoencoder", autoencoder))
     }
     stages = {n: s for n in DIFFUSION_STAGES if (s := getattr(preset, n)) is not None}
     configs = [c for s in stages.values() for c in (s.data, s.easy_data) if c is not None]

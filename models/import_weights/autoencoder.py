@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..autoencoder import Autoencoder
-from ..config import AutoencoderConfig, ConfigError
+from ..config import AutoencoderConfig
+from ..config_fields import ConfigError
 from ..tensor_file import CheckpointError, Shape
 from .sources import Part, Source, as_matrix, check_sources
 from .weight_file import WeightFile, looks_like

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..config import ConfigError, ImageEncoderConfig
+from ..config import ImageEncoderConfig
+from ..config_fields import ConfigError
 from ..image_encoder import VisionTransformer
 from ..tensor_file import CheckpointError, Shape
 from .sources import Part, Source, check_sources

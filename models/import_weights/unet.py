@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..config import ConfigError, UNet3DConfig
+from ..config import UNet3DConfig
+from ..config_fields import ConfigError
 from ..tensor_file import CheckpointError, Shape
 from ..unet3d import UNet3D
 from .sources import Part, Source, as_matrix, check_sources, unchanged

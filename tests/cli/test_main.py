@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from video_deblur.restoration import load
 from video_deblur.restoration.diffusion import Deblurrer
 from video_deblur.video.frames import FrameFolder
 from video_deblur.video.reader import VideoReader
@@ -199,6 +200,17 @@ def test_unusable_checkpoints_are_named(clip, checkpoint, tmp_path, capsys):
     for name in [*files, "missing.safetensors"]:
         line = refused(capsys, "run", clip, "-o", output, "--checkpoint", tmp_path / name)
         assert name in line
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("command", ["run", "batch"])
+def test_a_network_that_no_engine_runs_is_one_line(
+    command, clip, dblrnet_checkpoint, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(load, "ENGINES", {"diffusion": load.ENGINES["diffusion"]})
+    output = tmp_path / ("out.mp4" if command == "run" else "out")
+    line = refused(capsys, command, clip, "-o", output, "--checkpoint", dblrnet_checkpoint)
+    assert f"{dblrnet_checkpoint}: holds DBLRNet, a feed-forward network, and no engine" in line
     assert not output.exists()
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from video_deblur.cli import main
-from video_deblur.models.config import config_to_dict
+from video_deblur.models.config_fields import config_to_dict
 from video_deblur.training import recipe
 from video_deblur.training.preflight import run_lock
 

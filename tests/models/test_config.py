@@ -7,15 +7,13 @@ import re
 import pytest
 from video_deblur.models.config import (
     AutoencoderConfig,
-    ConfigError,
     DivdConfig,
     ImageEncoderConfig,
     SamplingConfig,
     ScheduleConfig,
     UNet3DConfig,
-    config_from_dict,
-    config_to_dict,
 )
+from video_deblur.models.config_fields import ConfigError, config_from_dict, config_to_dict
 from video_deblur.training.presets import PRESETS, TINY_MODEL
 
 
@@ -113,7 +111,8 @@ def test_json_that_is_no_config_is_refused_by_field(config_type, values, message
         (SamplingConfig, {"overlap": 9}, "between 0 and 8 for a window of 16 frames, got 9"),
         (SamplingConfig, {"overlap": -1}, "overlap must be between 0 and 8"),
         (SamplingConfig, {"tile_overlap": 300}, "tile_overlap must be between 0 and 256"),
-        (SamplingConfig, {"window": 1, "overlap": 0}, "window must be at least 2"),
+        (SamplingConfig, {"window": 1, "overlap": 0}, "window must be between 2"),
+        (SamplingConfig, {"window": 10**9}, "window must be between 2 and 65536"),
         (SamplingConfig, {"steps": 0}, "steps must be between 1 and .*, got 0"),
     ],
 )

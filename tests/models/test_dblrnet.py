@@ -2,16 +2,20 @@ from __future__ import annotations
 
 import pytest
 import torch
-from video_deblur.models.dblrnet import DblrNet, to_luma
+from torch import nn
+from video_deblur.models.config_fields import ConfigError
+from video_deblur.models.dblrnet import DblrNet, DblrNetConfig, to_luma
 
 
 def small(**changes):
     torch.manual_seed(0)
-    return DblrNet(**{"channels": 8, "num_units": 2, "head_channels": 16, **changes}).eval()
+    values = {"channels": 8, "num_units": 2, "head_channels": 16, **changes}
+    return DblrNet(DblrNetConfig(**values)).eval()
 
 
 def test_the_paper_s_size_has_as_many_values_as_its_layers_add_up_to():
-    convolutions = {name: p for name, p in DblrNet().named_parameters() if "norm" not in name}
+    network = DblrNet(DblrNetConfig(), device="meta")
+    convolutions = {name: p for name, p in network.named_parameters() if "norm" not in name}
     # With their biases; here those before a normalisation have none.
     expected = 448 + 27_712 + 30 * 36_928 + 147_712 + 590_080 + 2_305
     assert sum(p.numel() for p in convolutions.values()) == expected - 30 * 64
@@ -33,22 +37,45 @@ def test_every_frame_of_the_five_counts():
 
 
 def test_with_the_skip_an_untrained_network_returns_its_input():
-    frames = torch.rand(3, 20, 24, 3)
+    around = torch.rand(5, 3, 20, 24)
     with torch.no_grad():
-        restored = small(input_skip=True).restore(frames)
-    torch.testing.assert_close(restored, frames, atol=1e-6, rtol=0)
+        restored = small(input_skip=True).restore_frame(around)
+    torch.testing.assert_close(restored, around[2], atol=1e-6, rtol=0)
 
 
 def test_restoring_keeps_chroma():
     network = small(input_skip=True)
     torch.nn.init.constant_(network.head3.bias, 0.1)
-    frames = 0.3 + 0.3 * torch.rand(3, 20, 24, 3)
+    around = 0.95 + 0.05 * torch.rand(5, 3, 20, 24)
     with torch.no_grad():
-        restored = network.restore(frames)
-    torch.testing.assert_close(restored - frames, torch.full_like(frames, 0.1))
+        restored = network.restore_frame(around)
+    # Above 1 too: whoever writes the frame clamps it.
+    torch.testing.assert_close(restored - around[2], torch.full((3, 20, 24), 0.1))
 
 
 def test_luma_of_grey_is_grey():
     torch.testing.assert_close(
         to_luma(torch.full((2, 3, 4, 4), 0.4)), torch.full((2, 4, 4), 0.4)
     )
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"channels": 0}, "channels must be between 1 and 65536, got 0"),
+        ({"head_channels": 10**6}, "head_channels must be between"),
+        ({"num_units": 0}, "num_units must be between 1 and 128, got 0"),
+        ({"num_units": 129}, "num_units must be between 1 and 128, got 129"),
+    ],
+)
+def test_a_config_is_checked_when_made(values, message):
+    with pytest.raises(ConfigError, match=message):
+        DblrNetConfig(**values)
+
+
+def test_batch_normalisation_is_pytorch_s_where_the_operations_have_none():
+    class Operations:
+        Conv2d, Conv3d = nn.Conv2d, nn.Conv3d
+
+    network = DblrNet(DblrNetConfig(channels=8, num_units=1), operations=Operations)
+    assert type(network.units[0].norm1) is nn.BatchNorm2d

@@ -77,6 +77,18 @@ def test_damaged_file_gives_one_line(comfy, call_node, random_checkpoint, conten
     bad.unlink()
 
 
+def test_a_network_without_a_sampler_gives_one_line(comfy, call_node, dblrnet_checkpoint):
+    path = comfy.base / "models" / "video_deblur" / "dblrnet.safetensors"
+    shutil.copyfile(dblrnet_checkpoint, path)
+    with pytest.raises(ValueError, match="it has no sampler") as caught:
+        call_node("VideoDeblur_LoadCheckpoint", checkpoint=path.name)
+    path.unlink()
+    assert str(caught.value) == (
+        f"{path}: holds DBLRNet, a feed-forward network: it has no sampler. Use it in Deblur "
+        f"Frames or Deblur Video, or with `video-deblur run --checkpoint`."
+    )
+
+
 def test_pickle_is_refused_unread(comfy, call_node, random_checkpoint):
     bad = comfy.base / "models" / "video_deblur" / "bad.pth"
     bad.write_bytes(b"\x80\x04.")

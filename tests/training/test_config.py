@@ -5,7 +5,7 @@ import json
 import math
 
 import pytest
-from video_deblur.models.config import ConfigError
+from video_deblur.models.config_fields import ConfigError
 from video_deblur.training.config import DataConfig, DiffusionStage, Preset
 from video_deblur.training.presets import PRESETS, load_preset
 

@@ -126,6 +126,20 @@ def test_a_preset_without_stage_0_needs_a_checkpoint(tmp_path, data_folder):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("option", ["init", "autoencoder"])
+def test_a_checkpoint_of_another_architecture_is_refused(
+    tmp_path, data_folder, small_config, dblrnet_checkpoint, option
+):
+    with pytest.raises(ValueError, match=r"holds DBLRNet, .* needs a checkpoint of DIVD"):
+        train(
+            make_preset(small_config),
+            data_folder,
+            tmp_path / "run",
+            **{option: dblrnet_checkpoint},
+        )
+    assert not (tmp_path / "run").exists()
+
+
 def test_stage_0_alone_goes_on_from_a_checkpoint(tmp_path, data_folder, small_config):
     start = train(make_preset(small_config), data_folder, tmp_path / "start")
     alone = dataclasses.replace(make_preset(small_config), seed=5).only(["autoencoder"])

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from video_deblur.models.config import ConfigError
+from video_deblur.models.config_fields import ConfigError
 from video_deblur.synthesis.camera_shake import ShakeConfig
 from video_deblur.training.config import DataConfig
 from video_deblur.training.data.loader import ClipLoader, TrainingData, clip_generator

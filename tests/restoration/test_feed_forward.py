@@ -1,0 +1,133 @@
+"""The engine of feed-forward networks, with a network that shows what it was given."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from video_deblur.jobs.parts import plan_parts, restore_part
+from video_deblur.models.dblrnet import DblrNet, DblrNetConfig
+from video_deblur.restoration.borrowing import passes
+from video_deblur.restoration.feed_forward import FeedForward
+from video_deblur.restoration.settings import RestorationSettings
+from video_deblur.restoration.streaming import segments
+from video_deblur.restoration.streaming.stream import restore_stream
+
+SMALL = DblrNetConfig(channels=8, num_units=2, head_channels=16)
+
+
+class Neighbours:
+    """Returns the sum of the frames it was given."""
+
+    config = SimpleNamespace(num_frames=5)
+    reach = 0
+
+    def restore_frame(self, around):
+        assert around.shape[0] == 5
+        return around.sum(0)
+
+
+@pytest.fixture
+def engine(randomise) -> FeedForward:
+    network = DblrNet(SMALL).eval().requires_grad_(False)
+    return FeedForward(randomise(network, 0.15))
+
+
+def settings(**values) -> RestorationSettings:
+    return RestorationSettings(**{"borrow": False, **values})
+
+
+def test_frames_at_the_ends_are_repeated():
+    frames = torch.tensor([0.0, 0.01, 0.02, 0.03])[:, None, None, None].expand(4, 2, 2, 3)
+    restored = FeedForward(Neighbours()).restore(frames, settings())
+    expected = torch.tensor([0.03, 0.06, 0.09, 0.12])
+    torch.testing.assert_close(restored[:, 0, 0, 0], expected)
+
+
+def test_shots_do_not_see_each_other(make_frames):
+    first, second = make_frames(6, 16, 24) * 0.05, make_frames(5, 16, 24) * 0.05 + 0.15
+    clip, other = torch.cat([first, second]), torch.cat([first, second.flip(2)])
+    network = FeedForward(Neighbours())
+    plain, changed = (network.restore(frames, settings()) for frames in (clip, other))
+    assert torch.equal(plain[:6], changed[:6])
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 9, 40])
+@pytest.mark.parametrize("borrow", [False, True])
+def test_segments_equal_the_clip_at_once(engine, monkeypatch, num_frames, borrow):
+    monkeypatch.setattr(segments, "_SEGMENT_PIXELS", 1)
+    monkeypatch.setattr(passes, "_SMALLEST_SIDE", 16)
+    frames = np.random.default_rng(0).integers(0, 255, (num_frames, 20, 24, 3), np.uint8)
+    chosen = settings(borrow=borrow, scene_cuts=False)
+    at_once = engine.restore(torch.from_numpy(frames).float() / 255, chosen).numpy() * 255
+    streamed = np.stack(list(restore_stream(frames, engine, chosen)))
+    assert np.abs(at_once - frames).max() > 5
+    assert np.abs(streamed - at_once).max() <= 0.501
+
+
+def test_parts_restored_anywhere_equal_the_stream(engine, monkeypatch):
+    monkeypatch.setattr(segments, "_SEGMENT_PIXELS", 1)
+    monkeypatch.setattr("video_deblur.jobs.parts.PART_FRAMES", 8)
+    frames = np.random.default_rng(0).integers(0, 255, (30, 20, 24, 3), np.uint8)
+    chosen = settings()
+
+    class Source(list):
+        def time_of(self, index):
+            return index, 1
+
+    parts = list(plan_parts(Source(frames), SMALL, chosen, None, ".png"))
+    assert len(parts) > 2
+    joined = [f.data for p in parts for f in restore_part(p.frames, p.task, engine, chosen)]
+    from video_deblur.video.frames import encode_png
+
+    assert joined == [encode_png(f) for f in restore_stream(frames, engine, chosen)]
+
+
+def test_tiles_equal_the_whole_frame(engine, make_frames):
+    frames = make_frames(2, 150, 170)
+    whole = engine.restore(frames, settings())
+    torch.testing.assert_close(engine.restore(frames, settings(tile=64)), whole)
+
+
+def test_out_of_memory_takes_smaller_tiles(engine, make_frames, monkeypatch):
+    frames = make_frames(2, 150, 170)
+    whole = engine.restore(frames, settings())
+    forward, sizes = engine.model.restore_frame, []
+
+    def limited(around):
+        sizes.append(tuple(around.shape[2:]))
+        if around.shape[2] * around.shape[3] > 110 * 110:
+            raise torch.OutOfMemoryError("out of memory")
+        return forward(around)
+
+    monkeypatch.setattr(engine.model, "restore_frame", limited)
+    torch.testing.assert_close(engine.restore(frames, settings()), whole)
+    assert sizes[0] == (150, 170)
+    assert sizes.count((150, 170)) == 1, "the second frame begins where it fits"
+
+
+def test_frames_that_stay_as_they_are_are_not_computed(engine, make_frames, monkeypatch):
+    blur = iter([1.0] + [0.0] * 9)
+    monkeypatch.setattr(
+        "video_deblur.restoration.streaming.footage.measure_blur", lambda frame: next(blur)
+    )
+    frames, seen = make_frames(10, 20, 24), []
+    forward = engine.model.restore_frame
+    monkeypatch.setattr(engine.model, "restore_frame", lambda x: seen.append(1) or forward(x))
+    restored = engine.restore(frames, settings(skip_sharp=True))
+    assert len(seen) == 4
+    assert torch.equal(restored[4:], frames[4:])
+
+
+def test_values_that_are_not_finite_end_the_run(engine, make_frames, monkeypatch):
+    monkeypatch.setattr(engine.model, "restore_frame", lambda x: x[0] * float("nan"))
+    with pytest.raises(FloatingPointError, match="not finite"):
+        engine.restore(make_frames(2, 16, 16), settings())
+
+
+def test_progress_rises_to_its_total(engine, make_frames):
+    calls = []
+    engine.restore(make_frames(5, 16, 16), settings(), lambda *call: calls.append(call))
+    assert calls == [(done, 5) for done in range(6)]
