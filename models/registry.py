@@ -51,6 +51,11 @@ class FeedForwardNetwork(Protocol):
         """
         ...
 
+    @property
+    def bytes_per_pixel(self) -> int:
+        """Working memory per pixel of a tile, float32, in bytes."""
+        ...
+
     def restore_frame(self, around: Tensor) -> Tensor:
         """Restore the middle frame.
 

@@ -57,7 +57,8 @@ class DeblurVae(comfy.sd.VAE):
             config, shape[2] * shape[3] * scale**2, dtype
         )
         self.process_input = lambda image: image * 2.0 - 1.0
-        self.process_output = lambda image: torch.clamp((image + 1.0) / 2.0, 0.0, 1.0)
+        # In place: newer versions pass over what it returns.
+        self.process_output = lambda image: image.add_(1.0).div_(2.0).clamp_(0.0, 1.0)
         self.working_dtypes = [torch.float32]
         self.vae_dtype = torch.float32
         self.first_stage_model = network

@@ -22,14 +22,14 @@ class EngineKind:
 
     engine: type[Engine]
     """Called with a network, its device and the dtype to compute in."""
-    pixel_dtype: torch.dtype | None = None
-    """In which the parts are kept that read or make pixels (`Architecture.pixel_prefixes`);
-    None: as the rest."""
+    exact: bool = False
+    """Whether all weights are kept in float32, as statistics of batch normalisation need; else
+    only those of the parts that read or make pixels (`Architecture.pixel_prefixes`)."""
 
 
 ENGINES: dict[str, EngineKind] = {
-    "diffusion": EngineKind(engine=Deblurrer, pixel_dtype=torch.float32),
-    "feed_forward": EngineKind(engine=FeedForward),
+    "diffusion": EngineKind(engine=Deblurrer),
+    "feed_forward": EngineKind(engine=FeedForward, exact=True),
 }
 """By kind of network (`models.registry.KINDS`)."""
 
@@ -52,7 +52,8 @@ def load_deblurrer(checkpoint: str | Path, device: str = "auto", dtype: str = "a
     kind = kind_of(info)
     chosen = choose_device(device)
     compute_dtype = choose_dtype(dtype, chosen)
-    model = load_model(info, device=chosen, dtype=compute_dtype, pixel_dtype=kind.pixel_dtype)
+    kept = torch.float32 if kind.exact else compute_dtype
+    model = load_model(info, device=chosen, dtype=kept, pixel_dtype=torch.float32)
     return kind.engine(model, chosen, compute_dtype)
 
 

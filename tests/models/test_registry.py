@@ -27,6 +27,7 @@ from video_deblur.models.registry import (
     register,
 )
 from video_deblur.restoration import load
+from video_deblur.restoration.settings import RestorationSettings
 
 from .checkpoint_files import assert_refused, rewrite_envelope
 from .small_networks import SMALL, build, every_architecture, write
@@ -134,7 +135,7 @@ def test_who_needs_one_architecture_is_told_what_a_file_holds(tmp_path):
 def test_a_feed_forward_network_restores_the_middle_frame(name):
     network = build(SMALL[name])
     assert network.num_frames % 2 == 1
-    around = torch.rand(network.num_frames, 3, 20, 24)
+    around = torch.rand(network.config.num_frames, 3, 20, 24)
     restored = network.restore_frame(around)
     assert (restored.shape, restored.dtype) == ((3, 20, 24), torch.float32)
     changed = around.clone()
@@ -147,7 +148,7 @@ def test_a_tile_with_its_reach_around_equals_the_whole_frame(name, assert_same):
     network = build(SMALL[name])
     reach, size = network.reach, 4
     side = 2 * reach + 3 * size
-    around = torch.rand(network.num_frames, 3, side, side)
+    around = torch.rand(network.config.num_frames, 3, side, side)
     whole = network.restore_frame(around)
     first, last = size, side - size
     tile = network.restore_frame(around[..., first:last, first:last])
@@ -170,13 +171,14 @@ class ToyConfig:
     """A newcomer's config."""
 
     channels: int = 4
+    num_frames: int = 1
 
 
 class Toy(nn.Module):
     """A newcomer's network: all that its own file holds."""
 
-    num_frames = 1
     reach = 1
+    bytes_per_pixel = 64
 
     def __init__(self, config, *, device=None, dtype=None, operations=nn):
         super().__init__()
@@ -207,7 +209,7 @@ def toy():
     del ARCHITECTURES["toy"]
 
 
-def test_a_newcomer_is_written_shown_loaded_and_run(toy, tmp_path, capsys, monkeypatch):
+def test_a_newcomer_is_written_shown_loaded_and_run(toy, tmp_path, capsys):
     network = build(ToyConfig())
     path = write(tmp_path, ToyConfig(), network.state_dict())
     around = torch.rand(1, 3, 8, 8)
@@ -215,12 +217,12 @@ def test_a_newcomer_is_written_shown_loaded_and_run(toy, tmp_path, capsys, monke
     torch.testing.assert_close(loaded.restore_frame(around), network.restore_frame(around))
     assert main(["info", str(path)]) == 0
     assert "architecture  toy (Toy): two convolutions\n" in capsys.readouterr().out
-    # Whatever engine runs its kind runs it.
-    monkeypatch.setitem(
-        load.ENGINES, "feed_forward", lambda info, device, dtype: (info.config, device, dtype)
-    )
+    # The engine of its kind runs it, and nothing else had to learn its name.
     engine = load.load_deblurrer(path, "cpu", "float32")
-    assert engine == (ToyConfig(), torch.device("cpu"), torch.float32)
+    frames = torch.rand(3, 8, 8, 3)
+    restored = engine.restore(frames, RestorationSettings(borrow=False))
+    expected = loaded.restore_frame(frames[1:2].movedim(-1, 1)).movedim(0, -1)
+    torch.testing.assert_close(restored[1], expected.clamp(0, 1))
 
 
 def test_a_newcomer_s_bad_files_are_refused_as_all_others(toy, tmp_path):
