@@ -26,7 +26,7 @@ def add_batch(commands: Any) -> None:
         "stop the others.",
     )
     parser.add_argument(
-        "inputs", nargs="+", metavar="INPUT", help="video files, folders of images"
+        "inputs", nargs="+", metavar="INPUT", help="videos, folders of images, images"
     )
     parser.add_argument("-o", "--output", required=True, help="folder for the results")
     parser.add_argument(

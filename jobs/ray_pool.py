@@ -22,6 +22,7 @@ import numpy as np
 
 from ..restoration.settings import RestorationSettings
 from ..video.encoder import EncodedFrame
+from .clip_work import PartDone
 from .parts import PartTask, restore_part
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class PartWorker:
         return os.getpid()
 
     def restore(self, frames: np.ndarray, task: PartTask) -> list[EncodedFrame]:
-        """See `parts.restore_part`."""
+        """Restore frames `[T, H, W, C]`; see `parts.restore_part`."""
         import cv2
         import torch
 
@@ -67,7 +68,7 @@ class PartWorker:
         cv2.setNumThreads(self._num_threads)
         if self._deblurrer is None:
             self._deblurrer = self._loaded()
-        return restore_part(frames, task, self._deblurrer, self._options.settings)
+        return restore_part([*frames], task, self._deblurrer, self._options.settings)
 
     def _loaded(self) -> Any:
         from ..models.checkpoint import read_info
@@ -167,21 +168,21 @@ class RayPool:
         """Whether nothing is waiting or under way."""
         return not self._waiting and not any(worker.jobs for worker in self._workers)
 
-    def submit(self, key: Any, frames: np.ndarray, task: PartTask) -> None:
+    def submit(self, key: Any, frames: list[np.ndarray], task: PartTask) -> None:
         """Have a part restored.
 
         Args:
             key: Comes back with the result.
-            frames: Copied to the node that restores them.
+            frames: `[H, W, C]` each, copied to the node that restores them; emptied.
             task: What to do with them.
         """
-        self._waiting.append(_Job(key=key, frames=self._ray.put(frames), task=task))
+        stored = self._ray.put(np.stack(frames))
+        frames.clear()
+        self._waiting.append(_Job(key=key, frames=stored, task=task))
         self._dispatch()
 
-    def completed(
-        self, timeout_s: float
-    ) -> Iterator[tuple[Any, list[EncodedFrame] | Exception]]:
-        """Wait for results, and yield each with its key: encoded frames, or what went wrong.
+    def collect(self, done: PartDone, timeout_s: float) -> None:
+        """Wait for results, and hand over each with its key.
 
         Raises:
             ValueError: If no worker can be started.
@@ -199,8 +200,11 @@ class RayPool:
             elif reference in working[reference].jobs:
                 result = self._result(working[reference], reference)
                 if result is not None:
-                    yield result
+                    done(*result)
         self._dispatch()
+
+    def give_up(self, done: PartDone) -> None:
+        """Leave what is under way to `close`."""
 
     def close(self) -> None:
         """End the workers."""

@@ -12,9 +12,9 @@ import av
 import cv2
 import numpy as np
 import pytest
-from video_deblur.jobs import files
+from video_deblur.jobs import parts
 from video_deblur.jobs.files import Resumable, restore_file, restore_folder
-from video_deblur.jobs.part_store import resume_folder
+from video_deblur.jobs.part_store import PartStore, resume_folder
 from video_deblur.restoration.engine import Deblurrer
 from video_deblur.restoration.settings import RestorationSettings
 from video_deblur.restoration.streaming import segments
@@ -44,7 +44,7 @@ def deblurrer(small_model, monkeypatch) -> Deblurrer:
 @pytest.fixture(autouse=True)
 def _short_parts(monkeypatch):
     monkeypatch.setattr(segments, "_SEGMENT_PIXELS", 1)
-    monkeypatch.setattr(files, "PART_FRAMES", 8)
+    monkeypatch.setattr(parts, "PART_FRAMES", 8)
 
 
 def pictures(num_frames: int = NUM_FRAMES, width: int = 64, height: int = 48) -> np.ndarray:
@@ -260,7 +260,7 @@ def test_a_run_without_finished_parts_leaves_nothing(clip, deblurrer, tmp_path):
 
 def test_a_full_disk_keeps_what_is_finished_and_says_so(clip, deblurrer, tmp_path, monkeypatch):
     output = tmp_path / "out.mp4"
-    add, calls = files.PartStore.add, []
+    add, calls = PartStore.add, []
 
     def full(self, *args):
         calls.append(args)
@@ -268,12 +268,12 @@ def test_a_full_disk_keeps_what_is_finished_and_says_so(clip, deblurrer, tmp_pat
             raise OSError(errno.ENOSPC, "No space left on device")
         add(self, *args)
 
-    monkeypatch.setattr(files.PartStore, "add", full)
+    monkeypatch.setattr(PartStore, "add", full)
     with pytest.raises(
         OSError, match=r"No space left on device.*; \d+ finished frames are kept"
     ):
         restore_file(clip, output, deblurrer, SETTINGS, resumable=resumable(output))
-    monkeypatch.setattr(files.PartStore, "add", add)
+    monkeypatch.setattr(PartStore, "add", add)
     done = []
     restore_file(
         clip,
