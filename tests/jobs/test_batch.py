@@ -19,7 +19,6 @@ from video_deblur.jobs.ray_pool import RayPool, WorkerOptions, connected
 from video_deblur.models.checkpoint import read_info
 from video_deblur.restoration.load import load_deblurrer
 from video_deblur.restoration.settings import RestorationSettings
-from video_deblur.restoration.streaming import segments
 from video_deblur.video.frames import FrameFolder, FrameFolderWriter
 from video_deblur.video.reader import VideoReader
 from video_deblur.video.writer import VideoWriter
@@ -47,12 +46,6 @@ def cluster():
     # Not `shutdown`: on a busy machine draining the nodes first times out.
     for node in [*made.worker_nodes, made.head_node]:
         node.kill_all_processes(check_alive=False, allow_graceful=False)
-
-
-@pytest.fixture(autouse=True)
-def _short_parts(monkeypatch):
-    monkeypatch.setattr(segments, "_SEGMENT_PIXELS", 1)
-    monkeypatch.setattr(parts, "PART_FRAMES", 8)
 
 
 def write_clip(path: Path, num_frames: int = 40) -> Path:
