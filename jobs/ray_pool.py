@@ -13,7 +13,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,54 @@ class PartWorker:
         return load_deblurrer(self._options.checkpoint, self._device, self._options.dtype)
 
 
+@dataclass(frozen=True, kw_only=True)
+class WorkerShape:
+    """How many workers a cluster takes, and what each of them gets."""
+
+    device: str
+    """`cpu` or `cuda`, one GPU for each worker."""
+    num_cpus: int
+    """Processor cores, and threads, of each."""
+    num_workers: int
+
+
+def worker_shape(
+    nodes: Sequence[Mapping[str, float]], device: str, num_workers: int | None = None
+) -> WorkerShape:
+    """Share a cluster out.
+
+    A worker with a GPU gets its share of the cores of the nodes that have GPUs: it
+    measures optical flow and encodes on them, and beside it nobody needs them.
+
+    Args:
+        nodes: Resources of each as Ray names them: `CPU` and `GPU`.
+        device: As for `RayPool`.
+        num_workers: None: as many as fit.
+
+    Raises:
+        ValueError: If the cluster has no such device.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device must be auto, cpu or cuda on a cluster, got {device!r}")
+    machines = [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes]
+    machines = [(cores, gpus) for cores, gpus in machines if cores]
+    if not machines:
+        raise ValueError("Ray reports no processor in the cluster")
+    with_gpus = [(cores, gpus) for cores, gpus in machines if gpus]
+    if device == "cuda" and not with_gpus:
+        raise ValueError("device is cuda, but Ray reports no GPU in the cluster")
+    if with_gpus and device != "cpu":
+        # All workers are alike: the least share, but no core less than one for a worker.
+        num_cpus = max(1, min(cores // gpus for cores, gpus in with_gpus))
+        count = sum(min(gpus, cores // num_cpus) for cores, gpus in with_gpus)
+        return WorkerShape(device="cuda", num_cpus=num_cpus, num_workers=num_workers or count)
+    cores = [cores for cores, _ in machines]
+    share = sum(cores) // num_workers if num_workers else _CPUS_PER_WORKER
+    num_cpus = max(1, min(_CPUS_PER_WORKER, min(cores), share))
+    count = sum(each // num_cpus for each in cores)
+    return WorkerShape(device="cpu", num_cpus=num_cpus, num_workers=num_workers or count)
+
+
 @dataclass(kw_only=True, eq=False)
 class _Job:
     key: Any
@@ -125,28 +173,15 @@ class RayPool:
 
         self._ray: Any = ray
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        num_gpus = sum(int(node.get("GPU", 0)) for node in nodes)
-        if device not in ("auto", "cpu", "cuda"):
-            raise ValueError(f"device must be auto, cpu or cuda on a cluster, got {device!r}")
-        if device == "cuda" and num_gpus == 0:
-            raise ValueError("device is cuda, but Ray reports no GPU in the cluster")
-        self.device = "cuda" if num_gpus and device != "cpu" else "cpu"
-        cores = [int(node.get("CPU", 0)) for node in nodes if node.get("CPU", 0) >= 1]
-        if not cores:
-            raise ValueError("Ray reports no processor in the cluster")
-        if self.device == "cuda":
-            self._num_cpus, count = 1, num_gpus
-        else:
-            share = sum(cores) // num_workers if num_workers else _CPUS_PER_WORKER
-            self._num_cpus = max(1, min(_CPUS_PER_WORKER, min(cores), share))
-            count = sum(each // self._num_cpus for each in cores)
+        shape = worker_shape(nodes, device, num_workers)
+        self.device, self._num_cpus = shape.device, shape.num_cpus
         self._actor: Any = self._ray.remote(PartWorker).options(
             num_cpus=self._num_cpus, num_gpus=int(self.device == "cuda"), max_restarts=0
         )
         self._options = options
         self._failed_starts = 0
         self._waiting: deque[_Job] = deque()
-        self._workers = [self._start() for _ in range(num_workers or count)]
+        self._workers = [self._start() for _ in range(shape.num_workers)]
 
     @property
     def pids(self) -> list[int]:
