@@ -5,15 +5,21 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .options import (
     add_encoding_options,
     add_engine_options,
     end_progress_line,
+    less_memory,
     progress_bar,
+    ran_out_of_memory,
     settings_of,
 )
+
+if TYPE_CHECKING:
+    from ..jobs.batch import BatchClip
+    from ..restoration.settings import RestorationSettings
 
 
 def add_batch(commands: Any) -> None:
@@ -89,7 +95,7 @@ def _batch(args: argparse.Namespace) -> None:
     end_progress_line()
     for clip in clips:
         if clip.state == "failed":
-            print(f"video-deblur: {clip.error}", file=sys.stderr)
+            print(f"video-deblur: {_advised(clip, settings, pool.device)}", file=sys.stderr)
         else:
             print(f"{clip.output}: {_note(clip)}")
     counts = [
@@ -101,7 +107,14 @@ def _batch(args: argparse.Namespace) -> None:
         raise ValueError(f"{counts[2]} of {len(clips)} inputs failed")
 
 
-def _note(clip: Any) -> str:
+def _advised(clip: BatchClip, settings: RestorationSettings, device: str) -> str:
+    """Return what went wrong, and what to do where memory ran out."""
+    if not ran_out_of_memory(RuntimeError(clip.error)):
+        return clip.error
+    return f"{clip.error}; {less_memory(settings, device)}"
+
+
+def _note(clip: BatchClip) -> str:
     if clip.state == "restored":
         return f"{clip.num_frames} frames"
     if not clip.changes:

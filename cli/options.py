@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from ..restoration.settings import RestorationSettings
 
 _CLEAR_REST = "\x1b[K"
+_SMALL_TILE = 256
+"""Pixels of the side of a tile that takes little memory, and costs little in seams."""
 
 
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
@@ -95,6 +98,52 @@ def settings_of(config: DivdConfig, args: argparse.Namespace) -> RestorationSett
         scene_cuts=args.scene_cuts,
         skip_sharp=args.skip_sharp,
     )
+
+
+@contextlib.contextmanager
+def memory_advice(
+    settings: RestorationSettings,
+    device: str,
+    size: Callable[[], tuple[int, int] | None] = lambda: None,
+) -> Iterator[None]:
+    """Say what to do where memory runs out in spite of smaller pieces.
+
+    Args:
+        settings: What the user chose.
+        device: Its kind: `cpu`, `cuda`, `mps`.
+        size: Returns height and width of the frames, where they are known.
+
+    Raises:
+        ValueError: With one line, instead of the error.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not ran_out_of_memory(error):
+            raise
+        found = size()
+        where = "" if found is None else f" at {found[1]}x{found[0]}"
+        raise ValueError(f"out of memory{where}: {less_memory(settings, device)}") from error
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an exception means that memory ran out, on any device."""
+    from ..restoration.denoising.layout import is_out_of_memory
+
+    return is_out_of_memory(error)
+
+
+def less_memory(settings: RestorationSettings, device: str) -> str:
+    """Return which options take less memory than those of a run."""
+    pieces = []
+    if settings.tile == 0 or settings.tile > _SMALL_TILE:
+        pieces.append(f"--tile {_SMALL_TILE}")
+    if settings.window > 2:
+        pieces.append("a smaller --window")
+    choices = [" or ".join(pieces)] if pieces else []
+    if device != "cpu":
+        choices.append("--device cpu")
+    return f"use {', or '.join(choices)}" if choices else "choose a smaller video"
 
 
 def described(args: argparse.Namespace, settings: RestorationSettings) -> dict[str, Any]:
