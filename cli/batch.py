@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 from .options import (
     add_encoding_options,
     add_engine_options,
-    end_progress_line,
     less_memory,
-    progress_bar,
     ran_out_of_memory,
     settings_of,
 )
+from .progress import ProgressBar, end_progress_line
 
 if TYPE_CHECKING:
     from ..jobs.batch import BatchClip
@@ -89,7 +88,7 @@ def _batch(args: argparse.Namespace) -> None:
             overwrite=args.overwrite,
         )
         try:
-            restore_batch(clips, pool, batch, progress_bar(f"{len(clips)} clips"))
+            restore_batch(clips, pool, batch, ProgressBar(f"{len(clips)} clips", "frames"))
         finally:
             pool.close()
     end_progress_line()

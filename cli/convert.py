@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .options import end_progress_line, progress_bar
+from .progress import ProgressBar, end_progress_line
 
 
 def add_convert(commands: Any) -> None:
@@ -41,7 +41,7 @@ def _convert(args: argparse.Namespace) -> None:
         args.output,
         dtype=named_dtype(args.dtype),
         licence=args.licence,
-        callback=progress_bar("converting"),
+        callback=ProgressBar("converting"),
     )
     end_progress_line()
     print(f"{args.output}: {Path(args.output).stat().st_size / 1e6:.1f} MB")

@@ -7,13 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .options import (
-    add_engine_options,
-    end_progress_line,
-    load_engine,
-    memory_advice,
-    progress_bar,
-)
+from .options import add_engine_options, load_engine, memory_advice
+from .progress import ProgressBar, end_progress_line
 
 
 def add_demo(commands: Any) -> None:
@@ -33,7 +28,7 @@ def _demo(args: argparse.Namespace) -> None:
     print("clip    frames  blurry            restored (PSNR and SSIM, mean)", flush=True)
     for clip in CLIPS:
         with memory_advice(settings, deblurrer.device.type):
-            result = run_demo(clip, args.out, deblurrer, settings, progress_bar(clip.name))
+            result = run_demo(clip, args.out, deblurrer, settings, ProgressBar(clip.name))
         end_progress_line()
         scores = (f"{s['psnr']:.2f} dB  {s['ssim']:.4f}" for s in (result.before, result.after))
         print(f"{clip.name:6}  {result.num_frames:6}  {'  '.join(scores)}", flush=True)

@@ -18,7 +18,8 @@ from .convert import add_convert
 from .demo import add_demo
 from .evaluate import add_evaluate
 from .info import add_info
-from .options import cleared_line, end_progress_line, ran_out_of_memory
+from .options import ran_out_of_memory
+from .progress import cleared_line, end_progress_line
 from .run import add_run
 from .synthesize import add_synthesize
 from .train import add_train

@@ -11,12 +11,11 @@ from .options import (
     add_encoding_options,
     add_engine_options,
     described,
-    end_progress_line,
     load_engine,
     memory_advice,
-    progress_bar,
     write_json,
 )
+from .progress import ProgressBar, end_progress_line
 
 if TYPE_CHECKING:
     from ..jobs.files import Resumable
@@ -65,7 +64,7 @@ def _run(args: argparse.Namespace) -> None:
             settings,
             resumable=resumable,
             measure_blur=args.json_path is not None,
-            callback=progress_bar(source.name),
+            callback=ProgressBar(source.name, "frames"),
         )
     elapsed = time.monotonic() - started
     end_progress_line()

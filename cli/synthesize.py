@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .options import end_progress_line, progress_bar
+from .progress import ProgressBar, end_progress_line
 
 
 def add_synthesize(commands: Any) -> None:
@@ -31,7 +31,7 @@ def _synthesize(args: argparse.Namespace) -> None:
         num_frames=args.frames,
         seed=args.seed,
         average=args.average,
-        callback=progress_bar("synthesizing"),
+        callback=ProgressBar("synthesizing"),
     )
     end_progress_line()
     print(f"{args.output}: {len(written)} sequences")
