@@ -5,15 +5,20 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .options import (
     add_encoding_options,
     add_engine_options,
-    end_progress_line,
-    progress_bar,
+    less_memory,
+    ran_out_of_memory,
     settings_of,
 )
+from .progress import ProgressBar, end_progress_line
+
+if TYPE_CHECKING:
+    from ..jobs.batch import BatchClip
+    from ..restoration.settings import RestorationSettings
 
 
 def add_batch(commands: Any) -> None:
@@ -26,7 +31,7 @@ def add_batch(commands: Any) -> None:
         "stop the others.",
     )
     parser.add_argument(
-        "inputs", nargs="+", metavar="INPUT", help="video files, folders of images"
+        "inputs", nargs="+", metavar="INPUT", help="videos, folders of images, images"
     )
     parser.add_argument("-o", "--output", required=True, help="folder for the results")
     parser.add_argument(
@@ -85,13 +90,13 @@ def _batch(args: argparse.Namespace) -> None:
             overwrite=args.overwrite,
         )
         try:
-            restore_batch(clips, pool, batch, progress_bar(f"{len(clips)} clips"))
+            restore_batch(clips, pool, batch, ProgressBar(f"{len(clips)} clips", "frames"))
         finally:
             pool.close()
     end_progress_line()
     for clip in clips:
         if clip.state == "failed":
-            print(f"video-deblur: {clip.error}", file=sys.stderr)
+            print(f"video-deblur: {_advised(clip, settings, pool.device)}", file=sys.stderr)
         else:
             print(f"{clip.output}: {_note(clip)}")
     counts = [
@@ -103,7 +108,14 @@ def _batch(args: argparse.Namespace) -> None:
         raise ValueError(f"{counts[2]} of {len(clips)} inputs failed")
 
 
-def _note(clip: Any) -> str:
+def _advised(clip: BatchClip, settings: RestorationSettings, device: str) -> str:
+    """Return what went wrong, and what to do where memory ran out."""
+    if not ran_out_of_memory(RuntimeError(clip.error)):
+        return clip.error
+    return f"{clip.error}; {less_memory(settings, device)}"
+
+
+def _note(clip: BatchClip) -> str:
     if clip.state == "restored":
         return f"{clip.num_frames} frames"
     if not clip.changes:

@@ -1,23 +1,21 @@
-"""What several commands have in common: options of the engine, progress, JSON."""
+"""What several commands have in common: options of the engine, advice on memory, JSON."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
-import shutil
-import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..models.config import DivdConfig
     from ..restoration.engine import Engine
     from ..restoration.settings import RestorationSettings
 
-_CLEAR_REST = "\x1b[K"
+_SMALL_TILE = 256
+"""Pixels of the side of a tile that takes little memory, and costs little in seams."""
 
 
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
@@ -75,7 +73,7 @@ def load_engine(args: argparse.Namespace) -> tuple[Engine, RestorationSettings]:
     return deblurrer, settings_of(deblurrer.config, args)
 
 
-def settings_of(config: DivdConfig, args: argparse.Namespace) -> RestorationSettings:
+def settings_of(config: Any, args: argparse.Namespace) -> RestorationSettings:
     """Return the settings that the options ask for, with a checkpoint's defaults."""
     from ..restoration.settings import preset_settings
 
@@ -97,51 +95,55 @@ def settings_of(config: DivdConfig, args: argparse.Namespace) -> RestorationSett
     )
 
 
+@contextlib.contextmanager
+def memory_advice(
+    settings: RestorationSettings,
+    device: str,
+    size: Callable[[], tuple[int, int] | None] = lambda: None,
+) -> Iterator[None]:
+    """Say what to do where memory runs out in spite of smaller pieces.
+
+    Args:
+        settings: What the user chose.
+        device: Its kind: `cpu`, `cuda`, `mps`.
+        size: Returns height and width of the frames, where they are known.
+
+    Raises:
+        ValueError: With one line, instead of the error.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not ran_out_of_memory(error):
+            raise
+        found = size()
+        where = "" if found is None else f" at {found[1]}x{found[0]}"
+        raise ValueError(f"out of memory{where}: {less_memory(settings, device)}") from error
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an exception means that memory ran out, on any device."""
+    from ..restoration.denoising.layout import is_out_of_memory
+
+    return is_out_of_memory(error)
+
+
+def less_memory(settings: RestorationSettings, device: str) -> str:
+    """Return which options take less memory than those of a run."""
+    pieces = []
+    if settings.tile == 0 or settings.tile > _SMALL_TILE:
+        pieces.append(f"--tile {_SMALL_TILE}")
+    if settings.window > 2:
+        pieces.append("a smaller --window")
+    choices = [" or ".join(pieces)] if pieces else []
+    if device != "cpu":
+        choices.append("--device cpu")
+    return f"use {', or '.join(choices)}" if choices else "choose a smaller video"
+
+
 def described(args: argparse.Namespace, settings: RestorationSettings) -> dict[str, Any]:
     """Return what a report says about how it was restored."""
     return {"checkpoint": str(args.checkpoint), "settings": dataclasses.asdict(settings)}
-
-
-def progress_bar(label: str) -> Callable[[float, float | None], None]:
-    """Return a callback (done, total) that draws a bar when the output is a terminal."""
-    started = time.monotonic()
-
-    def draw(done: float, total: float | None) -> None:
-        elapsed = time.monotonic() - started
-        if not sys.stderr.isatty() or elapsed < 1:
-            return
-        if total:
-            share = min(done / total, 1.0)
-            left = elapsed * (1 - share) / share if share > 0 else 0
-            draw_bar(label, share, f"{left:5.0f} s left")
-        else:
-            _draw_line(f"{label} {done:.0f} frames, {elapsed:.0f} s")
-
-    return draw
-
-
-def draw_bar(label: str, share: float, more: str) -> None:
-    """Draw a bar over the line of the one before, as wide as the terminal leaves it."""
-    text = f"{100 * share:3.0f} %  {more}"
-    width = min(30, shutil.get_terminal_size().columns - len(f"{label} []  {text}") - 1)
-    bar = "#" * round(width * share)
-    _draw_line(f"{label} [{bar:{width}}] {text}" if width >= 5 else f"{label}  {text}")
-
-
-def _draw_line(text: str) -> None:
-    # A line that wraps could not be drawn over.
-    text = text[: shutil.get_terminal_size().columns - 1]
-    print(f"\r{text}{_CLEAR_REST}", end="", file=sys.stderr, flush=True)
-
-
-def end_progress_line() -> None:
-    """Clear the line that a bar was drawn on."""
-    print(cleared_line(), end="", file=sys.stderr, flush=True)
-
-
-def cleared_line() -> str:
-    """Return what clears the line of a bar: nothing where there are no bars."""
-    return f"\r{_CLEAR_REST}" if sys.stderr.isatty() else ""
 
 
 def write_json(path: str | None, values: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import draw_bar, end_progress_line
+from .progress import draw_bar, end_progress_line
 
 if TYPE_CHECKING:
     from ..training.config import Preset

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..video.atomic import write_file
+from ..video.output_lock import waiting_lock
 
 RECORD_NAME = ".video_deblur_batch.json"
 _FORMAT = 1
@@ -45,11 +46,12 @@ class BatchRecord:
         Raises:
             OSError: If the record cannot be written.
         """
-        # Read again: another batch may write other outputs of the same folder.
-        known = self._read()
-        outputs = {**known, output.name: {"made_from": made_from, "error": error}}
-        text = json.dumps({"format": _FORMAT, "outputs": outputs}, indent=1)
-        write_file(self._path, f"{text}\n".encode())
+        # Another batch may add other outputs of the same folder.
+        with waiting_lock(self._path):
+            known = self._read()
+            outputs = {**known, output.name: {"made_from": made_from, "error": error}}
+            text = json.dumps({"format": _FORMAT, "outputs": outputs}, indent=1)
+            write_file(self._path, f"{text}\n".encode())
 
     def _read(self) -> dict[str, Any]:
         try:

@@ -10,13 +10,13 @@ by itself, so the joined file is the same however often a run was stopped.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from ..restoration.streaming.planning import Position
 from ..video.atomic import write_file
 from ..video.encoder import EncodedFrame
 from ..video.source import Source
+from .report import FinishedPart
 
 logger = logging.getLogger(__name__)
 
@@ -34,18 +35,6 @@ PART_FRAMES = 48
 """Frames from which a part is closed, at the end of a segment."""
 _HASHED_BYTES = 1 << 20
 """Bytes at either end of an input that are hashed."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinishedPart:
-    """What is known of frames that are done."""
-
-    cuts: tuple[int, ...] = ()
-    """Frames that start a new shot."""
-    blur: tuple[float | None, ...] = ()
-    """Score of each frame, where it was measured."""
-    untouched: int = 0
-    """Frames that were left alone because they are sharp."""
 
 
 class PartStore:
@@ -185,6 +174,28 @@ class PartStore:
 
     def _description(self, index: int) -> Path:
         return self.folder / f"{index:06d}.json"
+
+
+@contextlib.contextmanager
+def kept_parts(store: PartStore, output: Path) -> Iterator[PartStore]:
+    """Say what is kept when a full disk ends the work; an empty store is not worth keeping."""
+    try:
+        yield store
+    except OSError as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        cause = error.strerror or str(error)
+        if str(output) not in cause:
+            cause = f"{output}: could not be written ({cause}), free some space"
+        if store.num_kept:
+            cause += (
+                f"; {store.num_kept} finished frames are kept, run the same command again to "
+                "go on"
+            )
+        raise OSError(error.errno, cause) from error
+    finally:
+        if not store.num_kept:
+            store.remove()
 
 
 def resume_folder(output: Path) -> Path:

@@ -7,14 +7,13 @@ The frames of a folder are encoded as one PNG each.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 
-from ..models.config import DivdConfig
 from ..restoration.denoising.noise import FrameNoise
 from ..restoration.engine import Engine
 from ..restoration.load import engine_class
@@ -25,15 +24,13 @@ from ..restoration.streaming.segments import Segment
 from ..restoration.streaming.stream import SegmentRestorer
 from ..video.encoder import EncodedFrame, PacketEncoder, PictureFormat
 from ..video.frames import encode_png
-from .files import finished_part, merged
-from .part_store import PART_FRAMES, FinishedPart
+from .ends import Ends, drained
+from .part_store import PART_FRAMES
+from .report import FinishedPart, finished_part, merged
+from .threads import WriteBehind
 
-
-class PartSource(Protocol):
-    """Frames to cut into parts, and their time stamps: `files.TimedFrames`."""
-
-    def __iter__(self) -> Iterator[np.ndarray]: ...
-    def time_of(self, index: int) -> tuple[int, int]: ...
+SegmentCallback = Callable[[Segment, int, int], None]
+"""Called with (segment, pieces of its work done, pieces in all); may raise to cancel."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,8 +61,8 @@ class PlannedPart:
     """A part that is about to be restored."""
 
     task: PartTask
-    frames: np.ndarray
-    """`[T, H, W, C]`, contexts included."""
+    frames: list[np.ndarray]
+    """`[H, W, C]` each, contexts included; whoever restores them empties the list."""
     position: Position
     """Where to go on after it."""
     finished: FinishedPart
@@ -73,22 +70,20 @@ class PlannedPart:
 
 
 def plan_parts(
-    frames: PartSource,
-    config: DivdConfig,
+    ends: Ends,
+    config: Any,
     settings: RestorationSettings,
-    pictures: PictureFormat | None,
-    suffix: str,
     position: Position | None = None,
+    measure_blur: bool = False,
 ) -> Iterator[PlannedPart]:
-    """Cut a video into parts as it is read.
+    """Cut a clip into parts as it is read.
 
     Args:
-        frames: From `position.read_from` on.
+        ends: Open; gives the frames, their times and how they are encoded.
         config: Of the checkpoint.
         settings: What the user chose.
-        pictures: How they are to be encoded; None: as PNG.
-        suffix: Of the output file, with the dot.
         position: Where to begin: after a part.
+        measure_blur: Whether to measure blur even if no frame is to be left alone.
 
     Yields:
         The parts that are left, in order.
@@ -97,59 +92,66 @@ def plan_parts(
     noise = FrameNoise(settings.seed)
     if position.noise_state is not None:
         noise.restore(position.noise_state)
-    engine = engine_class(config)
     pending: list[PlannedSegment] = []
     count = 0
-
-    def closed() -> PlannedPart:
-        state = noise.state
-        size = pending[0].frames[0].pixels.shape[:2]
-        noise_shape = engine.noise_shape(config, *size)
-        if noise_shape is not None:
-            for planned in pending:
-                drawn = planned.next_context - planned.segment.context_start
-                noise.skip(drawn, *noise_shape)
-        start, last = pending[0].segment.start, pending[-1]
-        stop = last.segment.stop
-        contexts = _union(pending)
-        task = PartTask(
-            segments=tuple((each.segment, each.next_context) for each in pending),
-            shares=tuple(frame.share for frame in contexts),
-            noise_state=state,
-            times=tuple(frames.time_of(index) for index in range(start, stop)),
-            pictures=pictures,
-            suffix=suffix,
-        )
-        return PlannedPart(
-            task=task,
-            frames=np.stack([frame.pixels for frame in contexts]),
-            position=Position(
-                next_frame=stop, context_start=last.next_context, noise_state=noise.state
-            ),
-            finished=merged([finished_part(e.segment.start, e.outgoing) for e in pending]),
-        )
-
-    grid_of = partial(engine.grid, config, settings)
-    for planned in plan_stream(frames, settings, grid_of, position=position):
+    grid_of = partial(engine_class(config).grid, config, settings)
+    for planned in plan_stream(
+        ends.frames(position), settings, grid_of, position=position, measure_blur=measure_blur
+    ):
         pending.append(planned)
         count += planned.segment.stop - planned.segment.start
+        # Not kept alive while the part is restored.
+        del planned
         if count >= PART_FRAMES:
-            part = closed()
-            pending.clear()
             count = 0
-            yield part
-            del part
+            yield _closed(pending, ends, config, noise)
     if pending:
-        yield closed()
+        yield _closed(pending, ends, config, noise)
+
+
+def _closed(
+    pending: list[PlannedSegment], ends: Ends, config: Any, noise: FrameNoise
+) -> PlannedPart:
+    """Make a part of segments in a row, and empty their list; the noise moves past them."""
+    state = noise.state
+    height, width = pending[0].frames[0].pixels.shape[:2]
+    noise_shape = engine_class(config).noise_shape(config, height, width)
+    if noise_shape is not None:
+        for each in pending:
+            noise.skip(each.next_context - each.segment.context_start, *noise_shape)
+    start, last = pending[0].segment.start, pending[-1]
+    stop = last.segment.stop
+    contexts = _union(pending)
+    task = PartTask(
+        segments=tuple((each.segment, each.next_context) for each in pending),
+        shares=tuple(frame.share for frame in contexts),
+        noise_state=state,
+        times=tuple(ends.time_of(index) for index in range(start, stop)),
+        pictures=ends.pictures,
+        suffix=ends.output.suffix.lower(),
+    )
+    part = PlannedPart(
+        task=task,
+        frames=[frame.pixels for frame in contexts],
+        position=Position(
+            next_frame=stop, context_start=last.next_context, noise_state=noise.state
+        ),
+        finished=merged([finished_part(e.segment.start, e.outgoing) for e in pending]),
+    )
+    pending.clear()
+    return part
 
 
 def restore_part(
-    frames: np.ndarray, task: PartTask, engine: Engine, settings: RestorationSettings
+    frames: list[np.ndarray],
+    task: PartTask,
+    engine: Engine,
+    settings: RestorationSettings,
 ) -> list[EncodedFrame]:
-    """Restore and encode a part.
+    """Restore and encode a part on its own.
 
     Args:
-        frames: Of `PlannedPart`.
+        frames: Of `PlannedPart`; emptied.
         task: Of the same.
         engine: What restores.
         settings: What the user chose.
@@ -157,21 +159,97 @@ def restore_part(
     Returns:
         Its frames, the first one a key frame.
     """
-    height, width = frames.shape[1:3]
+    height, width = frames[0].shape[:2]
     restorer = SegmentRestorer(engine, settings, height, width, task.noise_state)
-    encoder = PacketEncoder(task.pictures, task.suffix) if task.pictures else _PngEncoder()
-    origin = task.segments[0][0].context_start
-    surveyed = [
-        SurveyedFrame(pixels=pixels, starts_shot=False, blur=None, share=share)
-        for pixels, share in zip(frames, task.shares, strict=True)
-    ]
-    times = iter(task.times)
-    encoded = []
+    with PartEncoder(task) as encoder:
+        for pixels in restored_frames(frames, task, restorer):
+            encoder.put(pixels)
+        return encoder.finish()
+
+
+def restored_frames(
+    frames: list[np.ndarray],
+    task: PartTask,
+    restorer: SegmentRestorer,
+    callback: SegmentCallback | None = None,
+    before_segment: Callable[[], None] | None = None,
+) -> Iterator[np.ndarray]:
+    """Restore the frames of a part, segment by segment.
+
+    Args:
+        frames: Of `PlannedPart`; emptied as the work goes on.
+        task: Of the same.
+        restorer: Fresh, or after the part before.
+        callback: Progress; may raise to cancel.
+        before_segment: Called before each segment.
+    """
+    shares = list(task.shares)
     for segment, next_context in task.segments:
-        context = surveyed[segment.context_start - origin : segment.context_stop - origin]
-        for pixels in restorer.restore(context, segment, next_context):
-            encoded += encoder.encode(pixels, *next(times))
-    return encoded + encoder.finish()
+        if before_segment is not None:
+            before_segment()
+        count = segment.context_stop - segment.context_start
+        context = [
+            SurveyedFrame(pixels=pixels, starts_shot=False, blur=None, share=share)
+            for pixels, share in zip(frames[:count], shares[:count], strict=True)
+        ]
+        restored = restorer.restore(
+            context, segment, next_context, _of_segment(callback, segment)
+        )
+        del context
+        # The context of the next segment starts there.
+        del frames[: next_context - segment.context_start]
+        del shares[: next_context - segment.context_start]
+        yield from drained(restored)
+    frames.clear()
+
+
+class PartEncoder:
+    """Encode the frames of a part in a thread, while more are restored."""
+
+    def __init__(self, task: PartTask) -> None:
+        self._encoder = (
+            PacketEncoder(task.pictures, task.suffix) if task.pictures else _PngEncoder()
+        )
+        self._times = iter(task.times)
+        self._encoded: list[EncodedFrame] = []
+        self._behind = WriteBehind(self._encode)
+
+    def __enter__(self) -> PartEncoder:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def put(self, pixels: np.ndarray) -> None:
+        """Encode the next frame."""
+        self._behind.put(pixels, pixels.nbytes)
+
+    def end(self) -> None:
+        """Say that no frame follows."""
+        self._behind.put(None, 0)
+        self._behind.end()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether `finish` need not wait, after `end`."""
+        return self._behind.is_done
+
+    def finish(self) -> list[EncodedFrame]:
+        """Wait for all frames and return them encoded; raises what encoding raised."""
+        if not self._behind.is_ended:
+            self.end()
+        self._behind.finish()
+        return self._encoded
+
+    def close(self) -> None:
+        """Wait until the thread has ended; frames that are queued are dropped."""
+        self._behind.close()
+
+    def _encode(self, pixels: np.ndarray | None) -> None:
+        if pixels is None:
+            self._encoded += self._encoder.finish()
+        else:
+            self._encoded += self._encoder.encode(pixels, *next(self._times))
 
 
 class _PngEncoder:
@@ -183,6 +261,14 @@ class _PngEncoder:
 
     def finish(self) -> list[EncodedFrame]:
         return []
+
+
+def _of_segment(
+    callback: SegmentCallback | None, segment: Segment
+) -> Callable[[int, int], None] | None:
+    if callback is None:
+        return None
+    return lambda part, parts: callback(segment, part, parts)
 
 
 def _union(planned: Sequence[PlannedSegment]) -> list[SurveyedFrame]:

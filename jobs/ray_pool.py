@@ -13,7 +13,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import numpy as np
 
 from ..restoration.settings import RestorationSettings
 from ..video.encoder import EncodedFrame
+from .clip_work import PartDone
 from .parts import PartTask, restore_part
 
 logger = logging.getLogger(__name__)
@@ -52,22 +53,22 @@ class PartWorker:
         self._options = options
         self._device = device
         self._num_threads = num_threads
-        self._deblurrer: Any = None
+        self._engine: Any = None
 
     def where(self) -> int:
         """Return the process id: the worker is up."""
         return os.getpid()
 
     def restore(self, frames: np.ndarray, task: PartTask) -> list[EncodedFrame]:
-        """See `parts.restore_part`."""
+        """Restore frames `[T, H, W, C]`; see `parts.restore_part`."""
         import cv2
         import torch
 
         torch.set_num_threads(self._num_threads)
         cv2.setNumThreads(self._num_threads)
-        if self._deblurrer is None:
-            self._deblurrer = self._loaded()
-        return restore_part(frames, task, self._deblurrer, self._options.settings)
+        if self._engine is None:
+            self._engine = self._loaded()
+        return restore_part([*frames], task, self._engine, self._options.settings)
 
     def _loaded(self) -> Any:
         from ..models.checkpoint import read_info
@@ -80,6 +81,54 @@ class PartWorker:
                 f"{path}: differs between the nodes of the cluster, copy the same file to all"
             )
         return load_deblurrer(self._options.checkpoint, self._device, self._options.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerShape:
+    """How many workers a cluster takes, and what each of them gets."""
+
+    device: str
+    """`cpu` or `cuda`, one GPU for each worker."""
+    num_cpus: int
+    """Processor cores, and threads, of each."""
+    num_workers: int
+
+
+def worker_shape(
+    nodes: Sequence[Mapping[str, float]], device: str, num_workers: int | None = None
+) -> WorkerShape:
+    """Share a cluster out.
+
+    A worker with a GPU gets its share of the cores of the nodes that have GPUs: it
+    measures optical flow and encodes on them, and beside it nobody needs them.
+
+    Args:
+        nodes: Resources of each as Ray names them: `CPU` and `GPU`.
+        device: As for `RayPool`.
+        num_workers: None: as many as fit.
+
+    Raises:
+        ValueError: If the cluster has no such device.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device must be auto, cpu or cuda on a cluster, got {device!r}")
+    machines = [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes]
+    machines = [(cores, gpus) for cores, gpus in machines if cores]
+    if not machines:
+        raise ValueError("Ray reports no processor in the cluster")
+    with_gpus = [(cores, gpus) for cores, gpus in machines if gpus]
+    if device == "cuda" and not with_gpus:
+        raise ValueError("device is cuda, but Ray reports no GPU in the cluster")
+    if with_gpus and device != "cpu":
+        # All workers are alike: the least share, but no core less than one for a worker.
+        num_cpus = max(1, min(cores // gpus for cores, gpus in with_gpus))
+        count = sum(min(gpus, cores // num_cpus) for cores, gpus in with_gpus)
+        return WorkerShape(device="cuda", num_cpus=num_cpus, num_workers=num_workers or count)
+    cores = [cores for cores, _ in machines]
+    share = sum(cores) // num_workers if num_workers else _CPUS_PER_WORKER
+    num_cpus = max(1, min(_CPUS_PER_WORKER, min(cores), share))
+    count = sum(each // num_cpus for each in cores)
+    return WorkerShape(device="cpu", num_cpus=num_cpus, num_workers=num_workers or count)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -124,28 +173,15 @@ class RayPool:
 
         self._ray: Any = ray
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        num_gpus = sum(int(node.get("GPU", 0)) for node in nodes)
-        if device not in ("auto", "cpu", "cuda"):
-            raise ValueError(f"device must be auto, cpu or cuda on a cluster, got {device!r}")
-        if device == "cuda" and num_gpus == 0:
-            raise ValueError("device is cuda, but Ray reports no GPU in the cluster")
-        self.device = "cuda" if num_gpus and device != "cpu" else "cpu"
-        cores = [int(node.get("CPU", 0)) for node in nodes if node.get("CPU", 0) >= 1]
-        if not cores:
-            raise ValueError("Ray reports no processor in the cluster")
-        if self.device == "cuda":
-            self._num_cpus, count = 1, num_gpus
-        else:
-            share = sum(cores) // num_workers if num_workers else _CPUS_PER_WORKER
-            self._num_cpus = max(1, min(_CPUS_PER_WORKER, min(cores), share))
-            count = sum(each // self._num_cpus for each in cores)
+        shape = worker_shape(nodes, device, num_workers)
+        self.device, self._num_cpus = shape.device, shape.num_cpus
         self._actor: Any = self._ray.remote(PartWorker).options(
             num_cpus=self._num_cpus, num_gpus=int(self.device == "cuda"), max_restarts=0
         )
         self._options = options
         self._failed_starts = 0
         self._waiting: deque[_Job] = deque()
-        self._workers = [self._start() for _ in range(num_workers or count)]
+        self._workers = [self._start() for _ in range(shape.num_workers)]
 
     @property
     def pids(self) -> list[int]:
@@ -167,21 +203,21 @@ class RayPool:
         """Whether nothing is waiting or under way."""
         return not self._waiting and not any(worker.jobs for worker in self._workers)
 
-    def submit(self, key: Any, frames: np.ndarray, task: PartTask) -> None:
+    def submit(self, key: Any, frames: list[np.ndarray], task: PartTask) -> None:
         """Have a part restored.
 
         Args:
             key: Comes back with the result.
-            frames: Copied to the node that restores them.
+            frames: `[H, W, C]` each, copied to the node that restores them; emptied.
             task: What to do with them.
         """
-        self._waiting.append(_Job(key=key, frames=self._ray.put(frames), task=task))
+        stored = self._ray.put(np.stack(frames))
+        frames.clear()
+        self._waiting.append(_Job(key=key, frames=stored, task=task))
         self._dispatch()
 
-    def completed(
-        self, timeout_s: float
-    ) -> Iterator[tuple[Any, list[EncodedFrame] | Exception]]:
-        """Wait for results, and yield each with its key: encoded frames, or what went wrong.
+    def collect(self, done: PartDone, timeout_s: float) -> None:
+        """Wait for results, and hand over each with its key.
 
         Raises:
             ValueError: If no worker can be started.
@@ -199,8 +235,11 @@ class RayPool:
             elif reference in working[reference].jobs:
                 result = self._result(working[reference], reference)
                 if result is not None:
-                    yield result
+                    done(*result)
         self._dispatch()
+
+    def give_up(self, done: PartDone) -> None:
+        """Leave what is under way to `close`."""
 
     def close(self) -> None:
         """End the workers."""

@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -116,26 +116,8 @@ class FrameFolderWriter:
         if not os.access(parent, os.W_OK | os.X_OK):
             raise PermissionError(f"{path}: the folder {parent} cannot be written to")
         self._part = parent / f".{self.path.absolute().name}.part-{os.getpid()}"
-        self._keep = False
-
-    def collected_in(self, folder: Path, finished: Sequence[str]) -> FrameFolderWriter:
-        """Collect the frames in a folder that stays when the work is interrupted.
-
-        Args:
-            folder: On the same disk as the target.
-            finished: Names of frames that are there already; all others are removed.
-        """
-        folder.mkdir(exist_ok=True)
-        known = {f"{Path(name).stem}.png" for name in finished}
-        for path in folder.iterdir():
-            if path.name not in known:
-                path.unlink()
-        self._part, self._keep = folder, True
-        return self
 
     def __enter__(self) -> FrameFolderWriter:
-        if self._keep:
-            return self
         if self._part.exists():
             shutil.rmtree(self._part)
         self._part.mkdir()
@@ -153,8 +135,7 @@ class FrameFolderWriter:
                     self.path.rmdir()
                 os.replace(self._part, self.path)
         finally:
-            if not self._keep:
-                shutil.rmtree(self._part, ignore_errors=True)
+            shutil.rmtree(self._part, ignore_errors=True)
 
     def write(self, pixels: np.ndarray, name: str) -> None:
         """Write one frame.

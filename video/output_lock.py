@@ -1,12 +1,16 @@
-"""Keep two runs from writing the same output at once."""
+"""Keep two runs from writing the same output, or one file of both, at once."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+_RETRY_S = 0.01
+"""Between two tries to get a lock that is held for a moment only."""
 
 
 @contextlib.contextmanager
@@ -39,6 +43,28 @@ def output_lock(path: Path) -> Iterator[None]:
             # Windows does not remove open files: there an empty one stays.
             with contextlib.suppress(OSError):
                 lock_path.unlink()
+
+
+@contextlib.contextmanager
+def waiting_lock(path: Path) -> Iterator[None]:
+    """Hold the lock of a file that several processes change, once the others are done with it.
+
+    The lock is a hidden file beside it, as for outputs.
+
+    Args:
+        path: The file; need not exist, its folder must.
+    """
+    lock_path = path.with_name(f".{path.name}.lock")
+    while True:
+        with _open_locked(lock_path) as file:
+            if file is not None:
+                try:
+                    yield
+                finally:
+                    with contextlib.suppress(OSError):
+                        lock_path.unlink()
+                return
+        time.sleep(_RETRY_S)
 
 
 @contextlib.contextmanager

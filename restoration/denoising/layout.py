@@ -119,11 +119,17 @@ def in_smaller_pieces(
             )
 
 
+_OUT_OF_MEMORY = (
+    *("out of memory", "not enough memory", "can't allocate memory"),  # torch
+    "Insufficient memory",  # OpenCV
+)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an exception means that memory ran out, on any device."""
-    if isinstance(error, torch.OutOfMemoryError):
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return "out of memory" in str(error) or "not enough memory" in str(error)
+    return any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
 def in_halves(function: Callable[[int, int], Result], start: int, stop: int) -> list[Result]:

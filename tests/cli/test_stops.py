@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 import pytest
-from video_deblur.jobs import files
+from video_deblur.jobs import parts
 from video_deblur.restoration.streaming import segments
 
 from .command import command, decoded, run, write_clip
@@ -65,16 +65,16 @@ def test_a_killed_run_leaves_nothing_under_the_final_name(kill, checkpoint, tmp_
 
 
 SHORT_PARTS = (
-    "from video_deblur.jobs import files\n"
+    "from video_deblur.jobs import parts\n"
     "from video_deblur.restoration.streaming import segments\n"
-    "files.PART_FRAMES, segments._SEGMENT_PIXELS = 8, 1\n"
+    "parts.PART_FRAMES, segments._SEGMENT_PIXELS = 8, 1\n"
 )
 """So that few frames make many parts."""
 
 
 @pytest.fixture
 def _short_parts(monkeypatch):
-    monkeypatch.setattr(files, "PART_FRAMES", 8)
+    monkeypatch.setattr(parts, "PART_FRAMES", 8)
     monkeypatch.setattr(segments, "_SEGMENT_PIXELS", 1)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from video_deblur.jobs import files, parts
+from video_deblur.jobs import parts
 from video_deblur.jobs.batch import BatchSettings, plan_batch, restore_batch
 from video_deblur.jobs.batch_record import RECORD_NAME
 from video_deblur.jobs.files import Resumable, restore_file, restore_folder
@@ -19,7 +19,6 @@ from video_deblur.jobs.ray_pool import RayPool, WorkerOptions, connected
 from video_deblur.models.checkpoint import read_info
 from video_deblur.restoration.load import load_deblurrer
 from video_deblur.restoration.settings import RestorationSettings
-from video_deblur.restoration.streaming import segments
 from video_deblur.video.frames import FrameFolder, FrameFolderWriter
 from video_deblur.video.reader import VideoReader
 from video_deblur.video.writer import VideoWriter
@@ -47,13 +46,6 @@ def cluster():
     # Not `shutdown`: on a busy machine draining the nodes first times out.
     for node in [*made.worker_nodes, made.head_node]:
         node.kill_all_processes(check_alive=False, allow_graceful=False)
-
-
-@pytest.fixture(autouse=True)
-def _short_parts(monkeypatch):
-    monkeypatch.setattr(segments, "_SEGMENT_PIXELS", 1)
-    monkeypatch.setattr(files, "PART_FRAMES", 8)
-    monkeypatch.setattr(parts, "PART_FRAMES", 8)
 
 
 def write_clip(path: Path, num_frames: int = 40) -> Path:
@@ -130,7 +122,7 @@ def test_a_cluster_gives_the_file_of_one_machine_even_if_a_worker_is_killed(
     assert sorted(os.listdir(batch.folder)) == [RECORD_NAME, "clip.mp4"]
 
 
-class LocalPool:
+class LastFirstPool:
     """Restores parts in this process, the last one first, as a cluster might."""
 
     def __init__(self, deblurrer, most: int = 100) -> None:
@@ -145,27 +137,30 @@ class LocalPool:
     def submit(self, key, frames, task) -> None:
         self.waiting.append((key, frames, task))
 
-    def completed(self, timeout_s):
+    def collect(self, done, timeout_s):
         key, frames, task = self.waiting.pop()
         if self.count == self.most:
             raise KeyboardInterrupt
         self.count += 1
-        yield key, parts.restore_part(frames, task, self.deblurrer, SETTINGS)
+        done(key, parts.restore_part(frames, task, self.deblurrer, SETTINGS))
+
+    def give_up(self, done) -> None:
+        pass
 
 
 def test_a_second_call_does_only_what_is_missing(batch, tmp_path):
     deblurrer = load_deblurrer(batch.options.checkpoint, "cpu", "float32")
-    first = LocalPool(deblurrer, most=2)
+    first = LastFirstPool(deblurrer, most=2)
     with pytest.raises(KeyboardInterrupt):
         batch.run(first)
-    second = LocalPool(deblurrer)
+    second = LastFirstPool(deblurrer)
     (clip,) = batch.run(second)
-    pool = LocalPool(deblurrer)
+    pool = LastFirstPool(deblurrer)
     batch.folder = tmp_path / "again"
     (whole,) = batch.run(pool)
     assert second.count == pool.count - 2
     assert np.array_equal(decoded(clip.output), decoded(whole.output))
-    assert batch.run(LocalPool(deblurrer))[0].state == "skipped"
+    assert batch.run(LastFirstPool(deblurrer))[0].state == "skipped"
 
 
 def test_a_folder_of_frames_becomes_the_folder_of_one_machine(batch, tmp_path):
@@ -178,37 +173,37 @@ def test_a_folder_of_frames_becomes_the_folder_of_one_machine(batch, tmp_path):
     restore_folder(source, tmp_path / "whole", deblurrer, SETTINGS)
     batch.sources.append(source)
     with pytest.raises(KeyboardInterrupt):
-        batch.run(LocalPool(deblurrer, most=2))
-    video, clip = batch.run(LocalPool(deblurrer))
+        batch.run(LastFirstPool(deblurrer, most=2))
+    video, clip = batch.run(LastFirstPool(deblurrer))
     assert (video.state, clip.state, clip.num_frames) == ("restored", "restored", 30)
     names = [f"shot {index}.png" for index in range(30)]
     assert FrameFolder(clip.output).names == names
     for name in names:
         assert (clip.output / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    assert batch.run(LocalPool(deblurrer))[1].state == "skipped"
-    (refused,) = [c for c in batch.run(LocalPool(deblurrer), overwrite=True) if c.error]
+    assert batch.run(LastFirstPool(deblurrer))[1].state == "skipped"
+    (refused,) = [c for c in batch.run(LastFirstPool(deblurrer), overwrite=True) if c.error]
     assert "not empty" in refused.error
     assert FrameFolder(clip.output).names == names
 
 
 def test_outputs_of_other_settings_are_named_and_left_alone(batch):
     deblurrer = load_deblurrer(batch.options.checkpoint, "cpu", "float32")
-    (clip,) = batch.run(LocalPool(deblurrer))
+    (clip,) = batch.run(LastFirstPool(deblurrer))
     before = clip.output.read_bytes()
-    assert list(batch.run(LocalPool(deblurrer))[0].changes) == []
+    assert list(batch.run(LastFirstPool(deblurrer))[0].changes) == []
     changed = {
         "restoration": dataclasses.replace(SETTINGS, strength=0.5),
         "identity": {"checkpoint": "another"},
         "crf": 30,
     }
-    (again,) = batch.run(LocalPool(deblurrer), **changed)
+    (again,) = batch.run(LastFirstPool(deblurrer), **changed)
     assert (again.state, again.changes) == ("skipped", ["checkpoint", "crf", "settings"])
     write_clip(batch.sources[0], 12)
-    assert batch.run(LocalPool(deblurrer))[0].changes == ["input"]
+    assert batch.run(LastFirstPool(deblurrer))[0].changes == ["input"]
     assert clip.output.read_bytes() == before
-    (anew,) = batch.run(LocalPool(deblurrer), overwrite=True)
+    (anew,) = batch.run(LastFirstPool(deblurrer), overwrite=True)
     assert (anew.state, anew.num_frames) == ("restored", 12)
-    assert batch.run(LocalPool(deblurrer))[0].changes == []
+    assert batch.run(LastFirstPool(deblurrer))[0].changes == []
 
 
 def test_a_part_of_a_damaged_video_does_not_pass_for_all_of_it(batch):
@@ -220,8 +215,8 @@ def test_a_part_of_a_damaged_video_does_not_pass_for_all_of_it(batch):
     data = damaged.read_bytes()
     damaged.write_bytes(data[: len(data) * 3 // 4])
     batch.sources = [damaged]
-    (first,) = batch.run(LocalPool(deblurrer))
-    (second,) = batch.run(LocalPool(deblurrer))
+    (first,) = batch.run(LastFirstPool(deblurrer))
+    (second,) = batch.run(LastFirstPool(deblurrer))
     assert first.state == second.state == "failed"
     assert second.error == first.error
     assert "before that are restored" in first.error
@@ -239,7 +234,7 @@ def test_what_the_encoder_refuses_is_named_by_its_file(batch, tmp_path):
     ) as writer:
         writer.write(np.zeros((16, 20000, 3), np.uint8), 0)
     batch.sources = [wide]
-    (clip,) = batch.run(LocalPool(None))
+    (clip,) = batch.run(LastFirstPool(None))
     assert clip.error.startswith(f"{wide}: h264 cannot encode 20000x16 pixels")
     assert not clip.output.exists()
 

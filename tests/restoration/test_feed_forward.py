@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from video_deblur.jobs.parts import plan_parts, restore_part
 from video_deblur.models.dblrnet import DblrNet, DblrNetConfig
 from video_deblur.restoration.borrowing import passes
 from video_deblur.restoration.feed_forward import FeedForward
@@ -65,24 +64,6 @@ def test_segments_equal_the_clip_at_once(engine, monkeypatch, num_frames, borrow
     streamed = np.stack(list(restore_stream(frames, engine, chosen)))
     assert np.abs(at_once - frames).max() > 5
     assert np.abs(streamed - at_once).max() <= 0.501
-
-
-def test_parts_restored_anywhere_equal_the_stream(engine, monkeypatch):
-    monkeypatch.setattr(segments, "_SEGMENT_PIXELS", 1)
-    monkeypatch.setattr("video_deblur.jobs.parts.PART_FRAMES", 8)
-    frames = np.random.default_rng(0).integers(0, 255, (30, 20, 24, 3), np.uint8)
-    chosen = settings()
-
-    class Source(list):
-        def time_of(self, index):
-            return index, 1
-
-    parts = list(plan_parts(Source(frames), SMALL, chosen, None, ".png"))
-    assert len(parts) > 2
-    joined = [f.data for p in parts for f in restore_part(p.frames, p.task, engine, chosen)]
-    from video_deblur.video.frames import encode_png
-
-    assert joined == [encode_png(f) for f in restore_stream(frames, engine, chosen)]
 
 
 def test_tiles_equal_the_whole_frame(engine, make_frames):

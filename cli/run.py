@@ -1,0 +1,90 @@
+"""The `run` command: restore a video, a folder of frames or a photo."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .options import (
+    add_encoding_options,
+    add_engine_options,
+    described,
+    load_engine,
+    memory_advice,
+    write_json,
+)
+from .progress import ProgressBar, end_progress_line
+
+if TYPE_CHECKING:
+    from ..jobs.files import Resumable
+
+
+def add_run(commands: Any) -> None:
+    """Add the parser of `run`."""
+    parser = commands.add_parser("run", help="restore a video, a folder of frames or a photo")
+    parser.add_argument("input", help="video file, folder of images, or image")
+    parser.add_argument(
+        "-o", "--output", required=True, help="video file, folder for PNGs, or PNG"
+    )
+    add_engine_options(parser)
+    add_encoding_options(parser)
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="keep finished parts in a hidden folder beside the output; the same command goes "
+        "on from there after a stop",
+    )
+    parser.add_argument(
+        "--json",
+        dest="json_path",
+        help="write what was done to this file, with scene cuts and the blur of every frame",
+    )
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> None:
+    from ..jobs.ends import make_ends
+    from ..jobs.files import restore_ends
+
+    source, output = Path(args.input), Path(args.output)
+    if not source.exists():
+        raise FileNotFoundError(f"{source}: no such file or folder")
+    if output.exists() and output.samefile(source):
+        raise ValueError(f"{output}: is the input itself, choose another output")
+    resumable = _resumable(args, output) if args.resume else None
+    deblurrer, settings = load_engine(args)
+    started = time.monotonic()
+    ends = make_ends(source, output, args.codec, args.crf)
+    with memory_advice(settings, deblurrer.device.type, lambda: ends.size):
+        report = restore_ends(
+            ends,
+            deblurrer,
+            settings,
+            resumable=resumable,
+            measure_blur=args.json_path is not None,
+            callback=ProgressBar(source.name, "frames"),
+        )
+    elapsed = time.monotonic() - started
+    end_progress_line()
+    count = report.num_frames
+    print(f"{output}: {count} frames in {elapsed:.1f} s ({elapsed / count:.2f} s per frame)")
+    result = {"input": str(source), "output": str(output), "frames": count}
+    found = {
+        "scene_cuts": report.cuts,
+        "blur": report.blur,
+        "frames_left_alone": report.untouched,
+    }
+    result.update(seconds=elapsed, **found, **described(args, settings))
+    write_json(args.json_path, result)
+
+
+def _resumable(args: argparse.Namespace, output: Path) -> Resumable:
+    from ..jobs.files import Resumable
+    from ..jobs.part_store import checkpoint_identity, resume_folder
+    from ..models.checkpoint import read_info
+
+    args.interrupted = "finished parts are kept, run the same command again to go on"
+    identity = checkpoint_identity(read_info(args.checkpoint).path)
+    return Resumable(folder=resume_folder(output), identity=identity)

@@ -1,0 +1,359 @@
+"""What reads an input and writes its output, one class for each kind: video, folder, image.
+
+    with open_ends("in.mp4", "out.mp4", codec="h264") as ends:
+        report = ends.write(restore_segments(ends.frames(), deblurrer, settings))
+    ends.check_complete(report)
+
+Frames are read and written in threads of their own (see `threads`). Whatever ends the block,
+nothing incomplete has the name of the output.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ..restoration.streaming.planning import Position
+from ..restoration.streaming.stream import RestoredSegment
+from ..video.atomic import write_file
+from ..video.codecs import codec_named, container_for
+from ..video.encoder import EncodedFrame, PacketEncoder, PictureFormat
+from ..video.frames import (
+    SUFFIXES,
+    FrameFolder,
+    FrameFolderWriter,
+    VideoFrame,
+    encode_png,
+    read_image,
+)
+from ..video.output_lock import output_lock
+from ..video.reader import VideoReader
+from ..video.source import Source, VideoError
+from ..video.writer import VideoWriter
+from .part_store import PartStore, file_identity
+from .report import FinishedPart, Report, finished_part, make_report
+from .threads import ReadAhead, WriteBehind
+
+logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+
+
+class Ends(ABC):
+    """An input and its output, open within a `with` block."""
+
+    pictures: PictureFormat | None = None
+    """How frames are encoded; None: as PNG."""
+    num_frames: int | None = None
+    """Of the input, where it says so."""
+    size: tuple[int, int] | None = None
+    """Height and width of the frames, in pixels."""
+    ended_early: VideoError | None = None
+    """Why the input could not be read to its end."""
+
+    def __init__(self, source: Source, output: str | Path) -> None:
+        self.source = source
+        self.output = Path(output)
+        self._stack = contextlib.ExitStack()
+        self._times: dict[int, tuple[int, int]] = {}
+
+    def __enter__(self) -> Ends:
+        """Open the input, check the output, and keep other runs from it.
+
+        Raises:
+            FileNotFoundError, ValueError, OSError: If either cannot be used, or another run
+                writes the same output.
+        """
+        with contextlib.ExitStack() as stack:
+            self._open(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def frames(self, position: Position | None = None) -> Iterator[np.ndarray]:
+        """Yield the frames of the input, once, `[H, W, C]`.
+
+        Args:
+            position: Where to begin: at its `read_from`.
+
+        Raises:
+            ValueError: If a frame cannot be read. A video that only ends early is no error
+                here: see `ended_early`.
+        """
+        position = position or Position()
+        ahead = ReadAhead(self._read(position.read_from), lambda frame: frame.pixels.nbytes)
+        self._stack.callback(ahead.close)
+        return self._noted(ahead, position)
+
+    def time_of(self, index: int) -> tuple[int, int]:
+        """Return time stamp and duration of a frame that was read, once."""
+        return self._times.pop(index)
+
+    def write(self, segments: Iterable[RestoredSegment]) -> Report:
+        """Write the output in one piece; the segments lose their frames."""
+        parts: list[FinishedPart] = []
+
+        def write(item: tuple[int, np.ndarray, tuple[int, int]]) -> None:
+            self._write_pixels(*item)
+
+        with self._writing(), WriteBehind(write) as behind:
+            for segment in segments:
+                parts.append(finished_part(segment.start, segment.sources))
+                for index, pixels in enumerate(drained(segment.frames), segment.start):
+                    behind.put((index, pixels, self.time_of(index)), pixels.nbytes)
+                    del pixels
+                del segment
+        return make_report(parts)
+
+    def join(self, store: PartStore) -> Report:
+        """Write the output from all of its parts, without encoding again."""
+        with self._writing():
+            for index, frame in enumerate(store.encoded_frames()):
+                self._write_encoded(index, frame)
+        report = make_report(store.parts)
+        store.remove()
+        return report
+
+    def check_encoder(self) -> None:
+        """Raise ValueError for what the encoder refuses, before the work."""
+        if self.pictures is not None:
+            PacketEncoder(self.pictures, self.output.suffix.lower()).finish()
+
+    def check_complete(self, report: Report) -> None:
+        """Raise VideoError if the input ended early."""
+        error = self._damage()
+        if error is not None:
+            raise VideoError(
+                f"{str(error).rstrip('.')}. The {report.num_frames} frames before that are "
+                f"restored in {self.output}."
+            )
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """Return JSON values that tell the input and the format of the output from others."""
+
+    @abstractmethod
+    def input_files(self) -> list[Path]:
+        """Return the files that the input consists of; also outside the block."""
+
+    @abstractmethod
+    def _open(self, stack: contextlib.ExitStack) -> None: ...
+
+    @abstractmethod
+    def _read(self, start: int) -> Iterator[VideoFrame]: ...
+
+    @abstractmethod
+    def _writing(self) -> contextlib.AbstractContextManager[object]:
+        """Return the block in which the output is written, which appears at its end."""
+
+    @abstractmethod
+    def _write_pixels(self, index: int, pixels: np.ndarray, time: tuple[int, int]) -> None: ...
+
+    @abstractmethod
+    def _write_encoded(self, index: int, frame: EncodedFrame) -> None: ...
+
+    def _damage(self) -> VideoError | None:
+        return self.ended_early
+
+    def _noted(self, frames: Iterable[VideoFrame], position: Position) -> Iterator[np.ndarray]:
+        """Keep the time stamps of frames that are still to be written."""
+        try:
+            for index, frame in enumerate(frames, position.read_from):
+                if index >= position.next_frame:
+                    self._times[index] = (frame.pts, frame.duration)
+                yield frame.pixels
+        except VideoError as error:
+            self.ended_early = error
+
+
+class VideoEnds(Ends):
+    """A video file; time stamps, sound and subtitles stay as they are."""
+
+    def __init__(
+        self, source: Source, output: str | Path, codec: str = "h264", crf: int | None = None
+    ) -> None:
+        """Name the files.
+
+        Args:
+            source: Path or binary file object.
+            output: Target, replaced when complete.
+            codec: One of `video.codecs.CODECS`.
+            crf: Quality of h264 and h265; None: nearly lossless.
+        """
+        super().__init__(source, output)
+        self._codec, self._crf = codec, crf
+
+    def identity(self) -> dict[str, Any]:
+        return {"input": file_identity(self.source), "pictures": repr(self.pictures)}
+
+    def input_files(self) -> list[Path]:
+        assert isinstance(self.source, str | Path)
+        return [Path(self.source)]
+
+    def _open(self, stack: contextlib.ExitStack) -> None:
+        self._reader = stack.enter_context(VideoReader(self.source))
+        info = self._reader.info
+        self.num_frames, self.size = info.num_frames, (info.height, info.width)
+        self._writer = self._checked_writer()
+        self.pictures = self._writer.pictures
+        stack.enter_context(output_lock(self.output))
+        self._writer.remove_leftovers()
+
+    def _checked_writer(self) -> VideoWriter:
+        """Return a writer that keeps all that the codec can keep."""
+        info = self._reader.info
+        alpha = info.has_alpha and codec_named(self._codec).alpha
+        if info.has_alpha and not alpha:
+            logger.warning(
+                "%s: transparency is dropped, %s cannot store it (ffv1 and prores can)",
+                self._reader.name,
+                self._codec,
+            )
+        return VideoWriter.like(
+            self.output,
+            dataclasses.replace(info, has_alpha=alpha),
+            codec=self._codec,
+            crf=self._crf,
+            audio_from=self.source,
+        )
+
+    def _read(self, start: int) -> Iterator[VideoFrame]:
+        # Frames before are decoded and dropped: no other way leads to a frame in every file.
+        self._reader.skip(start)
+        for frame in self._reader:
+            if not self._writer.pictures.has_alpha:
+                frame = dataclasses.replace(frame, pixels=frame.pixels[..., :3])
+            yield frame
+            del frame
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        with self._writer:
+            yield
+            if self.ended_early is not None:
+                self._writer.end_early()
+
+    def _write_pixels(self, index: int, pixels: np.ndarray, time: tuple[int, int]) -> None:
+        self._writer.write(pixels, *time)
+
+    def _write_encoded(self, index: int, frame: EncodedFrame) -> None:
+        self._writer.write_encoded(frame)
+
+    def _damage(self) -> VideoError | None:
+        return self.ended_early or self._writer.sound_error
+
+
+class FolderEnds(Ends):
+    """A folder of images, which becomes a folder of PNG files of the same names."""
+
+    source: str | Path
+
+    def identity(self) -> dict[str, Any]:
+        return {"frames": [file_identity(path) for path in self.input_files()], **_AS_PNG}
+
+    def input_files(self) -> list[Path]:
+        folder = FrameFolder(self.source)
+        return [folder.path / name for name in folder.names]
+
+    def _open(self, stack: contextlib.ExitStack) -> None:
+        self._folder = FrameFolder(self.source)
+        self.num_frames = len(self._folder)
+        self.size = (self._folder.height, self._folder.width)
+        self._writer = FrameFolderWriter(self.output)
+        stack.enter_context(output_lock(self.output))
+
+    def _read(self, start: int) -> Iterator[VideoFrame]:
+        return (self._folder[index] for index in range(start, len(self._folder)))
+
+    def _writing(self) -> contextlib.AbstractContextManager[object]:
+        return self._writer
+
+    def _write_pixels(self, index: int, pixels: np.ndarray, time: tuple[int, int]) -> None:
+        self._writer.write(pixels, self._folder.names[index])
+
+    def _write_encoded(self, index: int, frame: EncodedFrame) -> None:
+        self._writer.write_encoded(frame.data, self._folder.names[index])
+
+
+class ImageEnds(Ends):
+    """One image, which becomes a PNG file."""
+
+    source: str | Path
+    num_frames = 1
+
+    def identity(self) -> dict[str, Any]:
+        return {"input": file_identity(self.source), **_AS_PNG}
+
+    def input_files(self) -> list[Path]:
+        return [Path(self.source)]
+
+    def _open(self, stack: contextlib.ExitStack) -> None:
+        if self.output.suffix.lower() != ".png":
+            raise ValueError(f"{self.output}: an image is written as PNG, name the output .png")
+        self._pixels = read_image(Path(self.source))
+        self.size = self._pixels.shape[:2]
+        stack.enter_context(output_lock(self.output))
+
+    def _read(self, start: int) -> Iterator[VideoFrame]:
+        return (VideoFrame(pixels, 0, 1) for pixels in [self._pixels][start:])
+
+    def _writing(self) -> contextlib.AbstractContextManager[object]:
+        return contextlib.nullcontext()
+
+    def _write_pixels(self, index: int, pixels: np.ndarray, time: tuple[int, int]) -> None:
+        write_file(self.output, encode_png(pixels))
+
+    def _write_encoded(self, index: int, frame: EncodedFrame) -> None:
+        write_file(self.output, frame.data)
+
+
+_AS_PNG = {"pictures": "png"}
+
+
+def make_ends(
+    source: str | Path, output: str | Path, codec: str = "h264", crf: int | None = None
+) -> Ends:
+    """Return the ends for what lies at `source`; `codec` and `crf` are of videos."""
+    source = Path(source)
+    if source.is_dir():
+        return FolderEnds(source, output)
+    if source.suffix.lower() in SUFFIXES:
+        return ImageEnds(source, output)
+    return VideoEnds(source, output, codec, crf)
+
+
+def output_name(source: Path, codec: str) -> tuple[str, int | None]:
+    """Return what the output of an input is called in a batch, and how many frames it says.
+
+    Raises:
+        FileNotFoundError, ValueError: If the input cannot be used.
+    """
+    if source.is_dir():
+        return source.resolve().name, len(FrameFolder(source))
+    if source.suffix.lower() in SUFFIXES:
+        return f"{source.stem}.png", 1
+    with VideoReader(source) as reader:
+        suffix = container_for(reader.info.audio_codecs, codec)
+        return f"{source.stem}{suffix}", reader.info.num_frames
+
+
+def drained(items: list[Item]) -> Iterator[Item]:
+    """Yield the items of a list, which keeps none that was yielded."""
+    items.reverse()
+    while items:
+        yield items.pop()

@@ -1,0 +1,116 @@
+"""Restore the parts of one clip in this process, with what they share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..restoration.engine import Engine
+from ..restoration.settings import RestorationSettings
+from ..restoration.streaming.segments import Segment
+from ..restoration.streaming.stream import SegmentRestorer
+from .clip_work import PartDone
+from .parts import PartEncoder, PartTask, restored_frames
+
+
+class LocalPool:
+    """A `Pool` without workers.
+
+    A part that follows the last one takes over what their segments share, so that nothing is
+    computed twice. A part is encoded while the next one is restored.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        settings: RestorationSettings,
+        *,
+        callback: Callable[[float], None] | None = None,
+        before_segment: Callable[[], None] | None = None,
+    ) -> None:
+        """Take the engine.
+
+        Args:
+            engine: What restores.
+            settings: What the user chose.
+            callback: Called with the frames done, from the start of the clip; may raise to
+                cancel.
+            before_segment: Called before each segment.
+        """
+        self._engine = engine
+        self._settings = settings
+        self._callback = callback
+        self._before_segment = before_segment
+        self._waiting: tuple[Any, list[np.ndarray], PartTask] | None = None
+        self._encoding: tuple[Any, PartEncoder] | None = None
+        self._restorer: SegmentRestorer | None = None
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether to `submit` a part."""
+        return self._waiting is None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is waiting or under way."""
+        return self._waiting is None and self._encoding is None
+
+    def submit(self, key: Any, frames: list[np.ndarray], task: PartTask) -> None:
+        """Take a part to restore it in `collect`."""
+        self._waiting = (key, frames, task)
+
+    def collect(self, done: PartDone, timeout_s: float) -> None:
+        """Restore the part that waits, and hand over the one before once it is encoded."""
+        if self._waiting is None:
+            self._hand_over(done)
+            return
+        (key, frames, task), self._waiting = self._waiting, None
+
+        def progress(segment: Segment, part: int, parts: int) -> None:
+            # At once, as it is kept from then on.
+            if self._encoding is not None and self._encoding[1].is_done:
+                self._hand_over(done)
+            if self._callback is not None:
+                fresh = segment.stop - segment.start
+                self._callback(segment.start + fresh * part / parts)
+
+        encoder: PartEncoder | None = None
+        try:
+            for pixels in restored_frames(
+                frames, task, self._restorer_for(frames, task), progress, self._before_segment
+            ):
+                if encoder is None:
+                    self._hand_over(done)
+                    encoder = PartEncoder(task)
+                encoder.put(pixels)
+                del pixels
+        except BaseException:
+            if encoder is not None:
+                encoder.close()
+            raise
+        assert encoder is not None
+        encoder.end()
+        self._encoding = (key, encoder)
+
+    def give_up(self, done: PartDone) -> None:
+        """Hand over the part that is restored but not encoded yet; drop the one that waits."""
+        self._waiting = None
+        self._hand_over(done)
+
+    def _hand_over(self, done: PartDone) -> None:
+        if self._encoding is None:
+            return
+        (key, encoder), self._encoding = self._encoding, None
+        with encoder:
+            done(key, encoder.finish())
+
+    def _restorer_for(self, frames: list[np.ndarray], task: PartTask) -> SegmentRestorer:
+        """Return the restorer of the part before if this one follows it."""
+        if self._restorer is None or self._restorer.noise_state != task.noise_state:
+            height, width = frames[0].shape[:2]
+            self._restorer = SegmentRestorer(
+                self._engine, self._settings, height, width, task.noise_state
+            )
+        return self._restorer

@@ -1,0 +1,220 @@
+"""Read ahead and write behind: files are decoded and encoded in threads of their own.
+
+Both sides share a queue that is bounded by bytes. Whoever restores takes frames a segment at a
+time, and gives them back so; a queue of a few frames would leave the threads idle most of the
+time. The threads are joined by `close`, or by the end of the `with` block, whatever ends it: no
+file may be closed before.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+QUEUED_BYTES = 128 << 20
+"""What a queue holds at most: 48 frames of 1280x720 in 8 bits, 5 of 3840x2160; less than the
+frames of a segment take."""
+_LEAST_ITEMS = 2
+"""What it holds however large they are, so that neither side waits for the other's next one."""
+
+
+class ReadAhead(Generic[Item]):
+    """Iterate over what a thread reads in advance.
+
+    What the thread's iterator raises is raised here, after the items before it.
+    """
+
+    def __init__(
+        self,
+        items: Iterable[Item],
+        size_of: Callable[[Item], int],
+        queued_bytes: int = QUEUED_BYTES,
+    ) -> None:
+        """Start to read.
+
+        Args:
+            items: Iterated over in the thread, which alone may use what they come from until
+                `close`.
+            size_of: Bytes of an item.
+            queued_bytes: What may be read in advance.
+        """
+        self._queue: _Queue[Item] = _Queue(queued_bytes)
+        self._thread = threading.Thread(
+            target=self._read, args=(iter(items), size_of), name="read ahead", daemon=True
+        )
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[Item]:
+        return self
+
+    def __next__(self) -> Item:
+        item = self._queue.get()
+        if not item:
+            self.close()
+            if self._queue.error is not None:
+                raise self._queue.error
+            raise StopIteration
+        return item.pop()
+
+    def close(self) -> None:
+        """Drop what is queued and wait until the thread has ended."""
+        self._queue.close()
+        self._thread.join()
+
+    def _read(self, items: Iterator[Item], size_of: Callable[[Item], int]) -> None:
+        try:
+            for item in items:
+                if not self._queue.put(item, size_of(item)):
+                    break
+                # Not kept alive while the next one is read.
+                del item
+        except BaseException as error:  # noqa: BLE001 (raised again by who iterates)
+            self._queue.end(error)
+        else:
+            self._queue.end()
+
+
+class WriteBehind(Generic[Item]):
+    """Write items in a thread, in order, while the `with` block makes more.
+
+    The end of the block waits for them. If the block raises, what is queued is dropped. What
+    writing raises is raised by the next `put`, or by the end of the block.
+    """
+
+    def __init__(
+        self, write: Callable[[Item], object], queued_bytes: int = QUEUED_BYTES
+    ) -> None:
+        """Start to wait for items.
+
+        Args:
+            write: Called with each of them in the thread, which alone may use what it writes
+                to until the end.
+            queued_bytes: What may wait to be written.
+        """
+        self._write = write
+        self._queue: _Queue[Item] = _Queue(queued_bytes)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="write behind", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> WriteBehind[Item]:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.finish()
+        else:
+            self.close()
+
+    def put(self, item: Item, size: int) -> None:
+        """Hand over an item of `size` bytes; waits for room in the queue."""
+        if not self._queue.put(item, size):
+            self._raise()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the thread has ended: everything is written, or writing has failed."""
+        return not self._thread.is_alive()
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether nothing can be put any more."""
+        return self._queue.is_ended
+
+    def end(self) -> None:
+        """Say that nothing follows; the thread ends once all is written."""
+        self._queue.end()
+
+    def finish(self) -> None:
+        """Wait until everything is written."""
+        self.end()
+        try:
+            self._thread.join()
+        finally:
+            self.close()
+        self._raise()
+
+    def close(self) -> None:
+        """Drop what is queued and wait until the thread has ended."""
+        self._queue.close()
+        self._thread.join()
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            while item := self._queue.get():
+                self._write(item.pop())
+        except BaseException as error:  # noqa: BLE001 (raised again by who writes)
+            self._error = error
+            self._queue.close()
+
+
+class _Queue(Generic[Item]):
+    """Items from one thread to another, as many as fit."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._bytes = 0
+        self._items: deque[tuple[Item, int]] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self.is_ended = False
+        """Whether nothing follows what was put."""
+        self.error: BaseException | None = None
+        """Why nothing follows."""
+
+    def put(self, item: Item, size: int) -> bool:
+        """Add an item once there is room; False if nobody takes it any more."""
+        with self._changed:
+            while not self._closed and not self._has_room(size):
+                self._changed.wait()
+            if not self._closed:
+                self._items.append((item, size))
+                self._bytes += size
+                self._changed.notify_all()
+            return not self._closed
+
+    def get(self) -> list[Item]:
+        """Wait for an item and return it in a list, which is empty when nothing follows.
+
+        A list, so that the caller can hand the item on without keeping it.
+        """
+        with self._changed:
+            while not self._items and not self.is_ended and not self._closed:
+                self._changed.wait()
+            if not self._items:
+                return []
+            item, size = self._items.popleft()
+            self._bytes -= size
+            self._changed.notify_all()
+            return [item]
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Say that nothing follows what was put."""
+        with self._changed:
+            self.is_ended = True
+            self.error = error
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Drop all items; none is taken or given any more."""
+        with self._changed:
+            self._closed = True
+            self._items.clear()
+            self._changed.notify_all()
+
+    def _has_room(self, size: int) -> bool:
+        return len(self._items) < _LEAST_ITEMS or self._bytes + size <= self._most_bytes
