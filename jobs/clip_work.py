@@ -122,7 +122,7 @@ class ClipWork:
             if isinstance(result, Exception):
                 raise result
             self._store.add(result, part.position, part.finished, index)
-        except (ValueError, OSError, RuntimeError) as error:
+        except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
             self._end(error)
             return
         self._on_frames(part.task.num_frames)

@@ -1,7 +1,7 @@
 """What reads an input and writes its output, one class for each kind: video, folder, image.
 
     with open_ends("in.mp4", "out.mp4", codec="h264") as ends:
-        report = ends.write(restore_segments(ends.frames(), deblurrer, settings))
+        report = ends.write(restore_segments(ends.frames(), engine, settings))
     ends.check_complete(report)
 
 Frames are read and written in threads of their own (see `threads`). Whatever ends the block,

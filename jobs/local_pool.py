@@ -30,7 +30,7 @@ class LocalPool:
         callback: Callable[[float], None] | None = None,
         before_segment: Callable[[], None] | None = None,
     ) -> None:
-        """Take the engine.
+        """Begin a clip.
 
         Args:
             engine: What restores.
@@ -46,6 +46,7 @@ class LocalPool:
         self._waiting: tuple[Any, list[np.ndarray], PartTask] | None = None
         self._encoding: tuple[Any, PartEncoder] | None = None
         self._restorer: SegmentRestorer | None = None
+        self._following: tuple[int, bytes] | None = None
 
     @property
     def wants_more(self) -> bool:
@@ -77,9 +78,10 @@ class LocalPool:
                 self._callback(segment.start + fresh * part / parts)
 
         encoder: PartEncoder | None = None
+        restorer = self._restorer_for(frames, task)
         try:
             for pixels in restored_frames(
-                frames, task, self._restorer_for(frames, task), progress, self._before_segment
+                frames, task, restorer, progress, self._before_segment
             ):
                 if encoder is None:
                     self._hand_over(done)
@@ -90,6 +92,7 @@ class LocalPool:
             if encoder is not None:
                 encoder.close()
             raise
+        self._following = (task.segments[-1][1], restorer.noise_state)
         assert encoder is not None
         encoder.end()
         self._encoding = (key, encoder)
@@ -108,7 +111,8 @@ class LocalPool:
 
     def _restorer_for(self, frames: list[np.ndarray], task: PartTask) -> SegmentRestorer:
         """Return the restorer of the part before if this one follows it."""
-        if self._restorer is None or self._restorer.noise_state != task.noise_state:
+        start = (task.segments[0][0].context_start, task.noise_state)
+        if self._restorer is None or self._following != start:
             height, width = frames[0].shape[:2]
             self._restorer = SegmentRestorer(
                 self._engine, self._settings, height, width, task.noise_state

@@ -8,6 +8,7 @@ import signal
 from fractions import Fraction
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from video_deblur.jobs import parts
@@ -220,6 +221,30 @@ def test_a_part_of_a_damaged_video_does_not_pass_for_all_of_it(batch):
     assert first.state == second.state == "failed"
     assert second.error == first.error
     assert "before that are restored" in first.error
+
+
+def test_what_one_clip_cannot_give_does_not_stop_the_others(batch, tmp_path):
+    class FailingPool(LastFirstPool):
+        def collect(self, done, timeout_s):
+            (work, index), *_ = self.waiting[-1]
+            if index == 1:
+                self.waiting.pop()
+                done((work, index), FloatingPointError("frame 9: the network gave NaN"))
+                return
+            super().collect(done, timeout_s)
+
+    photo = tmp_path / "photo.png"
+    cv2.imwrite(str(photo), np.full((40, 56, 3), 90, np.uint8))
+    batch.sources.append(photo)
+    deblurrer = load_deblurrer(batch.options.checkpoint, "cpu", "float32")
+    clip, other = batch.run(FailingPool(deblurrer))
+    assert (clip.state, clip.error) == (
+        "failed",
+        f"{batch.sources[0]}: frame 9: the network gave NaN",
+    )
+    assert (other.state, other.output.name, other.num_frames) == ("restored", "photo.png", 1)
+    assert cv2.imread(str(other.output)).shape == (40, 56, 3)
+    assert batch.run(LastFirstPool(deblurrer))[1].state == "skipped"
 
 
 def test_what_the_encoder_refuses_is_named_by_its_file(batch, tmp_path):
