@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from .attention import attend
 from .layers import make_norm, zero_init
 
 Extent = tuple[int, int, int]
@@ -86,7 +87,7 @@ class WindowAttention(nn.Module):
             d=self.head_dim,
         )
         bias = None if bias is None else bias.to(q.dtype)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        out = attend(q, k, v, bias)
         out = self.to_out(rearrange(out, "n heads l d -> n l (heads d)"))
         return rearrange(merge(out, window, shift, padded, size), "b t h w c -> (b t) c h w")
 
