@@ -116,6 +116,26 @@ def test_the_models_parts_run_on_fake_cuda_in_their_dtypes(model, dtype):
         assert decoded.shape == blurry.shape
 
 
+def test_nothing_is_sent_to_the_device_in_a_second_pass(model):
+    """What networks add or divide by is made once and kept there."""
+    blurry = torch.rand(1, 3, 3, 24, 32) * 2 - 1
+    with PretendedDevice("cuda") as pretended:
+        model.to(pretended.device)
+        blurry, timesteps = blurry.to(pretended.device), torch.tensor([999]).to("cuda")
+
+        def run() -> None:
+            condition, clean = model.encode_blur(blurry), model.encode_sharp(blurry)
+            tokens = model.encode_tokens(blurry[:, :, 1])
+            v = model.unet(torch.cat([clean, condition], dim=1), timesteps, tokens)
+            clean = clean_from_velocity(model.config.schedule, clean, v, timesteps)
+            model.decode_restored(clean, blurry)
+
+        run()
+        before = dict(pretended.counts)
+        run()
+        assert pretended.counts == before
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("num_steps", [1, 4])
