@@ -11,8 +11,9 @@ PyTorch's fake tensors cannot, and fails where the device would:
 
 Not covered: results of the device's own kernels (rounding, TF32, atomics), limits of kernels on
 sizes and memory layouts, asynchronous launches and errors, streams, memory that runs out,
-autocast, other threads than the one that pretends, and what PyTorch's C++ decides by device (cuDNN, attention kernels): it is told that
-these tensors are on "meta", a device whose tensors need no driver.
+autocast, other threads than the one that pretends, and what PyTorch's C++ decides by device
+(cuDNN, attention kernels): it is told that these tensors are on "meta", a device whose tensors
+need no driver.
 """
 
 from __future__ import annotations
