@@ -59,7 +59,9 @@ def add_train(commands: Any) -> None:
         "--validate-every", type=int, default=500, help="updates between (default: 500)"
     )
     parser.add_argument(
-        "--save-every", type=float, default=60, help="seconds between states (default: 60)"
+        "--save-every",
+        type=float,
+        help="seconds between states (default: 60, or 1800 where a state has over 1 GB)",
     )
     parser.add_argument(
         "--workers",

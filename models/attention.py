@@ -14,6 +14,33 @@ from torch import Tensor, nn
 
 from .layers import make_norm
 
+MOST_ENTRIES = 65_535
+"""Entries of a batch that one call attends to: CUDA's kernels put them along an axis of their
+grid that holds no more (pytorch/pytorch#146704). Over time at each position, the public weights
+reach it with a tile of 2048x2048 pixels."""
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Attend, in parts where there are more entries than a device takes at once.
+
+    Args:
+        q: Queries `[N, heads, L, D]`.
+        k: Keys `[N, heads, M, D]`.
+        v: Values, as the keys.
+        bias: Added to the scores, `[N, 1 or heads, L, M]` or, for all alike, `[heads, L, M]`.
+
+    Returns:
+        `[N, heads, L, D]`.
+    """
+    if len(q) <= MOST_ENTRIES:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    parts = []
+    for first in range(0, len(q), MOST_ENTRIES):
+        part = slice(first, first + MOST_ENTRIES)
+        own = bias[part] if bias is not None and bias.ndim == 4 else bias
+        parts.append(F.scaled_dot_product_attention(q[part], k[part], v[part], attn_mask=own))
+    return torch.cat(parts)
+
 
 class Attention(nn.Module):
     """Multi-head attention of tokens to themselves or to a context."""
@@ -45,7 +72,7 @@ class Attention(nn.Module):
             rearrange(x, "n l (heads d) -> n heads l d", d=self.head_dim)
             for x in (self.to_q(tokens), self.to_k(source), self.to_v(source))
         )
-        out = F.scaled_dot_product_attention(q, k, v)
+        out = attend(q, k, v)
         return self.to_out[0](rearrange(out, "n heads l d -> n l (heads d)"))
 
 

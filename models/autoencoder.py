@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -174,12 +175,15 @@ def denormalise_latents(config: AutoencoderConfig, latents: Tensor) -> Tensor:
 
 def _statistics(config: AutoencoderConfig, like: Tensor) -> tuple[Tensor, Tensor]:
     shape = (1, -1) + (1,) * (like.ndim - 2)
+    mean, std = _tables(config, like.dtype, like.device)
+    return mean.reshape(shape), std.reshape(shape)
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(mode=False)  # what restoring puts in the cache must serve training too
+def _tables(config: AutoencoderConfig, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return mean and standard deviation of each channel, `[2, C]`, kept by device."""
     channels = config.latent_channels
-    mean, std = (
-        torch.tensor(values, dtype=torch.float64).to(like.dtype).to(like.device).reshape(shape)
-        for values in (
-            config.latent_mean or (0.0,) * channels,
-            config.latent_std or (1.0,) * channels,
-        )
-    )
-    return mean, std
+    mean = config.latent_mean or (0.0,) * channels
+    std = config.latent_std or (1.0,) * channels
+    return torch.tensor([mean, std], dtype=torch.float64).to(dtype).to(device)

@@ -24,6 +24,7 @@ from .autoencoder import (
 )
 from .config import DivdConfig
 from .image_encoder import ImageEncoder
+from .precision import exact_float32
 from .unet3d import UNet3D
 
 
@@ -51,10 +52,12 @@ class Divd(nn.Module):
         """Pixels per latent position."""
         return self.config.autoencoder.downscale
 
+    @exact_float32()
     def encode_sharp(self, video: Tensor) -> Tensor:
         """Encode with the sharp encoder: the space that is denoised."""
         return self._per_frame(self._normalised(self.autoencoder.encoder), video)
 
+    @exact_float32()
     def encode_blur(self, video: Tensor) -> Tensor:
         """Encode blurry frames with the trained blur encoder: the condition."""
         return self._per_frame(self._normalised(self.blur_encoder), video)
@@ -63,6 +66,7 @@ class Divd(nn.Module):
         """Encode frames `[N, 3, H, W]` to image tokens `[N, M, D]`."""
         return self.image_encoder(images)
 
+    @exact_float32()
     def decode(self, latents: Tensor, detail_video: Tensor | None = None) -> Tensor:
         """Decode latents to video, not clamped.
 

@@ -8,6 +8,7 @@ parameter names, so that ViT-H-14 weights load as they are; `token_projection` i
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -168,6 +169,12 @@ class ImageEncoder(nn.Module):
         )
         top, left = round((size[0] - side) / 2), round((size[1] - side) / 2)
         resized = resized[..., top : top + side, left : left + side] * 0.5 + 0.5
-        mean = torch.tensor(CLIP_MEAN).to(resized).reshape(1, 3, 1, 1)
-        std = torch.tensor(CLIP_STD).to(resized).reshape(1, 3, 1, 1)
+        mean, std = _statistics(resized.device)
         return ((resized.clamp(0, 1) - mean) / std).to(images.dtype)
+
+
+@lru_cache(maxsize=8)
+@torch.inference_mode(mode=False)  # what restoring puts in the cache must serve training too
+def _statistics(device: torch.device) -> Tensor:
+    """Return CLIP's mean and standard deviation, `[2, 1, 3, 1, 1]`, kept by device."""
+    return torch.tensor([CLIP_MEAN, CLIP_STD]).to(device).reshape(2, 1, 3, 1, 1)

@@ -15,6 +15,7 @@ from .config import ScheduleConfig
 
 
 @lru_cache(maxsize=8)
+@torch.inference_mode(mode=False)  # what restoring puts in the cache must serve training too
 def alphas_cumprod(schedule: ScheduleConfig) -> Tensor:
     """Return alpha_bar over the training timesteps.
 
@@ -23,7 +24,7 @@ def alphas_cumprod(schedule: ScheduleConfig) -> Tensor:
     where it did (Lin et al., arXiv 2305.08891, Algorithm 1).
 
     Returns:
-        float64 `[num_timesteps]`, decreasing.
+        float64 `[num_timesteps]` on the CPU, decreasing.
     """
     roots = torch.linspace(
         schedule.beta_start**0.5,
@@ -41,12 +42,12 @@ def alphas_cumprod(schedule: ScheduleConfig) -> Tensor:
 
 def alphas_at(schedule: ScheduleConfig, timesteps: Tensor) -> Tensor:
     """Return alpha_t (not squared) at timesteps `[B]`, float32 on their device."""
-    return _at(alphas_cumprod(schedule).sqrt(), timesteps)
+    return _at(_tables(schedule, timesteps.device)[0], timesteps)
 
 
 def sigmas_at(schedule: ScheduleConfig, timesteps: Tensor) -> Tensor:
     """Return sigma_t at timesteps `[B]`, float32 on their device."""
-    return _at((1 - alphas_cumprod(schedule)).sqrt(), timesteps)
+    return _at(_tables(schedule, timesteps.device)[1], timesteps)
 
 
 def add_noise(
@@ -79,10 +80,21 @@ def _spread(schedule: ScheduleConfig, timesteps: Tensor, like: Tensor) -> tuple[
     return alpha, sigmas_at(schedule, timesteps).to(like).reshape(shape)
 
 
+@lru_cache(maxsize=16)
+@torch.inference_mode(mode=False)  # what restoring puts in the cache must serve training too
+def _tables(schedule: ScheduleConfig, device: torch.device) -> Tensor:
+    """Return alphas and sigmas, float32 `[2, num_timesteps]`.
+
+    Made on the CPU: Apple's GPUs have no float64. One copy serves every step.
+    """
+    alpha_bar = alphas_cumprod(schedule)
+    return torch.stack([alpha_bar.sqrt(), (1 - alpha_bar).sqrt()]).float().to(device)
+
+
 def _at(table: Tensor, timesteps: Tensor) -> Tensor:
-    position = timesteps.to(torch.float64).clamp(0, len(table) - 1)
+    """Read a table at timesteps, between two of them linearly."""
+    position = timesteps.float().clamp(0, len(table) - 1)
     lower = position.floor().long()
     upper = (lower + 1).clamp(max=len(table) - 1)
-    table = table.to(timesteps.device)
     fraction = position - lower
-    return (table[lower] * (1 - fraction) + table[upper] * fraction).float()
+    return table[lower] * (1 - fraction) + table[upper] * fraction

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from .attention import attend
 from .layers import make_norm, zero_init
 
 Extent = tuple[int, int, int]
@@ -86,7 +87,7 @@ class WindowAttention(nn.Module):
             d=self.head_dim,
         )
         bias = None if bias is None else bias.to(q.dtype)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        out = attend(q, k, v, bias)
         out = self.to_out(rearrange(out, "n heads l d -> n l (heads d)"))
         return rearrange(merge(out, window, shift, padded, size), "b t h w c -> (b t) c h w")
 
@@ -99,7 +100,7 @@ class WindowAttention(nn.Module):
             mask = mask[:, None].to(tokens).repeat(tokens.shape[0] // mask.shape[0], 1, 1, 1)
         if self.relative_position is None:
             return mask
-        index = relative_position_index(window, self.window).to(tokens.device)
+        index = relative_position_index(window, self.window, tokens.device)
         length = window[0] * window[1] * window[2]
         # 8-bit weights come as they are stored, and cannot be added to.
         table = self.relative_position(index).to(tokens.dtype)
@@ -160,12 +161,15 @@ def merge(
 
 @lru_cache(maxsize=64)
 @torch.inference_mode(mode=False)  # what restoring puts in the cache must serve training too
-def relative_position_index(window: Extent, table_window: Extent) -> Tensor:
-    """Index of each (query, key) offset in the bias table.
+def relative_position_index(
+    window: Extent, table_window: Extent, device: torch.device
+) -> Tensor:
+    """Index of each (query, key) offset in the bias table, kept by device.
 
     Args:
         window: Extent in use, at most `table_window`.
         table_window: Extent the table was made for.
+        device: Where it is read.
 
     Returns:
         int64 `[L * L]`, L = T_w * H_w * W_w of `window`, query-major.
@@ -177,7 +181,7 @@ def relative_position_index(window: Extent, table_window: Extent) -> Tensor:
     offsets = offsets + limits - 1
     spans = 2 * limits - 1
     index = (offsets[..., 0] * spans[1] + offsets[..., 1]) * spans[2] + offsets[..., 2]
-    return index.flatten()
+    return index.flatten().to(device)
 
 
 @lru_cache(maxsize=16)

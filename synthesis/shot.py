@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from .camera_response import RESPONSES
 from .camera_shake import ShakeConfig, Trajectory, sample_trajectory
 
 
@@ -66,8 +67,9 @@ def draw_shot(
             (`config.foreground_probability`).
     """
     path = sample_trajectory(num_frames, config, generator, size=size)
-    # Half of the clips see the measured response, since no real camera is a plain gamma.
-    response = max(int(torch.rand((), generator=generator) * 4 - 1), 0)
+    # Half of the clips see the measured response, the first: no real camera is a plain gamma.
+    others = len(RESPONSES) - 1
+    response = max(int(torch.rand((), generator=generator) * 2 * others) - others + 1, 0)
     chance = float(torch.rand((), generator=generator))
     if not may_have_front or chance >= config.foreground_probability:
         return plan_shot(path, response, config)

@@ -11,10 +11,8 @@ none; so that means over a batch do not depend on how it was split.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -27,8 +25,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from .fsdp import choose_units, is_split, let_go
+from .log import TrainingLog
 from .muon import Muon
-from .states import Progress, load_state, save_state, whole
+from .states import Progress, StateWriter, load_state, seconds_between_states, whole
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -83,8 +82,8 @@ class Run:
     """Largest norm of the gradient."""
     ema_decay: float = 0.999
     """Of the averaged weights, per update."""
-    save_every_s: float = 60.0
-    """Seconds between states."""
+    save_every_s: float | None = None
+    """Seconds between states; None chooses by their size."""
     log_every: int = 20
     """Updates between lines of the log."""
     validate_every: int = 0
@@ -120,6 +119,19 @@ def train(
         FloatingPointError: If the gradient was not finite ten times in a row.
         ValueError: If the folder holds states of another network.
     """
+    with StateWriter(run.folder, run.name, accelerator) as writer:
+        return _train(run, accelerator, module, batches, prepare, validation, writer)
+
+
+def _train(
+    run: Run,
+    accelerator: Accelerator,
+    module: nn.Module,
+    batches: BatchesFn,
+    prepare: PrepareFn,
+    validation: Validation | None,
+    writer: StateWriter,
+) -> dict[str, Tensor]:
     plain_optimizers = _optimizers(run, module, accelerator)
     split = is_split(accelerator)
     if split:
@@ -130,7 +142,10 @@ def train(
     resumed = load_state(run.folder, run.name, module, plain_optimizers, average)
     step, best = resumed.step, resumed.best
     skipped, skipped_in_a_row = resumed.skipped, resumed.skipped_in_a_row
-    log = _Log(run, accelerator, resumed)
+    log = TrainingLog(run, accelerator, resumed)
+    save_every_s = run.save_every_s
+    if save_every_s is None:
+        save_every_s = seconds_between_states(parameters.values())
     last_saved = time.monotonic()
     for micro_batches in log.timed(batches(step, run.steps)):
         factor = schedule_factor(step, run.steps, run.warmup_steps)
@@ -183,7 +198,7 @@ def train(
             log.write(step, {**more, **measured})
         elif run.progress is not None and accelerator.is_main_process:
             run.progress(step, run.steps, None)
-        if done or _any(accelerator, time.monotonic() - last_saved > run.save_every_s):
+        if done or _any(accelerator, time.monotonic() - last_saved > save_every_s):
             progress = Progress(
                 step=step,
                 best=best,
@@ -191,10 +206,8 @@ def train(
                 skipped=skipped,
                 skipped_in_a_row=skipped_in_a_row,
             )
-            save_state(
-                run.folder, run.name, progress, module, plain_optimizers, average, accelerator
-            )
             last_saved = time.monotonic()
+            writer.save(progress, module, plain_optimizers, average)
     return average
 
 
@@ -221,97 +234,6 @@ def averaged(
                 parameter.copy_(trained[name])
         if any(isinstance(value, DTensor) for value in average.values()):
             let_go(module)
-
-
-class _Log:
-    """Averages values over updates and processes; writes lines, scalars and progress."""
-
-    def __init__(self, run: Run, accelerator: Accelerator, resumed: Progress) -> None:
-        self.run = run
-        self.accelerator = accelerator
-        self.resumed = resumed
-        self.values: dict[str, list[Tensor]] = {}
-        self.started = self.line_started = time.monotonic()
-        self.waited_s = self.prepared_s = 0.0
-
-    @property
-    def elapsed_s(self) -> float:
-        """Time spent on the run, before it was resumed included."""
-        return self.resumed.elapsed_s + time.monotonic() - self.started
-
-    def timed(self, batches: Iterable[Sequence[Any]]) -> Iterator[Sequence[Any]]:
-        """Pass batches on, adding up how long they were waited for."""
-        iterator = iter(batches)
-        while True:
-            before = time.monotonic()
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
-            self.waited_s += time.monotonic() - before
-            yield batch
-
-    @contextmanager
-    def preparing(self) -> Iterator[None]:
-        """Add up how long clips take that are finished on the device."""
-        before = time.monotonic()
-        yield
-        self.prepared_s += time.monotonic() - before
-
-    def add(self, values: dict[str, Tensor]) -> None:
-        for name, value in values.items():
-            self.values.setdefault(name, []).append(value.detach().float())
-
-    def write(self, step: int, more: dict[str, float]) -> None:
-        now = time.monotonic()
-        means = self._means()
-        samples = self._total(sum(len(value) for value in self.values["loss"]))
-        seconds = max(now - self.line_started, 1e-9)
-        line = {
-            **means,
-            **more,
-            "images_per_s": samples * self.run.images_per_sample / seconds,
-            "data_wait": self.waited_s / seconds,
-            "data_preparation": self.prepared_s / seconds,
-            "memory_gb": _memory_gb(self.accelerator.device),
-        }
-        per_step = (now - self.started) / (step - self.resumed.step)
-        self.values, self.waited_s, self.prepared_s = {}, 0.0, 0.0
-        self.line_started = now
-        self.accelerator.log({f"{self.run.name}/{k}": v for k, v in line.items()}, step=step)
-        if not self.accelerator.is_main_process:
-            return
-        elapsed_s = round(self.elapsed_s, 1)
-        rounded = {name: float(f"{value:.6g}") for name, value in line.items()}
-        _append_line(
-            self.run.folder / f"{self.run.name}.jsonl",
-            json.dumps({"step": step, "elapsed_s": elapsed_s, **rounded}),
-        )
-        if self.run.progress is not None:
-            left_s = per_step * (self.run.steps - step)
-            self.run.progress(step, self.run.steps, {**line, "left_s": left_s})
-
-    def _means(self) -> dict[str, float]:
-        """Average over samples, updates and processes; what no sample had is left out."""
-        names = sorted(self.values)
-        vectors = [torch.cat(self.values[name]) for name in names]
-        sums = torch.stack([v.nan_to_num(0.0, math.nan, math.nan).sum() for v in vectors])
-        counts = torch.stack([(~v.isnan()).sum() for v in vectors])
-        sums = self.accelerator.reduce(sums, "sum")
-        counts = self.accelerator.reduce(counts, "sum")
-        assert isinstance(sums, Tensor)
-        assert isinstance(counts, Tensor)
-        return {
-            name: float(total / count)
-            for name, total, count in zip(names, sums, counts, strict=True)
-            if count
-        }
-
-    def _total(self, number: float) -> float:
-        local = torch.tensor(float(number), device=self.accelerator.device)
-        total = self.accelerator.reduce(local, "sum")
-        assert isinstance(total, Tensor)
-        return float(total)
 
 
 def _optimizers(
@@ -362,16 +284,6 @@ def _update_average(
             average[name].lerp_(parameter.float(), 1 - decay)
 
 
-def _append_line(path: Path, line: str) -> None:
-    """Append a line; one that a killed run left unfinished stays one of its own."""
-    with path.open("ab+") as file:
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                file.write(b"\n")
-        file.write(line.encode() + b"\n")
-
-
 def _is_due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
@@ -381,12 +293,3 @@ def _any(accelerator: Accelerator, condition: bool) -> bool:
     votes = accelerator.reduce(torch.tensor(float(condition), device=accelerator.device), "sum")
     assert isinstance(votes, Tensor)
     return bool(votes > 0)
-
-
-def _memory_gb(device: torch.device) -> float:
-    """Return the most memory used on a device so far, or what the process uses on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    import psutil
-
-    return psutil.Process().memory_info().rss / 1e9

@@ -105,7 +105,7 @@ def orthogonalise(matrices: Tensor, num_iterations: int = 5) -> Tensor:
     tall = wide.shape[-2] > wide.shape[-1]
     if tall:
         wide = wide.mT
-    wide = wide / (wide.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    wide = wide / (torch.linalg.vector_norm(wide, dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(num_iterations):
         gram = wide @ wide.mT
         wide = a * wide + (b * gram + c * gram @ gram) @ wide

@@ -39,7 +39,7 @@ def check_request(
     folder: Path,
     *,
     validate_every: int,
-    save_every_s: float,
+    save_every_s: float | None,
     num_workers: int | None,
     export: str | Path | None,
 ) -> None:
@@ -55,7 +55,7 @@ def check_request(
         logger.warning("%d workers are more than the %d cores", num_workers, os.cpu_count())
     if validate_every < 0:
         raise ValueError(f"updates between validations must be 0 or more, got {validate_every}")
-    if not 0 <= save_every_s < math.inf:
+    if save_every_s is not None and not 0 <= save_every_s < math.inf:
         raise ValueError(f"seconds between states must be 0 or more, got {save_every_s}")
     _check_run_folder(folder)
     if export is None:

@@ -63,7 +63,7 @@ def train_preset(
     validation: str | None = None,
     validate_every: int = 500,
     log_every: int = 20,
-    save_every_s: float = 60.0,
+    save_every_s: float | None = None,
     export: str | Path | None = None,
     num_workers: int | None = None,
     progress: ProgressFn | None = None,
@@ -85,7 +85,7 @@ def train_preset(
         validation: Pairs that are restored now and then, `KIND:PATH`.
         validate_every: Updates between validations.
         log_every: Updates between lines of the log.
-        save_every_s: Seconds between states.
+        save_every_s: Seconds between states; None: 60, or 1800 where one has over 1 GB.
         export: Where to write the checkpoint besides.
         num_workers: Processes that draw clips; 0 draws them in between, None chooses.
         progress: Called after every update.

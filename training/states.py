@@ -1,6 +1,7 @@
 """States of a run on disk: written atomically, the newest three kept, resumed exactly.
 
-A state is one file `<folder>/states/<stage>_<step>.pt` with whole tensors, whatever the
+A state is copied to the host's memory and written from there in a thread, while training goes
+on. It is one file `<folder>/states/<stage>_<step>.pt` with whole tensors, whatever the
 processes split, so that a run may go on with another number of them.
 """
 
@@ -10,7 +11,8 @@ import dataclasses
 import logging
 import math
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +37,9 @@ logger = logging.getLogger(__name__)
 
 _KEPT = 3
 """A newer state may have been written while a disk or the weights were going bad."""
+_LARGE_STATE_BYTES = 10**9
+"""Larger states are written every half hour: that of the full size, 22 GB, is one to four
+minutes of a disk's time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,51 +58,115 @@ class Progress:
     """Those since the last one that was."""
 
 
-def save_state(
-    folder: Path,
-    name: str,
-    progress: Progress,
-    module: nn.Module,
-    optimizers: Sequence[torch.optim.Optimizer],
-    average: dict[str, Tensor],
-    accelerator: Accelerator,
-) -> None:
-    """Write a state from the main process; every process must call this.
+class StateWriter:
+    """Writes the states of a run in a thread of its own, one at a time.
 
-    A disk that is full costs a warning and no older state.
+    A context: at its end the last state is on the disk, or what kept it from there is raised.
+
+    Args:
+        folder: Of the run.
+        name: Of the stage.
+        accelerator: Of the training; the main process writes.
     """
-    options = StateDictOptions(
-        full_state_dict=True, cpu_offload=_is_split(average), ignore_frozen_params=True
-    )
-    state = {
-        "progress": dataclasses.asdict(progress),
-        "weights": get_model_state_dict(module, options=options),
-        "optimizers": [
-            get_optimizer_state_dict(module, optimizer, options=options)
-            for optimizer in optimizers
-        ],
-        "average": _gathered(average, accelerator.is_main_process),
-    }
-    if accelerator.is_main_process:
-        path = folder / "states" / f"{name}_{progress.step:07d}.pt"
-        # What killed processes left; a state can be large.
-        for left in path.parent.glob(f".{name}_*.part-*"):
-            left.unlink(missing_ok=True)
-        try:
-            with replacing(path) as file:
-                torch.save(state, file)
-        except (OSError, RuntimeError) as error:
-            # The archive's writer hides what went wrong behind an error of its own.
-            cause = error if isinstance(error, OSError) else error.__context__
-            if not isinstance(cause, OSError):
-                raise
-            logger.warning(
-                "%s: state not written (%s); training goes on", path, cause.strerror or cause
-            )
-        else:
-            for _, old in sorted(_states(folder, name))[:-_KEPT]:
-                old.unlink()
-    accelerator.wait_for_everyone()
+
+    def __init__(self, folder: Path, name: str, accelerator: Accelerator) -> None:
+        self._folder = folder
+        self._name = name
+        self._accelerator = accelerator
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="state")
+        self._writing: Future[None] | None = None
+
+    def __enter__(self) -> StateWriter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        # Also after an error: what has been begun is finished, and the next run finds it.
+        self._pool.shutdown(wait=True)
+        if error[0] is None:
+            self.finish()
+
+    def save(
+        self,
+        progress: Progress,
+        module: nn.Module,
+        optimizers: Sequence[torch.optim.Optimizer],
+        average: dict[str, Tensor],
+    ) -> None:
+        """Copy a state to the host's memory and have it written; every process must call this.
+
+        Training may go on at once; the state before is waited for. A disk that is full costs
+        a warning and no older state.
+
+        Raises:
+            Exception: Whatever else went wrong with the state before.
+        """
+        self.finish()
+        split = _is_split(average)
+        options = StateDictOptions(
+            full_state_dict=True, cpu_offload=split, ignore_frozen_params=True
+        )
+        state = {
+            "progress": dataclasses.asdict(progress),
+            "weights": get_model_state_dict(module, options=options),
+            "optimizers": [
+                get_optimizer_state_dict(module, optimizer, options=options)
+                for optimizer in optimizers
+            ],
+            "average": _gathered(average, self._accelerator.is_main_process),
+        }
+        if not self._accelerator.is_main_process:
+            return
+        # What was gathered is a copy already.
+        state = state if split else _copied(state)
+        path = self._folder / "states" / f"{self._name}_{progress.step:07d}.pt"
+        self._writing = self._pool.submit(_write, state, path, self._name)
+
+    def finish(self) -> None:
+        """Wait until the state is written.
+
+        Raises:
+            Exception: Whatever went wrong, but for a disk that is full.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+
+def seconds_between_states(parameters: Iterable[nn.Parameter]) -> float:
+    """Return how often to write: a state holds weights, their average and two moments."""
+    size = 4 * sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+    return 60.0 if size <= _LARGE_STATE_BYTES else 1800.0
+
+
+def _write(state: dict[str, Any], path: Path, name: str) -> None:
+    # What killed processes left; a state can be large.
+    for left in path.parent.glob(f".{name}_*.part-*"):
+        left.unlink(missing_ok=True)
+    try:
+        with replacing(path) as file:
+            torch.save(state, file)
+    except (OSError, RuntimeError) as error:
+        # The archive's writer hides what went wrong behind an error of its own.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        logger.warning(
+            "%s: state not written (%s); training goes on", path, cause.strerror or cause
+        )
+    else:
+        for _, old in sorted(_states(path.parent.parent, name))[:-_KEPT]:
+            old.unlink()
+
+
+def _copied(value: Any) -> Any:
+    """Copy what tensors hold to the host's memory, in the same structure."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_copied, value))
+    return value
 
 
 def load_state(
@@ -210,12 +279,12 @@ def _is_split(average: dict[str, Tensor]) -> bool:
 
 
 def _gathered(tensors: dict[str, Tensor], keep: bool) -> dict[str, Tensor]:
-    """Return whole tensors on the CPU; nothing if not `keep`, which only helps to gather."""
+    """Return whole tensors; nothing if not `keep`, which only helps to gather."""
     gathered = {}
     for name, value in tensors.items():
         tensor = whole(value)
         if keep:
-            gathered[name] = tensor.cpu()
+            gathered[name] = tensor.cpu() if isinstance(value, DTensor) else tensor
     return gathered
 
 

@@ -66,3 +66,25 @@ def test_the_clean_latents_come_back_from_velocity_at_every_timestep():
     # Each item of a batch has its own timestep.
     alone = add_noise(ZERO_SNR, clean[1:2], noise[1:2], timesteps[1:2])
     torch.testing.assert_close(alone, noisy[1:2])
+
+
+def test_tables_in_float32_are_those_of_float64_rounded_once():
+    alpha_bar = alphas_cumprod(ZERO_SNR)
+    every = torch.arange(1000)
+    assert torch.equal(alphas_at(ZERO_SNR, every), alpha_bar.sqrt().float())
+    assert torch.equal(sigmas_at(ZERO_SNR, every), (1 - alpha_bar).sqrt().float())
+    between = every[:-1] + torch.rand(999)
+    share = (between - between.floor()).double()
+    expected = torch.lerp(alpha_bar.sqrt()[:-1], alpha_bar.sqrt()[1:], share)
+    torch.testing.assert_close(
+        alphas_at(ZERO_SNR, between).double(), expected, atol=1e-7, rtol=0
+    )
+
+
+def test_tables_made_while_restoring_serve_training():
+    schedule = ScheduleConfig(beta_end=0.0123)
+    with torch.inference_mode():
+        alphas_at(schedule, torch.tensor([5]))
+    weight = torch.ones(1, requires_grad=True)
+    (alphas_at(schedule, torch.tensor([5])) * weight).sum().backward()
+    assert weight.grad == alphas_at(schedule, torch.tensor([5]))

@@ -98,7 +98,7 @@ def test_windows_shrink_to_the_volume_and_shift_only_where_there_are_several():
     [((2, 3, 4), (2, 3, 4)), ((1, 2, 3), (4, 2, 5)), ((1, 1, 1), (8, 8, 8))],
 )
 def test_the_bias_index_names_each_offset_once(window, table):
-    index = relative_position_index(window, table)
+    index = relative_position_index(window, table, torch.device("cpu"))
     spans = [2 * extent - 1 for extent in table]
     places = coordinates(window)
     expected = []

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from video_deblur.synthesis import shot
 from video_deblur.synthesis.camera_response import RESPONSES, to_display, to_linear
 from video_deblur.synthesis.camera_shake import (
     KNOTS_PER_FRAME,
@@ -287,3 +288,13 @@ def test_sources_of_the_wrong_kind_are_refused():
         degrade(clips, several(0, 1), noise_probability=[0.5])
     with pytest.raises(ValueError, match=r"noise_probability in 0..1"):
         degrade(clips, several(0, 1), noise_probability=[0.5, 2])
+
+
+def test_every_response_is_drawn_and_half_of_the_clips_see_the_measured_one(monkeypatch):
+    drawn = [draw_shot(1, (8, 8), CALM, seeded(seed)).response for seed in range(400)]
+    shares = np.bincount(drawn, minlength=len(RESPONSES)) / len(drawn)
+    assert len(shares) == len(RESPONSES)
+    assert shares == pytest.approx([0.5, 0.25, 0.25], abs=0.07)
+    monkeypatch.setattr(shot, "RESPONSES", (*RESPONSES, "another"))
+    more = [draw_shot(1, (8, 8), CALM, seeded(seed)).response for seed in range(400)]
+    assert np.bincount(more) / len(more) == pytest.approx([0.5, *[1 / 6] * 3], abs=0.07)

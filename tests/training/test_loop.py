@@ -3,10 +3,12 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import threading
 
 import pytest
 import torch
 from torch import nn
+from video_deblur.training import loop, states
 from video_deblur.training.loop import Run, schedule_factor, train
 
 
@@ -235,3 +237,39 @@ def test_the_learning_rate_warms_up_and_falls_to_zero():
     assert max(factors) == pytest.approx(1.0, abs=0.03)
     assert factors[100] == pytest.approx(0, abs=1e-9)
     assert factors[20:] == sorted(factors[20:], reverse=True)
+
+
+def test_training_goes_on_while_a_state_is_written(tmp_path, run_training, monkeypatch):
+    go_on, written, seen = threading.Event(), [], []
+    real = torch.save
+
+    def save(state, file):
+        assert go_on.wait(30)
+        written.append(state["progress"]["step"])
+        real(state, file)
+
+    def progress(step, steps, values):
+        if step == 2:
+            seen.extend(written)
+            go_on.set()
+
+    monkeypatch.setattr(states.torch, "save", save)
+    run_training(make_run(tmp_path, progress=progress), Network())
+    # The second update was done before the state of the first one was on the disk.
+    assert seen == []
+    assert written == list(range(1, 13))
+
+
+def test_states_are_written_as_often_as_their_size_allows(tmp_path, run_training, monkeypatch):
+    asked = []
+
+    def seconds(parameters):
+        asked.append(len(list(parameters)))
+        return -1.0
+
+    monkeypatch.setattr(loop, "seconds_between_states", seconds)
+    run_training(make_run(tmp_path / "default", save_every_s=None, steps=2), Network())
+    (tmp_path / "given").mkdir()
+    run_training(make_run(tmp_path / "given", save_every_s=60.0, steps=2), Network())
+    assert asked == [4]
+    assert len(list((tmp_path / "given" / "states").iterdir())) == 1

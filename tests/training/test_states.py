@@ -5,13 +5,20 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
 from torch import nn
 from video_deblur.training import states
 from video_deblur.training.muon import Muon
-from video_deblur.training.states import Progress, load_state, save_state, whole_weights
+from video_deblur.training.states import (
+    Progress,
+    StateWriter,
+    load_state,
+    seconds_between_states,
+    whole_weights,
+)
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +51,8 @@ class Trained:
 
     def save(self, folder, step, accelerator):
         progress = Progress(step=step, best=20.5, elapsed_s=3.0)
-        module, optimizers = self.module, self.optimizers
-        save_state(folder, "stage", progress, module, optimizers, self.average, accelerator)
+        with StateWriter(folder, "stage", accelerator) as writer:
+            writer.save(progress, self.module, self.optimizers, self.average)
 
     def load(self, folder):
         return load_state(folder, "stage", self.module, self.optimizers, self.average)
@@ -155,6 +162,94 @@ def test_a_kill_while_writing_leaves_the_older_states(tmp_path, accelerator, mon
     assert names == ["stage_0000001.pt", "stage_0000002.pt"]
 
 
+class SlowDisk:
+    """Keeps `torch.save` waiting until it is told to go on."""
+
+    def __init__(self, monkeypatch):
+        self.go_on = threading.Event()
+        self.saved = []
+        real = torch.save
+
+        def save(state, file):
+            assert self.go_on.wait(30)
+            self.saved.append(state["progress"]["step"])
+            real(state, file)
+
+        monkeypatch.setattr(states.torch, "save", save)
+
+
+def test_a_state_is_what_it_was_when_saved_though_training_goes_on(
+    tmp_path, accelerator, monkeypatch
+):
+    disk = SlowDisk(monkeypatch)
+    trained, same = Trained(0), Trained(0)
+    with StateWriter(tmp_path, "stage", accelerator) as writer:
+        writer.save(Progress(step=1), trained.module, trained.optimizers, trained.average)
+        assert disk.saved == []
+        for parameter in trained.module.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        for optimizer in trained.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = 7.0
+            optimizer.step()
+        for value in trained.average.values():
+            value.zero_()
+        disk.go_on.set()
+    loaded = Trained(1)
+    assert loaded.load(tmp_path).step == 1
+    assert_equal(same, loaded)
+    assert [o.param_groups[0]["lr"] for o in loaded.optimizers] == [
+        o.param_groups[0]["lr"] for o in same.optimizers
+    ]
+
+
+def test_a_state_that_is_still_written_is_waited_for_by_the_next(
+    tmp_path, accelerator, monkeypatch
+):
+    disk = SlowDisk(monkeypatch)
+    trained = Trained(0)
+    values = (trained.module, trained.optimizers, trained.average)
+    with StateWriter(tmp_path, "stage", accelerator) as writer:
+        writer.save(Progress(step=1), *values)
+        threading.Timer(0.1, disk.go_on.set).start()
+        writer.save(Progress(step=2), *values)
+        assert disk.saved[:1] == [1]
+    assert disk.saved == [1, 2]
+
+
+def test_a_run_that_ends_with_an_error_finishes_its_state(tmp_path, accelerator, monkeypatch):
+    disk = SlowDisk(monkeypatch)
+    trained = Trained(0)
+    threading.Timer(0.1, disk.go_on.set).start()
+
+    def fail():
+        with StateWriter(tmp_path, "stage", accelerator) as writer:
+            writer.save(Progress(step=1), trained.module, trained.optimizers, trained.average)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert Trained(1).load(tmp_path).step == 1
+
+
+def test_what_goes_wrong_in_the_thread_ends_the_run(tmp_path, accelerator, monkeypatch):
+    def fail(state, file):
+        raise MemoryError("no memory left")
+
+    trained = Trained(0)
+    monkeypatch.setattr(states.torch, "save", fail)
+    with pytest.raises(MemoryError, match="no memory left"):
+        trained.save(tmp_path, 1, accelerator)
+
+
+def test_large_states_are_written_every_half_hour():
+    small = nn.Linear(7000, 7000, bias=False, device="meta")
+    large = nn.Linear(8000, 8000, bias=False, device="meta")
+    # 4 times 4 bytes for each parameter: 0.78 and 1.02 GB.
+    assert seconds_between_states(small.parameters()) == 60
+    assert seconds_between_states(large.parameters()) == 1800
+
+
 def test_the_state_of_another_network_is_refused(tmp_path, accelerator):
     Trained(0).save(tmp_path, 1, accelerator)
     with pytest.raises(ValueError, match=r"stage_0000001\.pt: state of another network"):
@@ -190,7 +285,13 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from video_deblur.training.states import Progress, load_state, save_state, whole_weights
+from video_deblur.training.states import (
+    Progress,
+    StateWriter,
+    load_state,
+    seconds_between_states,
+    whole_weights,
+)
 
 dist.init_process_group("gloo")
 
@@ -213,7 +314,9 @@ def make(seed):
 
 folder = Path(sys.argv[1])
 module, optimizer, average = make(0)
-save_state(folder, "stage", Progress(step=3), module, [optimizer], average, Processes())
+with StateWriter(folder, "stage", Processes()) as writer:
+    writer.save(Progress(step=3), module, [optimizer], average)
+dist.barrier()
 other, other_optimizer, other_average = make(1)
 load_state(folder, "stage", other, [other_optimizer], other_average)
 for mine, theirs in (({}, {}), (average, other_average)):

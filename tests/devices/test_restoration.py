@@ -1,0 +1,87 @@
+"""Clips restored on devices that are not there: they come out as on the CPU.
+
+On pretended devices (see `pretended`), from frames on the host and on the device. Covered: that
+no operation mixes devices and nothing needs what Apple's GPUs lack. Not covered: the devices'
+own kernels, half precision, memory, files, nodes; and borrowing on Apple's GPUs.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from video_deblur.models.divd import Divd
+from video_deblur.restoration.borrowing.passes import borrow_stream
+from video_deblur.restoration.color import match_color
+from video_deblur.restoration.diffusion import Deblurrer
+from video_deblur.restoration.phases import blend
+from video_deblur.restoration.settings import RestorationSettings
+
+from .pretended import PretendedDevice
+
+KINDS = ["cuda", "mps"]
+PLAIN = RestorationSettings(borrow=False, scene_cuts=False)
+SETTINGS = {
+    "one step": PLAIN,
+    "steps, guidance": RestorationSettings(
+        borrow=False, steps=3, solver="dpmpp_2m", guidance_scale=2.0, window=4, overlap=2
+    ),
+    "matched colours": RestorationSettings(borrow=False, color_match=True, strength=0.5),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("where", ["host", "device"])
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_clip_is_restored_as_on_the_cpu(small_model, make_frames, name, where, kind):
+    frames = make_frames(5, 18, 22, 4)
+    with sdpa_kernel(SDPBackend.MATH):
+        expected = Deblurrer(copy.deepcopy(small_model)).restore(frames, SETTINGS[name])
+    with PretendedDevice(kind) as pretended:
+        engine = Deblurrer(small_model.to(pretended.device), pretended.device)
+        given = frames.to(pretended.device) if where == "device" else frames
+        restored = engine.restore(given, SETTINGS[name])
+        assert restored.device == given.device
+        torch.testing.assert_close(restored.cpu(), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_autoencoder_of_public_weights_restores_too(kl_model: Divd, make_frames, kind):
+    frames = make_frames(2, 20, 28)
+    with sdpa_kernel(SDPBackend.MATH):
+        expected = Deblurrer(copy.deepcopy(kl_model)).restore(frames, PLAIN)
+    with PretendedDevice(kind) as pretended:
+        engine = Deblurrer(kl_model.to(pretended.device), pretended.device)
+        restored = engine.restore(frames, PLAIN)
+        torch.testing.assert_close(restored, expected, atol=1e-6, rtol=0)
+
+
+def test_frames_borrow_as_on_the_cpu(make_frames):
+    frames = make_frames(5, 80, 96)
+    # A blurred frame between sharp ones: it has something to take.
+    frames[2] = frames[2].roll(3, 1) * 0.5 + frames[2] * 0.5
+    expected = torch.stack(list(borrow_stream(frames)))
+    assert not torch.equal(expected, frames)
+    with PretendedDevice("cuda") as pretended:
+        for given in (frames, frames.to(pretended.device)):
+            borrowed = [frame.cpu() for frame in borrow_stream(given, pretended.device)]
+            assert torch.equal(torch.stack(borrowed), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("color_match", [False, True])
+def test_frames_are_blended_where_they_are(make_frames, color_match, kind):
+    frames = make_frames(2, 40, 36)
+    restored = frames.flip(2)
+    expected = blend(frames, restored, 0.7, color_match)
+    with PretendedDevice(kind) as pretended:
+        here, there = frames, frames.to(pretended.device)
+        for colors in (here, there):
+            for other in (restored, restored.to(pretended.device)):
+                mixed = blend(colors, other, 0.7, color_match)
+                assert mixed.device == colors.device
+                assert torch.equal(mixed.cpu(), expected)
+        matched = match_color(restored.to(pretended.device), there)
+        assert torch.equal(matched.cpu(), match_color(restored, frames))
