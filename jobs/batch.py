@@ -41,6 +41,7 @@ class BatchSettings:
     """What holds for all videos."""
 
     config: Any
+    """Of the checkpoint."""
     restoration: RestorationSettings
     identity: dict[str, Any]
     """JSON values that say which networks restore, and with what."""

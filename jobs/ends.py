@@ -1,6 +1,6 @@
 """What reads an input and writes its output, one class for each kind: video, folder, image.
 
-    with open_ends("in.mp4", "out.mp4", codec="h264") as ends:
+    with make_ends("in.mp4", "out.mp4", codec="h264") as ends:
         report = ends.write(restore_segments(ends.frames(), engine, settings))
     ends.check_complete(report)
 
