@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import threading
 from fractions import Fraction
 
 import av
@@ -9,12 +11,23 @@ import numpy as np
 import pytest
 from video_deblur.jobs.files import restore_file
 from video_deblur.video.color import ColorTags
+from video_deblur.video.encoder import FrameEncoder
 from video_deblur.video.output_lock import output_lock
 from video_deblur.video.reader import VideoReader
 from video_deblur.video.source import VideoError
 from video_deblur.video.writer import VideoWriter
 
-from .footage import NUM_FRAMES, SETTINGS, decoded, hidden, pictures, resumable, write_clip
+from .footage import (
+    NUM_FRAMES,
+    SETTINGS,
+    StoppedError,
+    decoded,
+    hidden,
+    pictures,
+    resumable,
+    stop_after,
+    write_clip,
+)
 
 
 @pytest.mark.parametrize("keep", [False, True])
@@ -129,3 +142,42 @@ def test_blur_is_reported_for_every_frame(clip, deblurrer, tmp_path):
     assert len(report.blur) == NUM_FRAMES
     assert all(0 <= score <= 1 for score in report.blur)
     assert report.untouched == 0
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("cause", ["cancelled", "full disk", "damaged"])
+def test_threads_end_with_a_run_and_hide_no_error(
+    cause, keep, clip, deblurrer, tmp_path, monkeypatch
+):
+    output = tmp_path / "out.mp4"
+    chosen = resumable(output) if keep else None
+    callback, expected = None, OSError
+    if cause == "cancelled":
+        callback, expected = stop_after(20), StoppedError
+    elif cause == "full disk":
+        encode, calls = FrameEncoder.encode, []
+
+        def full(self, *frame):
+            calls.append(threading.current_thread().name)
+            if len(calls) == 15:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return encode(self, *frame)
+
+        monkeypatch.setattr(FrameEncoder, "encode", full)
+    else:
+        read = VideoReader.__next__
+
+        def fail(self):
+            frame = read(self)
+            if frame.pts > 20 * 512:
+                raise OSError(errno.EIO, "Input/output error")
+            return frame
+
+        monkeypatch.setattr(VideoReader, "__next__", fail)
+    before = threading.active_count()
+    with pytest.raises(expected, match=None if callback else r"(No space|Input/output|could)"):
+        restore_file(clip, output, deblurrer, SETTINGS, resumable=chosen, callback=callback)
+    assert threading.active_count() == before
+    assert not output.exists()
+    if cause == "full disk":
+        assert set(calls) == {"write behind"}
