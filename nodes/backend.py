@@ -22,8 +22,13 @@ from torch import Tensor, nn
 from ..models.autoencoder import make_encoder
 from ..models.checkpoint import CheckpointError, CheckpointInfo, load_state_dict
 from ..models.config import DivdConfig
+from ..models.hardware import choose_dtype, decode_bytes
 from ..models.image_encoder import ImageEncoder
+from ..restoration.denoising.coding import pixels_at_once
 from ..restoration.diffusion import Deblurrer
+from ..restoration.engine import Engine
+from ..restoration.feed_forward import FeedForward, tile_of
+from ..restoration.settings import RestorationSettings
 from .denoiser import OPTIONS_KEY, DeblurModelConfig, begin_sampling
 from .memory import make_patcher
 from .vae import AssembledDivd, DeblurVae, build_vae, part_of
@@ -79,7 +84,15 @@ class LoadedCheckpoint:
         """Return what must be loaded to restore frames."""
         return [self.model, self.vae.patcher, self.encoder]
 
-    def deblurrer(self) -> Deblurrer:
+    def memory_bytes(self, settings: RestorationSettings, height: int, width: int) -> float:
+        """Return the working memory of `engine()` on frames of this size, in bytes."""
+        config = self.config.autoencoder
+        size = (-(-height // config.downscale), -(-width // config.downscale))
+        shape = [settings.window, config.latent_channels, *size]
+        pixels = pixels_at_once(config, settings.window, height, width)
+        return max(self.model.model.memory_required(shape), decode_bytes(config, pixels))
+
+    def engine(self) -> Engine:
         """Return the library's engine on these networks; load `patchers()` before use.
 
         Raises:
@@ -89,7 +102,7 @@ class LoadedCheckpoint:
         if self.vae.patcher.load_device != device:
             raise ValueError(
                 "Deblur Video needs the VAE on the same device as the model. Start ComfyUI "
-                "without --cpu-vae, or use the Deblur node."
+                "without --cpu-vae, or use Deblur Frames."
             )
         divd = AssembledDivd(
             self.config,
@@ -102,22 +115,52 @@ class LoadedCheckpoint:
         return Deblurrer(divd, device, model.manual_cast_dtype or model.get_dtype())
 
 
-def build_checkpoint(info: CheckpointInfo, dtype: str) -> LoadedCheckpoint:
-    """Build MODEL, VAE and DEBLUR_ENCODER and load their weights.
+@dataclass(frozen=True, eq=False)
+class LoadedFeedForward:
+    """A network without a sampler, for the nodes that restore frames by themselves."""
+
+    config: Any
+    """Of the checkpoint."""
+    network: Any
+    """A ModelPatcher around it."""
+
+    def patchers(self) -> list[Any]:
+        """Return what must be loaded to restore frames."""
+        return [self.network]
+
+    def memory_bytes(self, settings: RestorationSettings, height: int, width: int) -> float:
+        """Return the working memory of `engine()` on frames of this size, in bytes."""
+        tile = tile_of(settings, height, width) or max(height, width)
+        side = tile + 2 * self.network.model.reach
+        return self.network.model.bytes_per_pixel * min(height, side) * min(width, side)
+
+    def engine(self) -> Engine:
+        """Return the library's engine on this network; load `patchers()` before use."""
+        device = self.network.load_device
+        return FeedForward(self.network.model, device, choose_dtype("auto", device))
+
+
+def refuse_without_sampler(info: CheckpointInfo) -> None:
+    """Raise CheckpointError if a checkpoint holds a network that no sampler runs."""
+    if info.architecture.kind != "diffusion":
+        raise CheckpointError(
+            f"{info.path}: holds {info.architecture.described}: it has no sampler. Use it in "
+            f"Deblur Frames or Deblur Video, or with `video-deblur run --checkpoint`."
+        )
+
+
+def build_checkpoint(info: CheckpointInfo, dtype: str) -> LoadedCheckpoint | LoadedFeedForward:
+    """Build what a checkpoint holds and load its weights.
 
     Args:
         info: Header of the checkpoint, checked.
         dtype: One of `DTYPE_NAMES`, for the UNet.
 
     Raises:
-        CheckpointError: If it holds a network that no sampler runs, a weight is not finite or
-            the file cannot be read.
+        CheckpointError: If a weight is not finite or the file cannot be read.
     """
-    if info.architecture.kind != "diffusion":
-        raise CheckpointError(
-            f"{info.path}: holds {info.architecture.described}: it has no sampler. Use it in "
-            f"Deblur Frames or Deblur Video, or with `video-deblur run --checkpoint`."
-        )
+    if info.architecture.kind == "feed_forward":
+        return LoadedFeedForward(config=info.config, network=_build_feed_forward(info))
     state_dict = load_state_dict(info)
     return LoadedCheckpoint(
         config=info.config,
@@ -125,6 +168,20 @@ def build_checkpoint(info: CheckpointInfo, dtype: str) -> LoadedCheckpoint:
         vae=build_vae(info.config, state_dict),
         encoder=_build_encoder(info.config, state_dict),
     )
+
+
+def _build_feed_forward(info: CheckpointInfo) -> Any:
+    offload_device = comfy.model_management.unet_offload_device()
+    network = info.architecture.build(
+        info.config,
+        device=offload_device,
+        dtype=torch.float32,
+        operations=comfy.ops.disable_weight_init,
+    )
+    weights = {name: weight.float() for name, weight in load_state_dict(info).items()}
+    network.load_state_dict(weights, strict=True)
+    network.eval().requires_grad_(False)
+    return make_patcher(network, comfy.model_management.get_torch_device(), offload_device)
 
 
 def _build_model(info: CheckpointInfo, state_dict: dict[str, Tensor], dtype: str) -> Any:

@@ -16,15 +16,17 @@ from .backend import (
     DTYPE_NAMES,
     DeblurEncoderType,
     LoadedCheckpoint,
+    LoadedFeedForward,
     build_checkpoint,
     make_schema,
+    refuse_without_sampler,
 )
 
 FOLDER = "video_deblur"
 """Folder of checkpoints under ComfyUI's models folder, and its name in extra_model_paths."""
 
 _MAX_LOADED = 2
-_loaded: OrderedDict[tuple[Any, ...], LoadedCheckpoint] = OrderedDict()
+_loaded: OrderedDict[tuple[Any, ...], LoadedCheckpoint | LoadedFeedForward] = OrderedDict()
 """The checkpoints used last, so that a node that loads its own does so once."""
 
 
@@ -77,8 +79,15 @@ def fingerprint(name: str | None) -> str:
     return f"{state.st_mtime_ns} {state.st_size}"
 
 
-def load_checkpoint(name: str, dtype: str = "auto") -> LoadedCheckpoint:
+def load_checkpoint(
+    name: str, dtype: str = "auto", *, for_sampler: bool = False
+) -> LoadedCheckpoint | LoadedFeedForward:
     """Load a choice of `checkpoint_input`, or return it where it still is loaded.
+
+    Args:
+        name: The choice.
+        dtype: One of `DTYPE_NAMES`, for the UNet.
+        for_sampler: Whether to refuse networks without a sampler.
 
     Raises:
         FileNotFoundError: If the file is gone.
@@ -87,7 +96,10 @@ def load_checkpoint(name: str, dtype: str = "auto") -> LoadedCheckpoint:
     path = checkpoint_path(name)
     key = (str(path), fingerprint(name), dtype)
     if key not in _loaded:
-        _loaded[key] = build_checkpoint(read_info(path), dtype)
+        info = read_info(path)
+        if for_sampler:
+            refuse_without_sampler(info)
+        _loaded[key] = build_checkpoint(info, dtype)
         while len(_loaded) > _MAX_LOADED:
             _loaded.popitem(last=False)
     _loaded.move_to_end(key)
@@ -136,5 +148,6 @@ class LoadCheckpoint(io.ComfyNode):
 
     @classmethod
     def execute(cls, checkpoint: str, dtype: str) -> io.NodeOutput:
-        loaded = load_checkpoint(checkpoint, dtype)
+        loaded = load_checkpoint(checkpoint, dtype, for_sampler=True)
+        assert isinstance(loaded, LoadedCheckpoint)
         return io.NodeOutput(loaded.model, loaded.vae, loaded.encoder)

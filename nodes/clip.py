@@ -15,12 +15,10 @@ import numpy as np
 from comfy_api.latest import InputImpl, Types, io
 from torch import Tensor
 
-from ..models.hardware import decode_bytes
-from ..restoration.denoising.coding import pixels_at_once
 from ..restoration.frames import rounded, to_array, usable_frames
 from ..restoration.settings import PRESET_NAMES, RestorationSettings, preset_settings
 from ..video.codecs import CODECS
-from .backend import CATEGORY, LoadedCheckpoint, make_schema
+from .backend import CATEGORY, LoadedCheckpoint, LoadedFeedForward, make_schema
 from .checkpoint import checkpoint_input, checkpoint_path, fingerprint, load_checkpoint
 from .decode import borrow_input, decode_latents, strength_input
 from .encode import encode_frames, scene_cuts_input
@@ -114,6 +112,10 @@ class Deblur(io.ComfyNode):
             borrow=borrow,
         )
         frames = usable_frames(frames)
+        if isinstance(loaded, LoadedFeedForward):
+            _load(loaded, settings, *frames.shape[1:3])
+            advance = Progress(1).stage(0)
+            return io.NodeOutput(loaded.engine().restore(frames, settings, advance))
         cuts, shares = survey_clip((frame.cpu().numpy() for frame in frames), settings)
         if strength == 0 or not any(shares):
             return io.NodeOutput(frames)
@@ -223,7 +225,7 @@ class DeblurVideo(io.ComfyNode):
 
 def _restore_file(
     video: Any,
-    loaded: LoadedCheckpoint,
+    loaded: LoadedCheckpoint | LoadedFeedForward,
     settings: RestorationSettings,
     codec: str,
     crf: int,
@@ -248,7 +250,7 @@ def _restore_file(
         restore_file(
             source,
             path,
-            loaded.deblurrer(),
+            loaded.engine(),
             settings,
             codec=codec,
             crf=crf,
@@ -261,7 +263,7 @@ def _restore_file(
 
 def _restore_components(
     video: Any,
-    loaded: LoadedCheckpoint,
+    loaded: LoadedCheckpoint | LoadedFeedForward,
     settings: RestorationSettings,
     codec: str,
     crf: int,
@@ -294,7 +296,7 @@ def _restore_components(
         with writer:
             restored = restore_stream(
                 frames,
-                loaded.deblurrer(),
+                loaded.engine(),
                 settings,
                 lambda done, total: callback(done, num_frames),
                 num_frames,
@@ -306,15 +308,14 @@ def _restore_components(
 
 
 def _load(
-    loaded: LoadedCheckpoint, settings: RestorationSettings, height: int, width: int
+    loaded: LoadedCheckpoint | LoadedFeedForward,
+    settings: RestorationSettings,
+    height: int,
+    width: int,
 ) -> None:
     from ..restoration.borrowing.passes import borrowing_bytes
 
-    config = loaded.config.autoencoder
-    size = (-(-height // config.downscale), -(-width // config.downscale))
-    shape = [settings.window, config.latent_channels, *size]
-    pixels = pixels_at_once(config, settings.window, height, width)
-    memory = max(loaded.model.model.memory_required(shape), decode_bytes(config, pixels))
+    memory = loaded.memory_bytes(settings, height, width)
     # Frames borrow while the next ones are decoded.
     memory += settings.borrow * borrowing_bytes(height, width)
     load_to_device(loaded.patchers(), memory)

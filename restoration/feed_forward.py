@@ -26,6 +26,13 @@ _SMALLEST_TILE = 64
 """Side, in pixels, below which out of memory is final."""
 
 
+def tile_of(settings: RestorationSettings, height: int, width: int) -> int:
+    """Return the side of the tiles for frames of this size, in pixels; 0: whole frames."""
+    if settings.tile == 0 and height * width > 2 * _DEFAULT_TILE**2:
+        return _DEFAULT_TILE
+    return settings.tile
+
+
 class FeedForward(Engine):
     """The engine around a network that restores the middle one of some frames.
 
@@ -113,7 +120,7 @@ class FeedForwardSession(Session):
 
     def __init__(self, engine: FeedForward, settings: RestorationSettings) -> None:
         self._engine = engine
-        self._tile = settings.tile
+        self._settings = settings
 
     @property
     def state(self) -> bytes:
@@ -138,10 +145,7 @@ class FeedForwardSession(Session):
     ) -> Iterator[Tensor]:
         """See `Session`."""
         reach = self._engine.config.num_frames // 2
-        height, width = frames.size
-        tile = self._tile
-        if tile == 0 and height * width > 2 * _DEFAULT_TILE**2:
-            tile = _DEFAULT_TILE
+        tile = tile_of(self._settings, *frames.size)
         held: dict[int, Tensor] = {}
         for index in range(*span):
             work.advance()

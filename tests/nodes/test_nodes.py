@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
+from video_deblur.restoration.load import load_deblurrer
+from video_deblur.restoration.settings import preset_settings
 from video_deblur.video.reader import VideoReader
 
 from .checkpoints import NAME, blurry_clip
@@ -77,8 +80,10 @@ def test_damaged_file_gives_one_line(comfy, call_node, random_checkpoint, conten
     bad.unlink()
 
 
-def test_a_network_without_a_sampler_gives_one_line(comfy, call_node, dblrnet_checkpoint):
-    path = comfy.base / "models" / "video_deblur" / "dblrnet.safetensors"
+def test_a_network_without_a_sampler_gives_one_line(
+    call_node, random_checkpoint, dblrnet_checkpoint
+):
+    path = random_checkpoint.with_name("dblrnet.safetensors")
     shutil.copyfile(dblrnet_checkpoint, path)
     with pytest.raises(ValueError, match="it has no sampler") as caught:
         call_node("VideoDeblur_LoadCheckpoint", checkpoint=path.name)
@@ -87,6 +92,26 @@ def test_a_network_without_a_sampler_gives_one_line(comfy, call_node, dblrnet_ch
         f"{path}: holds DBLRNet, a feed-forward network: it has no sampler. Use it in Deblur "
         f"Frames or Deblur Video, or with `video-deblur run --checkpoint`."
     )
+
+
+def test_a_feed_forward_checkpoint_restores_frames_as_the_library_does(
+    comfy, call_node, random_checkpoint, dblrnet_checkpoint
+):
+    path = random_checkpoint.with_name("feed_forward.safetensors")
+    shutil.copyfile(dblrnet_checkpoint, path)
+    frames = blurry_clip(6, 70, 90)
+    engine = load_deblurrer(path, "cpu")
+    settings = preset_settings(engine.config, "fast", seed=2)
+    inputs = {"frames": frames, "checkpoint": path.name, "seed": 2}
+    (restored,) = call_node("VideoDeblur_Deblur", **inputs)
+    torch.testing.assert_close(restored, engine.restore(frames, settings), atol=1e-5, rtol=0)
+    assert (restored - frames).abs().max() > 1e-3
+    video = comfy.api.InputImpl.VideoFromComponents(
+        comfy.api.Types.VideoComponents(images=frames, audio=None, frame_rate=Fraction(10))
+    )
+    (result,) = call_node("VideoDeblur_DeblurVideo", video=video, checkpoint=path.name)
+    with VideoReader(result.get_stream_source()) as reader:
+        assert len(list(reader)) == 6
 
 
 def test_pickle_is_refused_unread(comfy, call_node, random_checkpoint):
