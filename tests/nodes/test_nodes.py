@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from fractions import Fraction
-
 import numpy as np
 import pytest
 import torch
-from video_deblur.restoration.load import load_deblurrer
-from video_deblur.restoration.settings import preset_settings
 from video_deblur.video.reader import VideoReader
 
 from .checkpoints import NAME, blurry_clip
@@ -24,123 +18,6 @@ def loaded(call_node, random_checkpoint):
 
 def encode(call_node, loaded, frames):
     return call_node("VideoDeblur_EncodeFrames", encoder=loaded[2], frames=frames)
-
-
-def test_checkpoints_are_listed_with_the_bundled_one_first(extension_nodes, random_checkpoint):
-    for node_id in ("LoadCheckpoint", "Deblur", "DeblurVideo"):
-        node_class = extension_nodes[f"VideoDeblur_{node_id}"]
-        options = node_class.INPUT_TYPES()["required"]["checkpoint"][1]["options"]
-        assert options[0] == "divd-tiny (bundled)"
-        assert NAME in options
-
-
-def test_registering_the_folder_keeps_the_paths_of_the_user(comfy, extension_nodes, tmp_path):
-    comfy.folder_paths.add_model_folder_path("video_deblur", str(tmp_path))
-    extension_nodes["VideoDeblur_Deblur"].INPUT_TYPES()
-    paths = comfy.folder_paths.get_folder_paths("video_deblur")
-    assert str(tmp_path) in paths
-    assert str(comfy.base / "models" / "video_deblur") in paths
-
-
-def test_a_second_run_loads_nothing_and_a_changed_file_does(
-    comfy, call_node, extension_nodes, random_checkpoint
-):
-    copy = random_checkpoint.with_name("copy.safetensors")
-    shutil.copyfile(random_checkpoint, copy)
-    inputs = {"checkpoint": copy.name, "dtype": "float32"}
-    first = call_node("VideoDeblur_LoadCheckpoint", **inputs)
-    assert call_node("VideoDeblur_LoadCheckpoint", **inputs)[0] is first[0]
-    node_class = extension_nodes["VideoDeblur_LoadCheckpoint"]
-    before = node_class.fingerprint_inputs(**inputs)
-    with copy.open("r+b") as file:
-        file.seek(-1, 2)
-        file.write(b"\x01")
-    os.utime(copy, ns=(1, 1))
-    assert node_class.fingerprint_inputs(**inputs) != before
-    assert call_node("VideoDeblur_LoadCheckpoint", **inputs)[0] is not first[0]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "it is empty"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer"),
-        (b"<!DOCTYPE html><html></html>", "a web page, not the weights"),
-        (b"hello" * 10, "not a valid safetensors file"),
-        (None, "truncated or damaged"),
-    ],
-)
-def test_damaged_file_gives_one_line(comfy, call_node, random_checkpoint, content, message):
-    bad = comfy.base / "models" / "video_deblur" / "bad.safetensors"
-    data = random_checkpoint.read_bytes()[:-100] if content is None else content
-    bad.write_bytes(data)
-    with pytest.raises(ValueError, match=message) as caught:
-        call_node("VideoDeblur_LoadCheckpoint", checkpoint=bad.name)
-    assert "\n" not in str(caught.value)
-    bad.unlink()
-
-
-def test_a_network_without_a_sampler_gives_one_line(
-    call_node, random_checkpoint, dblrnet_checkpoint
-):
-    path = random_checkpoint.with_name("dblrnet.safetensors")
-    shutil.copyfile(dblrnet_checkpoint, path)
-    with pytest.raises(ValueError, match="it has no sampler") as caught:
-        call_node("VideoDeblur_LoadCheckpoint", checkpoint=path.name)
-    path.unlink()
-    assert str(caught.value) == (
-        f"{path}: holds DBLRNet, a feed-forward network: it has no sampler. Use it in Deblur "
-        f"Frames or Deblur Video, or with `video-deblur run --checkpoint`."
-    )
-
-
-def test_a_feed_forward_checkpoint_restores_frames_as_the_library_does(
-    comfy, call_node, random_checkpoint, dblrnet_checkpoint
-):
-    path = random_checkpoint.with_name("feed_forward.safetensors")
-    shutil.copyfile(dblrnet_checkpoint, path)
-    frames = blurry_clip(6, 70, 90)
-    engine = load_deblurrer(path, "cpu")
-    settings = preset_settings(engine.config, "fast", seed=2)
-    inputs = {"frames": frames, "checkpoint": path.name, "seed": 2}
-    (restored,) = call_node("VideoDeblur_Deblur", **inputs)
-    torch.testing.assert_close(restored, engine.restore(frames, settings), atol=1e-5, rtol=0)
-    assert (restored - frames).abs().max() > 1e-3
-    video = comfy.api.InputImpl.VideoFromComponents(
-        comfy.api.Types.VideoComponents(images=frames, audio=None, frame_rate=Fraction(10))
-    )
-    (result,) = call_node("VideoDeblur_DeblurVideo", video=video, checkpoint=path.name)
-    with VideoReader(result.get_stream_source()) as reader:
-        assert len(list(reader)) == 6
-
-
-def test_pickle_is_refused_unread(comfy, call_node, random_checkpoint):
-    bad = comfy.base / "models" / "video_deblur" / "bad.pth"
-    bad.write_bytes(b"\x80\x04.")
-    with pytest.raises(ValueError, match=r"not a \.safetensors file"):
-        call_node("VideoDeblur_Deblur", frames=blurry_clip(1, 8, 8), checkpoint=bad.name)
-    bad.unlink()
-
-
-@pytest.mark.parametrize(
-    "dtype", ["auto", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2"]
-)
-def test_every_dtype_restores_nearly_the_same(call_node, random_checkpoint, loaded, dtype):
-    frames = blurry_clip(4, 32, 48)
-    half = call_node("VideoDeblur_LoadCheckpoint", checkpoint=NAME, dtype=dtype)
-    results = []
-    for parts in (loaded, half):
-        positive, negative, latent = encode(call_node, parts, frames)
-        (latent,) = call_node(
-            "VideoDeblur_Sample",
-            model=parts[0],
-            positive=positive,
-            negative=negative,
-            latent=latent,
-            steps=2,
-        )
-        results.append(call_node("VideoDeblur_DecodeLatents", vae=parts[1], latent=latent)[0])
-    assert ((results[0] - results[1]) ** 2).mean() < 1e-4
 
 
 def test_vae_encodes_and_decodes_with_the_stock_nodes(call_node, loaded):
@@ -236,109 +113,6 @@ def test_overlap_over_half_the_window_is_refused(call_node, loaded):
         )
 
 
-def test_memory_counts_a_window_and_not_the_clip(loaded):
-    model = loaded[0].model
-    short, long = (model.memory_required([n, 16, 64, 64]) for n in (32, 4000))
-    assert short == long
-    wide = model.memory_required([16, 16, 512, 512])
-    wider = model.memory_required([16, 16, 2048, 2048])
-    assert wide == wider > 0
-
-
-def test_out_of_memory_goes_on_with_smaller_pieces(call_node, loaded, monkeypatch, caplog):
-    frames = blurry_clip(8, 64, 64)
-    positive, negative, latent = encode(call_node, loaded, frames)
-    network = loaded[0].model.diffusion_model
-    forward, sizes = network.forward, []
-
-    def limited(x, *args, **kwargs):
-        sizes.append(x.shape[2])
-        if x.shape[2] > 4:
-            raise torch.OutOfMemoryError("out of memory")
-        return forward(x, *args, **kwargs)
-
-    monkeypatch.setattr(network, "forward", limited)
-    inputs = {"positive": positive, "negative": negative, "latent": latent, "steps": 2}
-    (result,) = call_node("VideoDeblur_Sample", model=loaded[0], **inputs)
-    assert result["samples"].shape == latent["samples"].shape
-    assert [size for size in sizes if size > 4] == [8], "the second step begins where it fits"
-    assert caplog.text.count("out of memory: going on with windows of 4 frames") == 1
-    # What had to shrink belongs to that run.
-    sizes.clear()
-    monkeypatch.setattr(
-        network, "forward", lambda x, *a, **o: sizes.append(x) or forward(x, *a, **o)
-    )
-    call_node("VideoDeblur_Sample", model=loaded[0], **inputs)
-    assert [x.shape[2] for x in sizes] == [8, 8]
-
-
-@pytest.mark.parametrize("node_id", ["VideoDeblur_Sample", "KSampler"])
-def test_what_overflows_in_float16_is_computed_in_float32(
-    call_node, loaded, random_checkpoint, monkeypatch, caplog, node_id
-):
-    half = call_node("VideoDeblur_LoadCheckpoint", checkpoint=NAME, dtype="float16")
-    positive, negative, latent = encode(call_node, half, blurry_clip(5, 32, 48))
-    inputs = {"positive": positive, "negative": negative, "latent_image": latent, "steps": 1}
-    inputs |= {"cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "seed": 0}
-    inputs |= {"denoise": 1.0}
-    if node_id == "VideoDeblur_Sample":
-        inputs["latent"] = inputs.pop("latent_image")
-    (expected,) = call_node(node_id, model=loaded[0], **inputs)
-    network = half[0].model.diffusion_model
-    forward, dtypes = network.forward, []
-
-    def overflowing(x, timesteps, context, **kwargs):
-        dtypes.append(x.dtype)
-        result = forward(x.float(), timesteps, context.float(), **kwargs)
-        return result * float("inf") if x.dtype == torch.float16 else result
-
-    # As on a device that computes in float16; this one does not.
-    monkeypatch.setattr(half[0].model, "manual_cast_dtype", torch.float16)
-    monkeypatch.setattr(network, "forward", overflowing)
-    (result,) = call_node(node_id, model=half[0], **inputs)
-    assert dtypes == [torch.float16, torch.float32]
-    assert "not finite in float16: this window is computed in float32" in caplog.text
-    close = (result["samples"] - expected["samples"]).abs().max()
-    assert close < 0.02 * expected["samples"].abs().max()
-    assert half[0].model.manual_cast_dtype == torch.float16
-
-
-def test_values_that_are_not_finite_end_the_run_with_one_line(call_node, loaded, monkeypatch):
-    positive, negative, latent = encode(call_node, loaded, blurry_clip(4, 32, 48))
-    network = loaded[0].model.diffusion_model
-    forward = network.forward
-    monkeypatch.setattr(network, "forward", lambda *a, **o: forward(*a, **o) * float("nan"))
-    inputs = {"positive": positive, "negative": negative, "latent": latent}
-    with pytest.raises(FloatingPointError, match="not finite: the checkpoint or a LoRA"):
-        call_node("VideoDeblur_Sample", model=loaded[0], **inputs)
-
-
-def test_frames_that_hold_nan_are_refused_by_every_node(call_node, loaded):
-    frames = blurry_clip(4, 32, 48)
-    frames[2, 3, 4, 0] = float("nan")
-    for node_id in ("Deblur", "Borrow", "MeasureBlur"):
-        with pytest.raises(ValueError, match=r"NaN\) in frame 2"):
-            call_node(f"VideoDeblur_{node_id}", frames=frames)
-    with pytest.raises(ValueError, match=r"NaN\) in frame 2"):
-        encode(call_node, loaded, frames)
-
-
-def test_comfyui_s_own_out_of_memory_error_is_understood(comfy, call_node, loaded, monkeypatch):
-    positive, negative, latent = encode(call_node, loaded, blurry_clip(8, 64, 64))
-    network = loaded[0].model.diffusion_model
-    forward = network.forward
-
-    def limited(x, *args, **kwargs):
-        if x.shape[2] > 4:
-            raise comfy.model_management.OOM_EXCEPTION("the allocator gave up")
-        return forward(x, *args, **kwargs)
-
-    monkeypatch.setattr(network, "forward", limited)
-    inputs = {"positive": positive, "negative": negative, "latent": latent}
-    (result,) = call_node("VideoDeblur_Sample", model=loaded[0], **inputs)
-    assert result["samples"].shape == latent["samples"].shape
-
-
 def two_scenes(first: int, second: int, shade: float = 0.0) -> torch.Tensor:
     return torch.cat(
         [0.3 * blurry_clip(first, 32, 48), 0.3 * blurry_clip(second, 32, 48) + 0.7 - shade]
@@ -432,57 +206,6 @@ def test_frames_of_any_loader_give_the_same(call_node, random_checkpoint, kind):
     assert torch.allclose(restored.float(), plain, atol=1e-5)
 
 
-def test_encoding_and_decoding_in_comfyui_take_fewer_frames_when_memory_runs_out(
-    call_node, loaded, monkeypatch
-):
-    frames = blurry_clip(8, 32, 32)
-    latent = encode(call_node, loaded, frames)[2]
-    network = loaded[2].model.blur_encoder
-    decoder = loaded[1].first_stage_model.decoder
-    sizes = []
-    for part in (network, decoder):
-        forward = part.forward
-
-        def limited(x, *args, forward=forward):
-            sizes.append(x.shape[0])
-            if x.shape[0] > 2:
-                raise torch.OutOfMemoryError("out of memory")
-            return forward(x, *args)
-
-        monkeypatch.setattr(part, "forward", limited)
-    again = encode(call_node, loaded, frames)[2]
-    assert torch.allclose(again["samples"], latent["samples"], atol=1e-5)
-    (restored,) = call_node("VideoDeblur_DecodeLatents", vae=loaded[1], latent=again)
-    assert torch.allclose(restored, frames, atol=1e-5)
-    assert set(sizes) == {8, 4, 2}
-
-
-def test_cancelling_stops_between_pieces(comfy, call_node, loaded, monkeypatch):
-    positive, negative, latent = encode(call_node, loaded, blurry_clip(40, 32, 32))
-    network = loaded[0].model.diffusion_model
-    forward, calls = network.forward, []
-
-    def interrupt_in_the_second(x, *args, **kwargs):
-        calls.append(1)
-        if len(calls) == 2:
-            comfy.model_management.interrupt_current_processing(True)
-        return forward(x, *args, **kwargs)
-
-    monkeypatch.setattr(network, "forward", interrupt_in_the_second)
-    with pytest.raises(comfy.model_management.InterruptProcessingException):
-        call_node(
-            "KSampler",
-            model=loaded[0],
-            positive=positive,
-            negative=negative,
-            latent_image=latent,
-            cfg=1.0,
-            sampler_name="euler",
-            scheduler="simple",
-        )
-    assert len(calls) == 2
-
-
 def test_lora_changes_the_result(comfy, call_node, loaded):
     frames = blurry_clip(2, 32, 32)
     positive, negative, latent = encode(call_node, loaded, frames)
@@ -498,16 +221,6 @@ def test_lora_changes_the_result(comfy, call_node, loaded):
     )
     assert (plain - changed).abs().max() > 1e-3
     assert torch.equal(plain, again)
-
-
-def test_weights_that_do_not_fit_the_device_give_the_same_latents(comfy, call_node, loaded):
-    positive, negative, latent = encode(call_node, loaded, blurry_clip(2, 32, 32))
-    inputs = {"positive": positive, "negative": negative, "latent": latent}
-    (plain,) = call_node("VideoDeblur_Sample", model=loaded[0], **inputs)
-    comfy.model_management.unload_all_models()
-    loaded[0].load(loaded[0].load_device, lowvram_model_memory=20_000)
-    (streamed,) = call_node("VideoDeblur_Sample", model=loaded[0], **inputs)
-    assert torch.allclose(plain["samples"], streamed["samples"], atol=1e-5)
 
 
 def test_preview_of_the_bundled_checkpoint_shows_the_picture(comfy, call_node):
