@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from video_deblur.models.config import UNet3DConfig
-from video_deblur.models.dblrnet import DblrNet
+from video_deblur.models.dblrnet import DblrNet, DblrNetConfig
 from video_deblur.models.divd import Divd
 from video_deblur.models.schedule import add_noise, clean_from_velocity, velocity
 from video_deblur.models.unet3d import UNet3D
@@ -40,6 +40,7 @@ UNETS = {
         "latent_skip": False,
     },
 }
+SMALL_DBLRNET = DblrNetConfig(channels=4, num_units=1, head_channels=4)
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 KINDS = ["cuda", "mps"]
 
@@ -175,19 +176,22 @@ def test_the_schedule_is_read_on_the_device_without_waiting(small_config, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_dblrnet_is_the_cpus_on_a_pretended_device(make_frames, randomise, kind):
-    network = randomise(DblrNet(4, 1, 4), 0.1, add=True).eval().requires_grad_(False)
-    frames = make_frames(3, 12, 14)
-    expected = network.restore(frames)
+    network = randomise(DblrNet(SMALL_DBLRNET), 0.1, add=True).eval().requires_grad_(False)
+    frames = make_frames(5, 12, 14).movedim(-1, 1)
+    expected = network.restore_frame(frames)
     with PretendedDevice(kind) as pretended:
         network.to(pretended.device)
-        restored = network.restore(frames.to(pretended.device))
+        restored = network.restore_frame(frames.to(pretended.device))
         assert torch.equal(restored.cpu(), expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_dblrnet_runs_on_fake_cuda(make_frames, dtype):
-    network, frames = DblrNet(4, 1, 4).eval().requires_grad_(False), make_frames(3, 12, 14)
+    network, frames = (
+        DblrNet(SMALL_DBLRNET).eval().requires_grad_(False),
+        make_frames(5, 12, 14).movedim(-1, 1),
+    )
     with fake_cuda(), torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
-        restored = moved(network).restore(frames.to("cuda"))
+        restored = moved(network).restore_frame(frames.to("cuda"))
         assert restored.device.type == "cuda"
         assert restored.dtype == torch.float32
