@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ..models.checkpoint import save_checkpoint
 from ..models.dblrnet import DblrNet, DblrNetConfig, to_luma
+from ..training.accelerator import make_accelerator
 from ..training.config import DiffusionStage
 from ..training.data.clips import DrawnClip
 from ..training.data.loader import ClipLoader, TrainingData, clip_generator
@@ -30,7 +31,6 @@ from ..training.loop import Run, train
 from ..training.losses import log_error, spectrum_l1
 from ..training.preflight import data_name
 from ..training.presets import PRESETS
-from ..training.recipe import make_accelerator
 from ..training.states import whole_weights
 
 _WINDOWS = 2

@@ -20,9 +20,10 @@ from ..models.autoencoder import Autoencoder
 from ..models.checkpoint import LICENCE, load_model, read_info, save_checkpoint
 from ..models.config import DivdConfig
 from ..models.divd import Divd
-from ..models.hardware import choose_device, multiplies_bfloat16
+from ..models.hardware import choose_device
 from ..video.atomic import write_file
 from . import loop
+from .accelerator import make_accelerator
 from .config import DIFFUSION_STAGES, AutoencoderStage, DataConfig, DiffusionStage, Preset
 from .data.clips import clip_bytes
 from .data.loader import ClipLoader, DrawnClip, TrainingData, clip_generator
@@ -345,46 +346,6 @@ def is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
     ends = ("conv_in.", "conv_out.", "time_emb", "relative_position.")
     inside = name.removeprefix("model.").startswith("unet.")
     return inside and parameter.ndim > 1 and not any(end in name for end in ends)
-
-
-def make_accelerator(device: str, precision: str, folder: Path) -> Accelerator:
-    """Return what runs the training; TensorBoard's scalars go into the folder.
-
-    Args:
-        device: "auto" or "cpu".
-        precision: As `Preset.precision`.
-        folder: Of the run.
-
-    Raises:
-        ValueError: If the package accelerate is missing.
-    """
-    try:
-        from accelerate import Accelerator, DistributedDataParallelKwargs
-        from accelerate.state import AcceleratorState
-        from accelerate.utils import is_tensorboard_available
-    except ImportError as error:
-        raise ValueError(
-            "training needs the package accelerate: pip install accelerate tensorboard"
-        ) from error
-
-    # An earlier run of this process may have had another precision.
-    AcceleratorState._reset_state()
-    if precision == "auto":
-        native = multiplies_bfloat16(choose_device("cpu" if device == "cpu" else "auto"))
-        precision = "bf16" if native else "no"
-    tensorboard = is_tensorboard_available()
-    accelerator = Accelerator(
-        cpu=device == "cpu",
-        mixed_precision=precision,
-        log_with="tensorboard" if tensorboard else None,
-        project_dir=folder,
-        # What a stage trains need not have a part in its losses: the decoder without one of
-        # pixels.
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-    )
-    if tensorboard:
-        accelerator.init_trackers("tensorboard")
-    return accelerator
 
 
 def _provenance(

@@ -40,6 +40,7 @@ UNETS = {
         "latent_skip": False,
     },
 }
+SMALL_DBLRNET = DblrNetConfig(channels=4, num_units=1, head_channels=4)
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 KINDS = ["cuda", "mps"]
 
@@ -173,12 +174,9 @@ def test_the_schedule_is_read_on_the_device_without_waiting(small_config, kind):
             assert torch.equal(ours.cpu(), theirs)
 
 
-DBLRNET = DblrNetConfig(channels=4, num_units=1, head_channels=4)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_dblrnet_is_the_cpus_on_a_pretended_device(make_frames, randomise, kind):
-    network = randomise(DblrNet(DBLRNET), 0.1, add=True).eval().requires_grad_(False)
+    network = randomise(DblrNet(SMALL_DBLRNET), 0.1, add=True).eval().requires_grad_(False)
     frames = make_frames(5, 12, 14).movedim(-1, 1)
     expected = network.restore_frame(frames)
     with PretendedDevice(kind) as pretended:
@@ -189,8 +187,11 @@ def test_dblrnet_is_the_cpus_on_a_pretended_device(make_frames, randomise, kind)
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_dblrnet_runs_on_fake_cuda(make_frames, dtype):
-    network, frames = DblrNet(DBLRNET).eval().requires_grad_(False), make_frames(5, 12, 14)
+    network, frames = (
+        DblrNet(SMALL_DBLRNET).eval().requires_grad_(False),
+        make_frames(5, 12, 14).movedim(-1, 1),
+    )
     with fake_cuda(), torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
-        restored = moved(network).restore_frame(frames.movedim(-1, 1).to("cuda"))
+        restored = moved(network).restore_frame(frames.to("cuda"))
         assert restored.device.type == "cuda"
         assert restored.dtype == torch.float32

@@ -12,10 +12,12 @@ import copy
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from video_deblur.models.dblrnet import DblrNet, DblrNetConfig
 from video_deblur.models.divd import Divd
 from video_deblur.restoration.borrowing.passes import borrow_stream
 from video_deblur.restoration.color import match_color
 from video_deblur.restoration.diffusion import Deblurrer
+from video_deblur.restoration.feed_forward import FeedForward
 from video_deblur.restoration.phases import blend
 from video_deblur.restoration.settings import RestorationSettings
 
@@ -56,6 +58,17 @@ def test_the_autoencoder_of_public_weights_restores_too(kl_model: Divd, make_fra
         engine = Deblurrer(kl_model.to(pretended.device), pretended.device)
         restored = engine.restore(frames, PLAIN)
         torch.testing.assert_close(restored, expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_feed_forward_network_restores_as_on_the_cpu(randomise, make_frames, kind):
+    config = DblrNetConfig(channels=4, num_units=1, head_channels=4)
+    network = randomise(DblrNet(config), 0.1, add=True).eval().requires_grad_(False)
+    frames = make_frames(3, 20, 28)
+    expected = FeedForward(copy.deepcopy(network)).restore(frames, PLAIN)
+    with PretendedDevice(kind) as pretended:
+        engine = FeedForward(network.to(pretended.device), pretended.device)
+        assert torch.equal(engine.restore(frames, PLAIN), expected)
 
 
 def test_frames_borrow_as_on_the_cpu(make_frames):
