@@ -105,7 +105,7 @@ def sharper(pairs: Sequence[tuple[Frame, Frame]]) -> list[bool]:
         # What is sharp there may have moved by a block or two.
         theirs = F.max_pool2d(neighbour.blocks, 3, stride=1, padding=1)
         found.append((theirs > frame.blocks * _WORTH_FLOW).any())
-    return torch.stack(found).tolist()
+    return torch.stack(found).cpu().tolist()
 
 
 def _eight_bit_luma(color: Tensor) -> Tensor:

@@ -99,8 +99,8 @@ def borrow_stream(
         before_frame: Called before each frame that is yielded; may raise to cancel.
 
     Yields:
-        The frames that are wanted, in order, float32 in 0..1 on `device`; on the CPU from where
-        its memory ran out.
+        The frames that are wanted, in order, float32 in 0..1 on `device`; on the CPU for "mps",
+        and from where memory ran out.
     """
     begin, end = (0, None) if wanted is None else wanted
     first = max(begin - _EVENING_REACH, 0)
@@ -127,23 +127,21 @@ def borrow_stream(
 
 def borrowing_bytes(height: int, width: int) -> int:
     """Return the memory that borrowing takes on its device at this frame size, in bytes."""
+    # A test holds this to the tensors that are alive at once.
     pixels = height * width
-    # Each of the frames at hand: 16 bits, 8-bit luma, and what is compared of it, shrunk.
     at_hand = 2 * _BORROWING_REACH + 1 + 2 * _EVENING_REACH + 1
+    # Each in 16 bits, its 8-bit luma, and what is compared of it, shrunk.
     frames = at_hand * pixels * (3 * 2 + 1 + 3)
     # In float32: a frame that comes or goes, one being fused, and one being aligned.
     whole = 3 * pixels * 3 * 4
     kept = 4 * min(KEPT_VALUES, 2 * _BORROWING_REACH * 3 * pixels)
-    # Both ways, between frames within reach of each other.
-    pairs = at_hand * _BORROWING_REACH
+    # Of all pairs within reach of each other, both ways.
+    pairs = sum(range(2 * _BORROWING_REACH + 1)) - sum(range(_BORROWING_REACH + 1))
+    pairs += 2 * _EVENING_REACH
     flows = pairs * 2 * 2 * 4 * min(FLOW_PIXELS, pixels // 4)
-    return (
-        frames
-        + whole
-        + kept
-        + flows
-        + 4 * (2 * BAND_VALUES + 4 * BATCH_VALUES + 16 * BAND_PIXELS)
-    )
+    # Bands that are compared, stacks of pictures, and patches: no more than so many of a frame.
+    working = 4 * min(2 * BAND_VALUES + 2 * BATCH_VALUES + 16 * BAND_PIXELS, 96 * pixels)
+    return frames + whole + kept + flows + working
 
 
 @dataclass(frozen=True)
@@ -176,7 +174,8 @@ class _Place:
     """The device that a stream computes on: another one until memory runs out, then the CPU."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device = device
+        # Apple's GPUs, which share the host's memory, cannot sample bicubically in PyTorch.
+        self.device = torch.device("cpu") if device.type == "mps" else device
         self._frames: weakref.WeakSet[Frame] = weakref.WeakSet()
 
     def attempt(self, work: Callable[[], Result]) -> Result:
@@ -207,11 +206,13 @@ class _Place:
 class _Window:
     """The frames that one pass has at hand."""
 
-    def __init__(self, work: Pass, place: _Place, flows: Flows, first: int) -> None:
+    def __init__(
+        self, work: Pass, place: _Place, flows: Flows, wanted: tuple[int, int | None]
+    ) -> None:
         self._work = work
         self._place = place
         self._flows = flows
-        self._first = first
+        self._wanted = wanted
         self._frames: deque[tuple[int, Frame]] = deque()
         self._helpful: set[tuple[int, int]] = set()
 
@@ -226,8 +227,9 @@ class _Window:
             for other, earlier in self._frames:
                 if index - other <= self._work.reach:
                     pairs += [(index, frame, other, earlier), (other, earlier, index, frame)]
-            # Frames before the first one wanted are only borrowed from.
-            pairs = [pair for pair in pairs if pair[2] >= self._first]
+            # Other frames than those that are wanted are only borrowed from.
+            first, end = self._wanted
+            pairs = [p for p in pairs if p[2] >= first and (end is None or p[2] < end)]
             asked = [(neighbour, helped) for _, neighbour, _, helped in pairs]
             answers = self._place.attempt(lambda: self._work.candidates(asked))
             for (source, neighbour, target, helped), helps in zip(pairs, answers, strict=True):
@@ -258,7 +260,7 @@ def _slide(
     before_frame: Callable[[], None] | None = None,
 ) -> Iterator[Passed]:
     """Do one pass over a clip; see `borrow_stream`."""
-    window = _Window(work, place, flows, wanted[0])
+    window = _Window(work, place, flows, wanted)
     source = iter(frames)
     index = position = read = 0
     while wanted[1] is None or index < wanted[1]:

@@ -187,3 +187,30 @@ def test_bands_of_rows_give_what_the_whole_frame_gives(size, monkeypatch):
 def test_frames_wait_in_16_bits_that_16_bit_video_survives():
     values = torch.arange(65536).reshape(256, 256, 1).expand(-1, -1, 3) / 65535
     assert torch.equal(Frame.of(values, None, "cpu").rows(0, 256)[0].permute(1, 2, 0), values)
+
+
+@pytest.mark.parametrize("wanted", [(0, 3), (3, 6), (6, 9)])
+def test_parts_of_a_clip_come_out_as_in_the_whole(wanted):
+    sharp = panned(texture(), OFFSETS)
+    blurry = np.stack([f if i % 3 == 1 else smeared(f, 9) for i, f in enumerate(sharp)])
+    frames = torch.from_numpy(blurry)
+    part = torch.stack(list(borrow_stream(frames, wanted=wanted)))
+    assert torch.equal(part, borrow(frames)[slice(*wanted)])
+
+
+def test_frames_that_are_only_borrowed_from_are_registered_to_no_other(monkeypatch):
+    sharp = panned(texture(), OFFSETS)
+    blurry = np.stack([f if i % 3 == 1 else smeared(f, 9) for i, f in enumerate(sharp)])
+    computed = []
+    start = flows.Flows.start
+
+    def counted(self, *frames):
+        computed.append(frames)
+        start(self, *frames)
+
+    monkeypatch.setattr(flows.Flows, "start", counted)
+    list(borrow_stream(torch.from_numpy(blurry)))
+    everything = len(computed)
+    computed.clear()
+    list(borrow_stream(torch.from_numpy(blurry), wanted=(0, 1)))
+    assert len(computed) < everything / 2
