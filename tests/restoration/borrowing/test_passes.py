@@ -6,7 +6,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from video_deblur.restoration.borrowing import passes, patch_fusion, registration
+from video_deblur.restoration.borrowing import filters, flows, passes, patch_fusion
+from video_deblur.restoration.borrowing.candidates import Frame
+from video_deblur.restoration.borrowing.comparison import Resemblance
 from video_deblur.restoration.borrowing.passes import REACH, borrow, borrow_stream
 
 
@@ -108,7 +110,7 @@ def test_frames_that_took_detail_differ_less_from_those_beside_them(monkeypatch)
         )
 
     evened = borrow(frames)
-    monkeypatch.setattr(passes, "_resemblance", lambda frame, match: 0 * frame.taken)
+    monkeypatch.setattr(Resemblance, "__call__", lambda self, match: 0 * self.frame.taken)
     plain = borrow(frames)
     assert flicker(evened) < 0.8 * flicker(plain)
     assert psnr(evened, sharp) > psnr(plain, sharp)
@@ -146,25 +148,6 @@ def test_any_size_is_kept(size):
     assert torch.isfinite(restored).all()
 
 
-def test_patches_add_up_to_the_picture():
-    line = patch_fusion._window(torch.device("cpu")).square()
-    hop = patch_fusion._HOP
-    overlap = patch_fusion._PATCH - hop
-    torch.testing.assert_close(
-        line[overlap:hop, :overlap] + line[overlap:hop, hop:],
-        torch.ones(hop - overlap, overlap),
-    )
-
-
-def test_equal_pictures_add_nothing_to_each_other():
-    picture = torch.from_numpy(texture()).permute(2, 0, 1)[None]
-    (band,) = patch_fusion.patch_bands(200, 240, 3)
-    added = patch_fusion.aggregate(
-        picture.repeat(3, 1, 1, 1), torch.ones(1, 1, 200, 240), band[2], 12
-    )
-    torch.testing.assert_close(added, torch.zeros_like(picture), atol=1e-5, rtol=0)
-
-
 @pytest.mark.parametrize("size", [(200, 240), (192, 96), (208, 97), (65, 300)])
 def test_bands_of_rows_give_what_the_whole_frame_gives(size, monkeypatch):
     # Motion along rows and columns, so that bands read rows of neighbours beyond their own.
@@ -173,15 +156,21 @@ def test_bands_of_rows_give_what_the_whole_frame_gives(size, monkeypatch):
 
     def both_passes(given, between=None):
         """Return the first pass, and the second one on `between` or on the first."""
-        first = passes._Pass(3, 12, passes._advantage)
-        second = passes._Pass(1, 4, passes._resemblance)
-        borrowed = list(passes._slide([(f, None) for f in given], first, "cpu", (0, None)))
-        return borrowed, list(passes._slide(between or borrowed, second, "cpu", (0, None)))
+        place = passes._Place(torch.device("cpu"))
+        with flows.Flows() as pool:
+            first = passes._slide(
+                [(f, None) for f in given], passes.BORROWING, place, pool, (0, None)
+            )
+            borrowed = list(first)
+            second = passes._slide(between or borrowed, passes.EVENING, place, pool, (0, None))
+            return borrowed, list(second)
 
     frames = torch.from_numpy(blurry)
     whole = both_passes(frames)
-    monkeypatch.setattr(registration, "BAND_PIXELS", 1)
+    monkeypatch.setattr(filters, "BAND_PIXELS", 1)
     monkeypatch.setattr(patch_fusion, "BAND_VALUES", 1)
+    monkeypatch.setattr(patch_fusion, "BATCH_VALUES", 1)
+    monkeypatch.setattr(passes, "KEPT_VALUES", 0)
     # Each pass by itself: what rounding the first differs by may move the second's flow.
     banded = both_passes(frames, between=whole[0])
     before = [frames, [pixels for pixels, _ in whole[0]]]
@@ -190,25 +179,38 @@ def test_bands_of_rows_give_what_the_whole_frame_gives(size, monkeypatch):
         assert moved > 0.01
         for (pixels, taken), (reference, trusted) in zip(passed, expected, strict=True):
             torch.testing.assert_close(pixels, reference, atol=2e-5, rtol=0)
-            torch.testing.assert_close(taken, trusted, atol=1e-4, rtol=0)
-
-
-@pytest.mark.parametrize("size", [(192, 96), (190, 240), (200, 230)])
-def test_what_neighbours_have_arrives_up_to_every_edge(size, monkeypatch):
-    height, width = size
-    stack = torch.zeros(2, 3, height, width)
-    stack[1] += torch.rand(3, height, width, generator=torch.Generator().manual_seed(0))
-    # Nothing in the first picture: all of the second one is taken.
-    monkeypatch.setattr(patch_fusion, "BAND_VALUES", 1)
-    total = torch.zeros(1, 3, height, width)
-    for first, last, padding in patch_fusion.patch_bands(height, width, 2):
-        taken = torch.ones(1, 1, last - first, width)
-        total[:, :, first:last] += patch_fusion.aggregate(
-            stack[:, :, first:last], taken, padding, 12
-        )
-    torch.testing.assert_close(total, stack[1:], atol=1e-5, rtol=0)
+            assert (taken is None) == (trusted is None)
+            if taken is not None:
+                torch.testing.assert_close(taken, trusted, atol=1e-4, rtol=0)
 
 
 def test_frames_wait_in_16_bits_that_16_bit_video_survives():
     values = torch.arange(65536).reshape(256, 256, 1).expand(-1, -1, 3) / 65535
-    assert torch.equal(registration.Frame.of(values, None, "cpu").pixels(), values)
+    assert torch.equal(Frame.of(values, None, "cpu").rows(0, 256)[0].permute(1, 2, 0), values)
+
+
+@pytest.mark.parametrize("wanted", [(0, 3), (3, 6), (6, 9)])
+def test_parts_of_a_clip_come_out_as_in_the_whole(wanted):
+    sharp = panned(texture(), OFFSETS)
+    blurry = np.stack([f if i % 3 == 1 else smeared(f, 9) for i, f in enumerate(sharp)])
+    frames = torch.from_numpy(blurry)
+    part = torch.stack(list(borrow_stream(frames, wanted=wanted)))
+    assert torch.equal(part, borrow(frames)[slice(*wanted)])
+
+
+def test_frames_that_are_only_borrowed_from_are_registered_to_no_other(monkeypatch):
+    sharp = panned(texture(), OFFSETS)
+    blurry = np.stack([f if i % 3 == 1 else smeared(f, 9) for i, f in enumerate(sharp)])
+    computed = []
+    start = flows.Flows.start
+
+    def counted(self, *frames):
+        computed.append(frames)
+        start(self, *frames)
+
+    monkeypatch.setattr(flows.Flows, "start", counted)
+    list(borrow_stream(torch.from_numpy(blurry)))
+    everything = len(computed)
+    computed.clear()
+    list(borrow_stream(torch.from_numpy(blurry), wanted=(0, 1)))
+    assert len(computed) < everything / 2
