@@ -13,7 +13,7 @@ TEXT = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 
 def test_the_architecture_page_names_files_that_are_there():
     named = set(re.findall(r"`([a-z_0-9]+/[A-Za-z_0-9./]*)`", TEXT))
-    assert len(named) > 40
+    assert len(named) >= 35
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
 
 

@@ -58,7 +58,7 @@ def test_shots_do_not_see_each_other(make_frames):
 def test_segments_equal_the_clip_at_once(engine, monkeypatch, num_frames, borrow):
     monkeypatch.setattr(segments, "_SEGMENT_PIXELS", 1)
     monkeypatch.setattr(passes, "_SMALLEST_SIDE", 16)
-    frames = np.random.default_rng(0).integers(0, 255, (num_frames, 20, 24, 3), np.uint8)
+    frames = np.random.default_rng(0).integers(0, 255, (num_frames, 40, 48, 3), np.uint8)
     chosen = settings(borrow=borrow, scene_cuts=False)
     at_once = engine.restore(torch.from_numpy(frames).float() / 255, chosen).numpy() * 255
     streamed = np.stack(list(restore_stream(frames, engine, chosen)))
