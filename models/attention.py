@@ -27,7 +27,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
         q: Queries `[N, heads, L, D]`.
         k: Keys `[N, heads, M, D]`.
         v: Values, as the keys.
-        bias: Added to the scores, `[N, 1 or heads, L, M]` or, for all alike, `[heads, L, M]`.
+        bias: Added to the scores, `[N or 1, 1 or heads, L, M]`.
 
     Returns:
         `[N, heads, L, D]`.
@@ -37,7 +37,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
     parts = []
     for first in range(0, len(q), MOST_ENTRIES):
         part = slice(first, first + MOST_ENTRIES)
-        own = bias[part] if bias is not None and bias.ndim == 4 else bias
+        own = bias[part] if bias is not None and len(bias) > 1 else bias
         parts.append(F.scaled_dot_product_attention(q[part], k[part], v[part], attn_mask=own))
     return torch.cat(parts)
 

@@ -60,7 +60,9 @@ def blurred(picture: Tensor, sigma: float) -> Tensor:
     radius = math.ceil(3 * sigma)
     line = _blur_matrix(sigma, radius, picture.device)
     blocks = _padded(picture, radius).unfold(-1, _BLOCK + 2 * radius, _BLOCK)
-    return _down((blocks @ line).flatten(-2), line, radius)[..., :height, :width]
+    # Rows that overlap in memory would be multiplied one by one.
+    across = (blocks.contiguous() @ line).flatten(-2)
+    return _down(across, line, radius)[..., :height, :width]
 
 
 def detail(luma: Tensor) -> Tensor:

@@ -50,9 +50,9 @@ class Layout:
     overlap: int
     """Frames shared by neighbouring windows."""
     tile: int
-    """Side of a tile; 0 means the whole frame."""
+    """Largest side of a tile; 0 means the whole frame."""
     tile_overlap: int
-    """Positions shared by neighbouring tiles."""
+    """Positions shared by neighbouring tiles, at least."""
     cuts: tuple[int, ...] = ()
     """Frames that start a new shot, rising. No window reaches over one."""
 
@@ -72,8 +72,8 @@ class Layout:
 
     def pieces(self, num_frames: int, height: int, width: int) -> Iterator[Piece]:
         """Yield the pieces of a clip, window by window."""
-        rows = split(height, self.tile or height, self.tile_overlap)
-        columns = split(width, self.tile or width, self.tile_overlap)
+        rows = split_evenly(height, self.tile or height, self.tile_overlap)
+        columns = split_evenly(width, self.tile or width, self.tile_overlap)
         for shot in shots(num_frames, self.cuts):
             first, last = shot
             for start, stop in split(last - first, self.window, self.overlap):
@@ -110,6 +110,18 @@ def split(length: int, size: int, overlap: int) -> list[Span]:
     hop = size - overlap
     starts = [*range(0, length - size, hop), length - size]
     return [(start, start + size) for start in starts]
+
+
+def split_evenly(length: int, size: int, overlap: int) -> list[Span]:
+    """Cut a range into as few spans of at most `size` as `split`, but no larger than needed.
+
+    720 rows in tiles of 512 that share 64 are two of 392, not of 512: what neighbours share
+    is computed twice. Arguments and result as for `split`.
+    """
+    if length <= size:
+        return [(0, length)]
+    count = -(-(length - overlap) // (size - overlap))
+    return split(length, -(-(length + (count - 1) * overlap) // count), overlap)
 
 
 def crossfade_weights(span: Span, whole: Span, overlap: int) -> Tensor:

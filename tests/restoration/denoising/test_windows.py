@@ -5,7 +5,13 @@ from itertools import pairwise
 
 import pytest
 import torch
-from video_deblur.restoration.denoising.windows import Layout, crossfade_weights, fuse, split
+from video_deblur.restoration.denoising.windows import (
+    Layout,
+    crossfade_weights,
+    fuse,
+    split,
+    split_evenly,
+)
 
 CUTS = [
     (n, s, o)
@@ -25,6 +31,22 @@ def test_spans_cover_everything_in_order_with_equal_size(length, size, overlap):
     assert spans[-1][1] == length
     for (_, end), (start, _) in pairwise(spans):
         assert end - start >= overlap
+
+
+@pytest.mark.parametrize(("length", "size", "overlap"), [*CUTS, (180, 128, 16), (320, 128, 16)])
+def test_even_spans_are_as_few_and_no_larger_than_needed(length, size, overlap):
+    spans, plain = split_evenly(length, size, overlap), split(length, size, overlap)
+    assert len(spans) == len(plain)
+    assert (spans[0][0], spans[-1][1]) == (0, length)
+    sides = {stop - start for start, stop in spans}
+    assert len(sides) == 1
+    side = sides.pop()
+    shared = [one[1] - two[0] for one, two in pairwise(spans)]
+    assert all(overlap <= each for each in shared)
+    # One position less for each span would leave a gap.
+    assert side <= min(size, length)
+    assert len(spans) * (side - 1) - (len(spans) - 1) * overlap < length
+    assert set(shared[:-1]) <= {overlap}
 
 
 @pytest.mark.parametrize(("size", "overlap"), [(16, 8), (16, 4), (5, 2), (8, 1)])
