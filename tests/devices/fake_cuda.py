@@ -12,8 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-
-from .pretended import clear_caches
+from video_deblur.benchmarks.pretended_device import clear_caches
 
 
 @contextmanager

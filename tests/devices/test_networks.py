@@ -14,6 +14,7 @@ import dataclasses
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from video_deblur.benchmarks.pretended_device import PretendedDevice
 from video_deblur.models.config import UNet3DConfig
 from video_deblur.models.dblrnet import DblrNet, DblrNetConfig
 from video_deblur.models.divd import Divd
@@ -22,7 +23,6 @@ from video_deblur.models.unet3d import UNet3D
 from video_deblur.restoration.denoising.sampler import SOLVERS
 
 from .fake_cuda import fake_cuda, moved
-from .pretended import PretendedDevice
 
 UNETS = {
     "window": {},

@@ -7,8 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-
-from .pretended import PretendedDevice
+from video_deblur.benchmarks.pretended_device import PretendedDevice
 
 
 def test_values_are_those_of_the_cpu_and_come_back():

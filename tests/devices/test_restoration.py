@@ -1,6 +1,6 @@
 """Clips restored on devices that are not there: they come out as on the CPU.
 
-On pretended devices (see `pretended`), from frames on the host and on the device. Covered: that
+On pretended devices, from frames on the host and on the device. Covered: that
 no operation mixes devices and nothing needs what Apple's GPUs lack. Not covered: the devices'
 own kernels and streams, half precision, memory, files, nodes.
 """
@@ -8,12 +8,12 @@ own kernels and streams, half precision, memory, files, nodes.
 from __future__ import annotations
 
 import copy
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from video_deblur.benchmarks.pretended_device import PretendedDevice
 from video_deblur.models.dblrnet import DblrNet, DblrNetConfig
 from video_deblur.models.divd import Divd
 from video_deblur.restoration.borrowing.passes import borrow_stream
@@ -23,8 +23,6 @@ from video_deblur.restoration.feed_forward import FeedForward
 from video_deblur.restoration.phases import blend
 from video_deblur.restoration.settings import RestorationSettings
 from video_deblur.restoration.streaming.stream import restore_stream
-
-from .pretended import PretendedDevice
 
 KINDS = ["cuda", "mps"]
 PLAIN = RestorationSettings(borrow=False, scene_cuts=False)
@@ -74,16 +72,6 @@ def test_a_feed_forward_network_restores_as_on_the_cpu(randomise, make_frames, k
         assert torch.equal(engine.restore(frames, PLAIN), expected)
 
 
-@pytest.fixture
-def _no_driver(monkeypatch):
-    """Streams and pinned memory need a driver: with these, everything around them runs."""
-    event = SimpleNamespace(synchronize=lambda: None)
-    stream = SimpleNamespace(record_event=lambda: event)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
-
-
-@pytest.mark.usefixtures("_no_driver")
 @pytest.mark.parametrize("kind", KINDS)
 def test_frames_borrow_as_on_the_cpu(make_frames, kind):
     frames = make_frames(5, 80, 96)
@@ -101,7 +89,6 @@ def test_frames_borrow_as_on_the_cpu(make_frames, kind):
             torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
-@pytest.mark.usefixtures("_no_driver")
 @pytest.mark.parametrize("kind", KINDS)
 def test_clip_and_stream_are_restored_with_borrowing(small_model, make_frames, kind):
     frames = make_frames(5, 80, 96)

@@ -1,6 +1,6 @@
 """Blur synthesised and clips finished on devices that are not there.
 
-On pretended devices (see `pretended`). Covered: that no operation mixes devices, that nothing
+On pretended devices. Covered: that no operation mixes devices, that nothing
 needs what Apple's GPUs lack, that noise is drawn by the device's generator. Not covered: the
 devices' own kernels and random numbers, which differ from the CPU's; memory; H.264, which is
 computed in threads that know of no pretended device.
@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from einops import rearrange
+from video_deblur.benchmarks.pretended_device import PretendedDevice
 from video_deblur.synthesis.motion_blur import (
     ShakeConfig,
     average_frames,
@@ -23,8 +24,6 @@ from video_deblur.synthesis.motion_blur import (
 from video_deblur.training.config import DataConfig
 from video_deblur.training.data.clips import draw_clip, finish_clips
 from video_deblur.training.data.sources import SyntheticSource
-
-from .pretended import PretendedDevice
 
 KINDS = ["cuda", "mps"]
 SHAKE = ShakeConfig(foreground_probability=1.0, sharp_probability=0.0, max_sub_frames=8)

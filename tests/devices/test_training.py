@@ -1,6 +1,6 @@
 """Training on devices that are not there: losses, gradients, updates, the loop around them.
 
-On a pretended device (see `pretended`) updates must be the CPU's; under fake CUDA tensors only
+On a pretended device updates must be the CPU's; under fake CUDA tensors only
 the losses are computed, as gradients ask for a driver there. Covered: that no operation
 mixes devices, that nothing asks Apple's GPUs for float64 or for an operation they lack. Not
 covered: the devices' own kernels, gradients in half precision, several devices, memory.
@@ -13,6 +13,7 @@ import dataclasses
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from video_deblur.benchmarks.pretended_device import PretendedDevice
 from video_deblur.models.autoencoder import Autoencoder
 from video_deblur.models.divd import Divd
 from video_deblur.training import muon
@@ -29,7 +30,6 @@ from video_deblur.training.recipe import is_hidden_matrix
 from video_deblur.training.stages import AutoencoderTraining, DiffusionTraining, draw
 
 from .fake_cuda import fake_cuda, moved
-from .pretended import PretendedDevice
 
 KINDS = ["cuda", "mps"]
 STAGE = DiffusionStage(steps=1, mixed_from=0.0, token_dropout=0.5, min_snr_gamma=5.0)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from video_deblur.benchmarks.activations import count_activations
+from video_deblur.benchmarks.pretended_device import PretendedDevice
 from video_deblur.models.schedule import alphas_cumprod
 from video_deblur.restoration.denoising.sampler import sampling_timesteps
 from video_deblur.restoration.settings import preset_settings
@@ -73,6 +74,16 @@ def test_noise_levels_are_those_of_the_library(loaded, steps, spacing, monkeypat
     part = node_module.checkpoint_sigmas(loaded[0], 3, 0.4)
     assert torch.equal(part, node_module.checkpoint_sigmas(loaded[0], 7)[-4:])
     assert not len(node_module.checkpoint_sigmas(loaded[0], 3, 0.0))
+
+
+def test_noise_is_scaled_wherever_a_run_before_has_left_the_levels(loaded):
+    node_module = sys.modules[type(loaded[0].model).__module__.replace("denoiser", "sample")]
+    noise, level = torch.randn(2, 4, 3, 3), torch.tensor(2.0)
+    expected = node_module.pure_noise(loaded[0], noise, level)
+    with PretendedDevice("cuda") as pretended:
+        found = node_module.pure_noise(loaded[0], noise, level.to(pretended.device))
+    assert torch.equal(found, expected)
+    torch.testing.assert_close(found, noise * 5**0.5 / 2)
 
 
 @pytest.mark.parametrize("steps", [1, 4, 7])

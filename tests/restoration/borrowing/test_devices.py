@@ -1,33 +1,22 @@
-"""Borrowing on a device that is not there; see `benchmarks.device_traffic`."""
+"""Borrowing on a device that is not there; see `benchmarks.pretended_device`."""
 
 from __future__ import annotations
 
+import copy
 import threading
-from contextlib import contextmanager
 
 import pytest
 import torch
 from video_deblur.benchmarks.activations import _Alive
-from video_deblur.benchmarks.device_traffic import (
-    DEVICE,
-    PretendedDevice,
-    count_borrowing,
-)
-from video_deblur.restoration.borrowing import filters, passes, patch_fusion
+from video_deblur.benchmarks.device_traffic import count_borrowing, count_stream
+from video_deblur.benchmarks.pretended_device import PretendedDevice
+from video_deblur.restoration.borrowing import passes
 from video_deblur.restoration.borrowing.candidates import Frame
 from video_deblur.restoration.borrowing.passes import borrow, borrow_stream, borrowing_bytes
 
 from .test_passes import OFFSETS, panned, smeared, texture
 
-
-@contextmanager
-def forgetting():
-    """Let nothing that is kept by device outlive a pretended one."""
-    yield
-    for module in (filters, patch_fusion):
-        for value in vars(module).values():
-            if hasattr(value, "cache_clear"):
-                value.cache_clear()
+DEVICE = torch.device("cuda", 0)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +32,7 @@ def borrowed(blurry):
 
 
 def test_frames_stay_on_the_device_and_come_out_as_on_the_cpu(blurry, borrowed):
-    with forgetting(), PretendedDevice():
+    with PretendedDevice("cuda"):
         frames = [f.to(DEVICE) for f in blurry]
         results = list(borrow_stream(frames, DEVICE))
         assert all(pixels.device == DEVICE for pixels in results)
@@ -51,8 +40,7 @@ def test_frames_stay_on_the_device_and_come_out_as_on_the_cpu(blurry, borrowed):
 
 
 def test_few_things_pass_between_host_and_device(blurry):
-    with forgetting():
-        counts = count_borrowing(blurry)
+    counts = count_borrowing(blurry)
     per_frame = {name: count / len(blurry) for name, count in counts.items()}
     assert counts["waits"] == 0
     # Luma of two passes, who may help, and in which patches they do, in two passes.
@@ -61,6 +49,21 @@ def test_few_things_pass_between_host_and_device(blurry):
     assert per_frame["uploads"] <= per_frame["optical flows"] + 2 + 40 / len(blurry)
     # No frames: these are 0.25 MB each.
     assert per_frame["MB down"] < 0.05
+
+
+def test_frames_of_files_go_up_once_and_come_back_once(blurry, small_model):
+    pixels = [(frame * 255).round().byte().numpy() for frame in blurry]
+    short = count_stream(pixels, copy.deepcopy(small_model))
+    long = count_stream([*pixels, *pixels[::-1]], small_model)
+    # What more frames bring, less what goes up once.
+    each = {name: (long[name] - short[name]) / len(pixels) for name in long}
+    megabytes = pixels[0].nbytes / 1e6
+    # The frame and its noise; the rest are flows, and patches of borrowing.
+    assert each["uploads"] <= each["optical flows"] + 6
+    # The frame, and luma for the flows of both passes.
+    assert megabytes < each["MB down"] < 2 * megabytes
+    # One for each group that is decoded and for each window.
+    assert each["waits"] <= 0.5
 
 
 class Full:
@@ -96,7 +99,7 @@ def test_out_of_memory_anywhere_goes_on_on_the_cpu(
     blurry, borrowed, monkeypatch, caplog, owner, name, after
 ):
     full = Full(monkeypatch, owner, name, after)
-    with forgetting(), PretendedDevice():
+    with PretendedDevice("cuda"):
         results = list(borrow_stream([f.to(DEVICE) for f in blurry], DEVICE))
         assert full.calls > after
         assert results[-1].device.type == "cpu"
@@ -110,7 +113,7 @@ def test_out_of_memory_anywhere_goes_on_on_the_cpu(
 
 
 def test_another_stream_starts_on_the_device_again(blurry, monkeypatch):
-    with forgetting(), PretendedDevice():
+    with PretendedDevice("cuda"):
         frames = [f.to(DEVICE) for f in blurry[:3]]
         with monkeypatch.context() as patch:
             Full(patch, passes, "aggregate", 0)
@@ -123,7 +126,7 @@ def test_other_errors_are_not_taken_for_memory(blurry, monkeypatch):
         raise RuntimeError("broken")
 
     monkeypatch.setattr(passes, "aggregate", broken)
-    with forgetting(), PretendedDevice(), pytest.raises(RuntimeError, match="broken"):
+    with PretendedDevice("cuda"), pytest.raises(RuntimeError, match="broken"):
         list(borrow_stream([f.to(DEVICE) for f in blurry], DEVICE))
 
 

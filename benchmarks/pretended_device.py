@@ -18,11 +18,13 @@ need no driver.
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections import Counter
+from collections import defaultdict
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torchgen
@@ -49,7 +51,7 @@ class PretendedTensor(Tensor):
     _device: torch.device
 
     @staticmethod
-    def __new__(cls, host: Tensor, device: torch.device) -> PretendedTensor:
+    def __new__(cls: type, host: Tensor, device: torch.device) -> PretendedTensor:
         return Tensor._make_wrapper_subclass(
             cls,
             host.size(),
@@ -64,15 +66,17 @@ class PretendedTensor(Tensor):
         self._device = device
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> torch.device:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self._device
 
     @property
-    def is_cuda(self) -> bool:
+    def is_cuda(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self._device.type == "cuda"
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None):
+    def __torch_dispatch__(
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         raise AssertionError(f"{func} outside of the pretended device")
 
 
@@ -86,8 +90,11 @@ class PretendedDevice(TorchDispatchMode):
     def __init__(self, kind: str) -> None:
         super().__init__()
         self.device = torch.device(kind, 0)
-        self.counts: Counter[str] = Counter()
-        """Of "uploads" and "downloads" of tensors, and "waits" for a value."""
+        self.counts: defaultdict[str, float] = defaultdict(float)
+        """Of "uploads" and "downloads" of tensors, and of "waits" for a value."""
+        self.megabytes: defaultdict[str, float] = defaultdict(float)
+        """Of "uploads" and "downloads"."""
+        self._patches = contextlib.ExitStack()
         self._functions = _Functions(self)
 
     def __enter__(self) -> PretendedDevice:
@@ -99,11 +106,17 @@ class PretendedDevice(TorchDispatchMode):
             """Remembers the device that it was made for."""
 
             def __new__(cls, device: Any = "cpu"):
-                generator = super().__new__(cls, "cpu")
+                generator = super().__new__(cls, "cpu")  # pyright: ignore[reportCallIssue]
                 generator.pretended = torch.device(device).type == device_type
                 return generator
 
         torch.Generator = Generator
+        # These need a driver.
+        for owner, name, stand_in in (
+            (torch.cuda, "current_stream", lambda device=None: _Stream()),
+            (Tensor, "pin_memory", lambda tensor, device=None: tensor),
+        ):
+            self._patches.enter_context(mock.patch.object(owner, name, stand_in))
         # Parameters cannot take over a tensor of another kind.
         torch.__future__.set_overwrite_module_params_on_conversion(True)
         super().__enter__()
@@ -115,9 +128,12 @@ class PretendedDevice(TorchDispatchMode):
         super().__exit__(*error)
         torch.__future__.set_overwrite_module_params_on_conversion(False)
         torch.Generator = self._real_generator
+        self._patches.close()
         clear_caches()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None):
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         kwargs = dict(kwargs or {})
         tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         wrappers = {id(x.host): x for x in tensors if isinstance(x, PretendedTensor)}
@@ -134,7 +150,10 @@ class PretendedDevice(TorchDispatchMode):
         if name in _MOVING:
             came_from_here = isinstance(args[name == "copy_"], PretendedTensor)
             if here != came_from_here:
-                self.counts["uploads" if here else "downloads"] += 1
+                moved = args[name == "copy_"]
+                way = "uploads" if here else "downloads"
+                self.counts[way] += 1
+                self.megabytes[way] += moved.numel() * moved.element_size() / 1e6
         else:
             self._check(func, name, args, tensors)
         if name == "_fused_sdp_choice":
@@ -179,6 +198,15 @@ class PretendedDevice(TorchDispatchMode):
             _check_mps(func, name, args)
 
 
+class _Stream:
+    """A stream, and an event of it, on which everything is done already."""
+
+    def record_event(self) -> _Stream:
+        return self
+
+    def synchronize(self) -> None: ...
+
+
 class _Functions(TorchFunctionMode):
     """Catches what reaches no dispatch mode, and names the device that C++ knows."""
 
@@ -186,7 +214,9 @@ class _Functions(TorchFunctionMode):
         super().__init__()
         self._mode = mode
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None):
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         kwargs = kwargs or {}
         owns = self._mode.owns
         if func in _FROM_VALUES and owns(kwargs.get("device")):
