@@ -28,25 +28,13 @@ logger = logging.getLogger(__name__)
 
 
 class Deblurrer(Engine):
-    """The engine around a loaded model.
+    """The engine of a `Divd`.
 
-    Args:
-        model: In evaluation mode, already on `device`. Autoencoder and blur encoder in
-            float32: residual decoding subtracts two nearly equal pictures. UNet and image
-            tower in float32 or `dtype`.
-        device: Where to compute.
-        dtype: Dtype the UNet computes in.
+    Its autoencoder and blur encoder are in float32: residual decoding subtracts two nearly
+    equal pictures. UNet and image tower are in float32 or the dtype that they compute in.
     """
 
-    def __init__(
-        self,
-        model: Divd,
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        self.model = model
-        self.device = torch.device(device)
-        self.dtype = dtype
+    model: Divd
 
     @classmethod
     def grid(

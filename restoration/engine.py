@@ -69,16 +69,23 @@ class Session(ABC):
 
 
 class Engine(ABC):
-    """What restores clips with the networks of a checkpoint."""
+    """What restores clips with the networks of a checkpoint.
 
-    model: Any
-    """The network, on `device`, in evaluation mode."""
-    device: torch.device
-    dtype: torch.dtype
-    """What the network computes in, where it need not be exact."""
+    Args:
+        model: The network, in evaluation mode, already on `device`.
+        device: Where to compute.
+        dtype: What the network computes in, where it need not be exact.
+    """
 
-    @abstractmethod
-    def __init__(self, model: Any, device: str | torch.device, dtype: torch.dtype) -> None: ...
+    def __init__(
+        self,
+        model: Any,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.model = model
+        self.device = torch.device(device)
+        self.dtype = dtype
 
     @property
     def config(self) -> Any:

@@ -34,23 +34,9 @@ def tile_of(settings: RestorationSettings, height: int, width: int) -> int:
 
 
 class FeedForward(Engine):
-    """The engine around a network that restores the middle one of some frames.
+    """The engine of a network that restores the middle one of some frames."""
 
-    Args:
-        model: In evaluation mode, already on `device`.
-        device: Where to compute.
-        dtype: Dtype it computes in.
-    """
-
-    def __init__(
-        self,
-        model: FeedForwardNetwork,
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        self.model = model
-        self.device = torch.device(device)
-        self.dtype = dtype
+    model: FeedForwardNetwork
 
     @classmethod
     def grid(

@@ -36,7 +36,7 @@ from .encoder import (
     stored_tags,
     to_packet,
 )
-from .reader import VideoInfo
+from .info import VideoInfo
 from .source import Source, VideoError
 
 

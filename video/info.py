@@ -1,0 +1,37 @@
+"""What is known of a video before its frames are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from .color import ColorTags
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoInfo:
+    """What is known of a video before its frames are read."""
+
+    width: int
+    """Pixels, after rotation."""
+    height: int
+    """Pixels, after rotation."""
+    average_rate: Fraction
+    """Frames per second."""
+    time_base: Fraction
+    """Seconds per unit of `pts` and `duration` of a frame."""
+    num_frames: int | None
+    """From the container, or estimated from the duration; None when neither is known."""
+    duration: Fraction | None
+    """Seconds."""
+    rotation: int
+    """Degrees clockwise that were applied to make the pixels upright: 0, 90, 180, 270."""
+    codec: str
+    pix_fmt: str
+    bit_depth: int
+    has_alpha: bool
+    color: ColorTags
+    sample_aspect_ratio: Fraction
+    """Width of a pixel over its height, after rotation; 1 for square pixels."""
+    audio_codecs: tuple[str, ...]
+    """libav codec names, one per audio stream."""
