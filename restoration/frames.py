@@ -66,7 +66,8 @@ class ArrayFrames:
     def __init__(self, frames: Sequence[np.ndarray], device: torch.device) -> None:
         self._arrays = frames
         self._device = device
-        self._keep = sum(frame.nbytes for frame in frames) <= _MOST_KEPT_BYTES
+        size = sum(frame.nbytes for frame in frames)
+        self._keep = device.type != "cpu" and size <= _MOST_KEPT_BYTES
         self._kept: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
