@@ -8,7 +8,7 @@ from video_deblur.models import attention
 from video_deblur.models.unet3d import UNet3D
 
 
-@pytest.mark.parametrize("shape", [None, (7, 1), (7, 2), (2,)])
+@pytest.mark.parametrize("shape", [None, (7, 1), (7, 2), (1, 2)])
 def test_a_batch_too_large_for_a_device_is_attended_in_parts(monkeypatch, shape):
     q, k, v = (torch.randn(7, 2, length, 4) for length in (3, 5, 5))
     bias = None if shape is None else torch.randn(*shape, 3, 5)

@@ -268,6 +268,7 @@ def test_states_are_written_as_often_as_their_size_allows(tmp_path, run_training
         return -1.0
 
     monkeypatch.setattr(loop, "seconds_between_states", seconds)
+    (tmp_path / "default").mkdir()
     run_training(make_run(tmp_path / "default", save_every_s=None, steps=2), Network())
     (tmp_path / "given").mkdir()
     run_training(make_run(tmp_path / "given", save_every_s=60.0, steps=2), Network())
