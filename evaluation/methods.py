@@ -52,9 +52,7 @@ def checkpoint_method(
     if plain_decode:
         config = deblurrer.config
         if not isinstance(config, DivdConfig):
-            raise ValueError(
-                f"{name}: plain decoding is for diffusion models, it decodes nothing"
-            )
+            raise ValueError(f"{name}: is no diffusion model, plain decoding is for those")
         settings = dataclasses.replace(settings, borrow=False)
         deblurrer.model.config = dataclasses.replace(config, residual_decoding=False)
 

@@ -96,6 +96,18 @@ def test_results_keep_their_fractions_where_the_protocol_does(
     assert row["psnr"] != pytest.approx(rounded, abs=1e-5)
 
 
+def test_feed_forward_networks_are_measured_but_not_decoded_plainly(
+    dataset, dblrnet_checkpoint, tmp_path, capsys
+):
+    report, checkpoint = tmp_path / "report.json", ["--checkpoint", dblrnet_checkpoint]
+    chosen = ["--metrics", "psnr", "--no-borrow", "--json", report]
+    assert run("--dataset", dataset, *checkpoint, *chosen) == 0
+    frames = json.loads(report.read_text())["sequences"]["river"]["frames"]
+    assert all(np.isfinite(row["psnr"]) for row in frames)
+    line = refused(capsys, "--dataset", dataset, *checkpoint, "--plain-decode")
+    assert line.endswith("is no diffusion model, plain decoding is for those")
+
+
 def test_lpips_takes_its_weights_from_a_file(dataset, tmp_path, capsys):
     models = pytest.importorskip("torchvision").models
     network = models.squeezenet1_1(weights=None)
