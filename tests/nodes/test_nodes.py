@@ -164,7 +164,7 @@ def test_context_windows_of_comfyui_are_refused(call_node, loaded):
             assert "\n" not in str(caught.value)
 
 
-def test_blur_is_measured_for_each_frame(call_node):
+def test_blur_is_measured_for_each_frame(extension_nodes, call_node):
     picture = torch.nn.functional.interpolate(
         (torch.rand(1, 3, 30, 40) > 0.5).float(), scale_factor=4
     )
