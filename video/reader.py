@@ -6,26 +6,18 @@ passes for a complete one: its frames are yielded, then `VideoError` is raised.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Generator, Iterator
-from fractions import Fraction
 from types import TracebackType
-from typing import Any, cast
 
 import av
-import av.error
-import numpy as np
-from av.container import InputContainer
-from av.error import FFmpegError
-from av.stream import Disposition
-from av.video.stream import VideoStream
 
-from .color import ColorTags, PixelConverter, array_format, bit_depth, decoded_pixels, has_alpha
+from .color import PixelConverter, array_format, decoded_pixels
+from .decoding import Decoder
 from .frames import VideoFrame
 from .info import VideoInfo
+from .orientation import display_matrix, upright
+from .probe import describe, video_stream
 from .source import Source, VideoError, ends_inside_a_box, open_input, source_name
-
-_DEFAULT_RATE = Fraction(25)
 
 
 class VideoReader:
@@ -63,21 +55,19 @@ class VideoReader:
             raise
 
     def _open(self) -> None:
-        self._stream = _video_stream(self._container, self.name)
-        self._stream.thread_type = "AUTO"
-        self._rate = _average_rate(self._stream)
-        self._time_base = self._stream.time_base or 1 / self._rate
-        self._step = max(1, round(1 / (self._rate * self._time_base)))
-        self._durations: dict[int, int] = {}
-        self._progress = _Progress()
-        self._decoded = self._decode()
+        stream = video_stream(self._container, self.name)
+        stream.thread_type = "AUTO"
+        self._decoder = Decoder(self._container, stream, self.name, self._cut_short)
+        self._decoded = self._decoder.frames()
         first = next(self._decoded, None)
         if first is None:
             raise VideoError(f"{self.name}: has no video frame that can be decoded")
         self._first: av.VideoFrame | None = first
         self._size = (first.width, first.height, first.format.name)
-        self._matrix = _display_matrix(first)
-        self.info = self._describe(first)
+        self._matrix = display_matrix(first)
+        self.info = self._decoder.info = describe(self._container, stream, first)
+        self._time_base = self.info.time_base
+        self._step = max(1, round(1 / (self.info.average_rate * self._time_base)))
         self._converter = PixelConverter(
             first.width,
             first.height,
@@ -127,39 +117,10 @@ class VideoReader:
             if next(self._stamped, None) is None:
                 return
 
-    def _describe(self, first: av.VideoFrame) -> VideoInfo:
-        context = self._stream.codec_context
-        pix_fmt = first.format.name
-        turned = _swaps_axes(self._matrix)
-        aspect = context.sample_aspect_ratio or Fraction(1)
-        duration = _duration(self._container, self._stream)
-        estimate = round(duration * self._rate) if duration else None
-        return VideoInfo(
-            width=first.height if turned else first.width,
-            height=first.width if turned else first.height,
-            average_rate=self._rate,
-            time_base=self._time_base,
-            num_frames=_num_frames(self._stream.frames, estimate),
-            duration=duration,
-            rotation=_rotation(self._matrix),
-            codec=context.name,
-            pix_fmt=pix_fmt,
-            bit_depth=bit_depth(pix_fmt),
-            has_alpha=has_alpha(pix_fmt),
-            color=ColorTags(
-                space=int(context.colorspace),
-                range=int(context.color_range),
-                primaries=int(context.color_primaries),
-                transfer=int(context.color_trc),
-            ),
-            sample_aspect_ratio=1 / aspect if turned else aspect,
-            audio_codecs=tuple(s.codec_context.name for s in self._container.streams.audio),
-        )
-
     def _read(self) -> Generator[VideoFrame]:
         for frame, pts, duration in self._stamped:
             pixels = decoded_pixels(frame, self.info.pix_fmt, self._converter)
-            yield VideoFrame(_upright(pixels, self._matrix), pts, duration)
+            yield VideoFrame(upright(pixels, self._matrix), pts, duration)
 
     def _stamp(self) -> Generator[tuple[av.VideoFrame, int, int]]:
         """Yield decoded pictures with time stamp and duration."""
@@ -171,7 +132,7 @@ class VideoReader:
                 return
             self._check_same_kind(frame, index)
             pts = self._pts(frame, last_pts)
-            duration = self._durations.pop(pts, 0) or self._step
+            duration = self._decoder.durations.pop(pts, 0) or self._step
             yield frame, pts, duration
             index, last_pts = index + 1, pts
 
@@ -196,180 +157,3 @@ class VideoReader:
         )
         # Time must move on: concatenated recordings jump back.
         return pts if last_pts is None or pts > last_pts else following
-
-    def _decode(self) -> Generator[av.VideoFrame]:
-        """Yield decoded pictures, then raise if the file ended early."""
-        progress = self._progress
-        failure = ""
-        try:
-            for packet in self._packets():
-                for frame in self._decode_packet(packet):
-                    self._note_frame(frame)
-                    yield frame
-        except av.error.EOFError:
-            pass
-        except FFmpegError as error:
-            failure = f" ({error.strerror})"
-        if failure or progress.damaged:
-            yield from self._drain()
-        if progress.num_frames and (failure or progress.damaged or self._ends_early()):
-            expected = f" of {self.info.num_frames}" if self.info.num_frames else ""
-            raise VideoError(
-                f"{self.name}: stops after frame {progress.num_frames}{expected} "
-                f"({progress.last_time:.2f} s): the file is truncated or damaged{failure}. "
-                "Copy or record it again."
-            )
-
-    def _decode_packet(self, packet: Any) -> list[av.VideoFrame]:
-        try:
-            return packet.decode()
-        except av.error.InvalidDataError:
-            if self._progress.num_frames:
-                raise
-            # A recording may start between two key frames; nothing can be shown before.
-            return []
-
-    def _drain(self) -> Iterator[av.VideoFrame]:
-        """Yield the pictures the decoder still holds when reading broke off."""
-        try:
-            frames = self._stream.codec_context.decode(None)
-        except FFmpegError:
-            return
-        for frame in frames:
-            self._note_frame(frame)
-            yield frame
-
-    def _note_frame(self, frame: av.VideoFrame) -> None:
-        self._progress.num_frames += 1
-        if frame.pts is not None:
-            self._progress.last_time = float(frame.pts * (frame.time_base or self._time_base))
-
-    def _packets(self) -> Iterator[Any]:
-        """Yield the video packets up to the first damaged one, and the final flush."""
-        lossy = "mpegts" in self._container.format.name
-        for packet in self._container.demux():
-            self._progress.note_end(packet)
-            if packet.stream.index != self._stream.index:
-                continue
-            if packet.is_corrupt and not lossy:
-                # Half a picture: decoding it would invent the rest.
-                self._progress.damaged = True
-                return
-            if packet.dts is not None or packet.size:
-                self._progress.num_packets += 1
-                if packet.size == 0:
-                    continue
-                if packet.pts is not None and packet.duration:
-                    self._durations[packet.pts] = packet.duration
-            yield packet
-
-    def _ends_early(self) -> bool:
-        """Compare what was read with what the container promised."""
-        progress, stream, name = self._progress, self._stream, self._container.format.name
-        if self._cut_short:
-            return True
-        if "mp4" in name and stream.frames:
-            # The index holds what is left after edit lists; `frames` counts all.
-            expected = len(getattr(stream, "index_entries", ())) or stream.frames
-            return progress.num_packets < expected
-        reached = progress.end_times.get(stream.index, Fraction(0))
-        if "matroska" in name:
-            promised, tolerance = _tagged_duration(stream), Fraction(1, 50)
-            if promised is None:
-                promised = _duration(self._container, None)
-                reached = max(progress.end_times.values(), default=reached)
-        elif "mp4" in name or name in ("avi", "flv", "asf"):
-            promised, tolerance = _duration(self._container, stream), Fraction(1, 2)
-        else:
-            # Transport streams and the like promise nothing.
-            return False
-        return promised is not None and reached + 2 / self._rate + tolerance < promised
-
-
-class _Progress:
-    """How far a reader came, to tell a complete file from a truncated one."""
-
-    def __init__(self) -> None:
-        self.num_packets = 0
-        self.num_frames = 0
-        self.last_time = 0.0
-        self.damaged = False
-        self.end_times: dict[int, Fraction] = {}
-
-    def note_end(self, packet: Any) -> None:
-        if packet.pts is not None:
-            end = (packet.pts + (packet.duration or 0)) * packet.time_base
-            index = packet.stream.index
-            self.end_times[index] = max(end, self.end_times.get(index, end))
-
-
-def _video_stream(container: InputContainer, name: str) -> VideoStream:
-    for stream in container.streams.video:
-        # The cover picture of a song is a video stream of one frame.
-        if not stream.disposition & Disposition.attached_pic:
-            return stream
-    found = ", ".join(stream.type for stream in container.streams) or "nothing"
-    raise VideoError(f"{name}: has no video stream (found: {found})")
-
-
-def _average_rate(stream: VideoStream) -> Fraction:
-    return stream.average_rate or stream.guessed_rate or _DEFAULT_RATE
-
-
-def _num_frames(counted: int, estimate: int | None) -> int | None:
-    # The count includes what an edit list cuts away; the duration does not.
-    if estimate and counted > 1 + 1.02 * estimate:
-        return estimate
-    return counted or estimate or None
-
-
-def _duration(container: InputContainer, stream: VideoStream | None) -> Fraction | None:
-    """Return the seconds of the stream, or of the whole container."""
-    if stream is not None:
-        if stream.duration and stream.time_base:
-            return stream.duration * stream.time_base
-        tagged = _tagged_duration(stream)
-        if tagged is not None:
-            return tagged
-    return Fraction(container.duration, av.time_base) if container.duration else None
-
-
-def _tagged_duration(stream: VideoStream) -> Fraction | None:
-    """Return Matroska's per-stream duration tag ("00:01:02.500000000"), in seconds."""
-    match = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
-    if match is None:
-        return None
-    hours, minutes, seconds = match.groups()
-    return int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds)
-
-
-def _display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
-    """Return the signs (a, b, c, d) of x' = a x + c y, y' = b x + d y."""
-    try:
-        data = cast(Any, frame.side_data)["DISPLAYMATRIX"]  # the stubs know fewer kinds
-    except KeyError:
-        return (1, 0, 0, 1)
-    a, b, _, c, d = np.sign(np.frombuffer(bytes(data), dtype="<i4"))[:5].tolist()
-    if a and d:
-        return (a, 0, 0, d)
-    return (0, b, c, 0) if b and c else (1, 0, 0, 1)
-
-
-def _swaps_axes(matrix: tuple[int, int, int, int]) -> bool:
-    return matrix[0] == 0
-
-
-def _rotation(matrix: tuple[int, int, int, int]) -> int:
-    """Return degrees clockwise; a mirrored picture counts as its rotation alone."""
-    a, b, _, d = matrix
-    if _swaps_axes(matrix):
-        return 90 if b > 0 else 270
-    return 180 if a < 0 and d < 0 else 0
-
-
-def _upright(pixels: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarray:
-    """Turn and mirror `[H, W, C]` as the display matrix says."""
-    a, b, c, d = matrix
-    if _swaps_axes(matrix):
-        return np.ascontiguousarray(np.swapaxes(pixels, 0, 1)[::b, ::c])
-    return np.ascontiguousarray(pixels[::d, ::a])

@@ -1,0 +1,44 @@
+"""Turn and mirror pictures upright, as a display matrix says."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import av
+import numpy as np
+
+Matrix = tuple[int, int, int, int]
+"""The signs (a, b, c, d) of x' = a x + c y, y' = b x + d y."""
+
+
+def display_matrix(frame: av.VideoFrame) -> Matrix:
+    """Return how a decoded picture is to be turned; the identity where it does not say."""
+    try:
+        data = cast(Any, frame.side_data)["DISPLAYMATRIX"]  # the stubs know fewer kinds
+    except KeyError:
+        return (1, 0, 0, 1)
+    a, b, _, c, d = np.sign(np.frombuffer(bytes(data), dtype="<i4"))[:5].tolist()
+    if a and d:
+        return (a, 0, 0, d)
+    return (0, b, c, 0) if b and c else (1, 0, 0, 1)
+
+
+def swaps_axes(matrix: Matrix) -> bool:
+    """Tell whether width and height change places."""
+    return matrix[0] == 0
+
+
+def rotation(matrix: Matrix) -> int:
+    """Return degrees clockwise; a mirrored picture counts as its rotation alone."""
+    a, b, _, d = matrix
+    if swaps_axes(matrix):
+        return 90 if b > 0 else 270
+    return 180 if a < 0 and d < 0 else 0
+
+
+def upright(pixels: np.ndarray, matrix: Matrix) -> np.ndarray:
+    """Turn and mirror `[H, W, C]` as the display matrix says."""
+    a, b, c, d = matrix
+    if swaps_axes(matrix):
+        return np.ascontiguousarray(np.swapaxes(pixels, 0, 1)[::b, ::c])
+    return np.ascontiguousarray(pixels[::d, ::a])
