@@ -16,8 +16,9 @@ from .decoding import Decoder
 from .frames import VideoFrame
 from .info import VideoInfo
 from .orientation import display_matrix, upright
-from .probe import describe, video_stream
-from .source import Source, VideoError, ends_inside_a_box, open_input, source_name
+from .places import Picture
+from .probe import describe
+from .source import Source, VideoError
 
 
 class VideoReader:
@@ -44,28 +45,25 @@ class VideoReader:
             FileNotFoundError: If the path does not exist.
             VideoError: If the source is empty, no video, or has no frame.
         """
-        self.name = source_name(source)
-        self._container = open_input(source)
-        is_mp4 = "mp4" in self._container.format.name
-        self._cut_short = is_mp4 and ends_inside_a_box(source)
+        self._decoder = Decoder(source)
+        self.name = self._decoder.name
         try:
             self._open()
         except BaseException:
-            self._container.close()
+            self._decoder.close()
             raise
 
     def _open(self) -> None:
-        stream = video_stream(self._container, self.name)
-        stream.thread_type = "AUTO"
-        self._decoder = Decoder(self._container, stream, self.name, self._cut_short)
-        self._decoded = self._decoder.frames()
-        first = next(self._decoded, None)
-        if first is None:
+        decoder = self._decoder
+        self._pictures = decoder.pictures()
+        picture = next(self._pictures, None)
+        if picture is None:
             raise VideoError(f"{self.name}: has no video frame that can be decoded")
-        self._first: av.VideoFrame | None = first
+        self._first: Picture | None = picture
+        first = picture.frame
         self._size = (first.width, first.height, first.format.name)
         self._matrix = display_matrix(first)
-        self.info = self._decoder.info = describe(self._container, stream, first)
+        self.info = decoder.info = describe(decoder.container, decoder.stream, first)
         self._time_base = self.info.time_base
         self._step = max(1, round(1 / (self.info.average_rate * self._time_base)))
         self._converter = PixelConverter(
@@ -93,8 +91,8 @@ class VideoReader:
         """Close the file; no frame can be read afterwards."""
         self._frames.close()
         self._stamped.close()
-        self._decoded.close()
-        self._container.close()
+        self._pictures.close()
+        self._decoder.close()
 
     def __iter__(self) -> Iterator[VideoFrame]:
         return self
@@ -118,22 +116,23 @@ class VideoReader:
                 return
 
     def _read(self) -> Generator[VideoFrame]:
-        for frame, pts, duration in self._stamped:
-            pixels = decoded_pixels(frame, self.info.pix_fmt, self._converter)
-            yield VideoFrame(upright(pixels, self._matrix), pts, duration)
+        for picture, pts, duration in self._stamped:
+            pixels = decoded_pixels(picture.frame, self.info.pix_fmt, self._converter)
+            yield VideoFrame(
+                upright(pixels, self._matrix), pts, duration, is_repeat=picture.is_repeat
+            )
 
-    def _stamp(self) -> Generator[tuple[av.VideoFrame, int, int]]:
+    def _stamp(self) -> Generator[tuple[Picture, int, int]]:
         """Yield decoded pictures with time stamp and duration."""
         index, last_pts = 0, None
         while True:
-            frame, self._first = self._first, None
-            frame = frame or next(self._decoded, None)
-            if frame is None:
+            picture, self._first = self._first, None
+            picture = picture or next(self._pictures, None)
+            if picture is None:
                 return
-            self._check_same_kind(frame, index)
-            pts = self._pts(frame, last_pts)
-            duration = self._decoder.durations.pop(pts, 0) or self._step
-            yield frame, pts, duration
+            self._check_same_kind(picture.frame, index)
+            pts = self._pts(picture, last_pts)
+            yield picture, pts, picture.duration or self._step
             index, last_pts = index + 1, pts
 
     def _check_same_kind(self, frame: av.VideoFrame, index: int) -> None:
@@ -145,15 +144,10 @@ class VideoReader:
                 "cut the clip there"
             )
 
-    def _pts(self, frame: av.VideoFrame, last_pts: int | None) -> int:
-        """Return the frame's time stamp; from the frame rate where it has none."""
+    def _pts(self, picture: Picture, last_pts: int | None) -> int:
+        """Return the picture's time stamp; from the frame rate where it has none."""
         following = 0 if last_pts is None else last_pts + self._step
-        if frame.pts is None:
+        if picture.pts is None:
             return following
-        # PyAV 14 leaves the time base of the decoder's last frames unset.
-        unit = frame.time_base or self._time_base
-        pts = (
-            frame.pts if unit == self._time_base else round(frame.pts * unit / self._time_base)
-        )
-        # Time must move on: concatenated recordings jump back.
-        return pts if last_pts is None or pts > last_pts else following
+        # Time must move on, whatever the file says.
+        return picture.pts if last_pts is None or picture.pts > last_pts else following
