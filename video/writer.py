@@ -27,7 +27,7 @@ from av.error import FFmpegError
 
 from .audio import PacketCopier
 from .codecs import FORMATS, check_container, codec_named
-from .color import REC709, ColorTags
+from .color_tags import REC709, ColorTags
 from .encoder import (
     EncodedFrame,
     FrameEncoder,
@@ -78,7 +78,8 @@ class VideoWriter:
             crf: Quality of h264 and h265, 0 (lossless) to 51; None: nearly lossless.
             bit_depth: Of the source; above 8, h265, prores and ffv1 keep more than 8 bits.
             has_alpha: Pixels are RGBA; only prores and ffv1 store transparency.
-            color: What to tag, and the matrix and range to convert with.
+            color: What to tag, and the matrix and range to convert with; the size
+                decides what is open.
             sample_aspect_ratio: Width of a pixel over its height.
             audio_from: Video whose audio and subtitle packets are copied unchanged.
 
@@ -109,7 +110,7 @@ class VideoWriter:
             crf=checked_crf,
             bit_depth=bit_depth,
             has_alpha=has_alpha,
-            color=stored_tags(codec, color),
+            color=stored_tags(codec, color, width, height),
             sample_aspect_ratio=sample_aspect_ratio,
             time_base=time_base,
             average_rate=average_rate,
