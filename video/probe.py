@@ -46,7 +46,8 @@ def describe(container: InputContainer, stream: VideoStream, first: av.VideoFram
     pix_fmt = first.format.name
     matrix = display_matrix(first)
     turned = swaps_axes(matrix)
-    aspect = context.sample_aspect_ratio or Fraction(1)
+    # Of the container before that of the pictures, as players do.
+    aspect = stream.sample_aspect_ratio or context.sample_aspect_ratio or Fraction(1)
     duration = stream_duration(container, stream)
     estimate = round(duration * rate) if duration else None
     return VideoInfo(

@@ -37,6 +37,7 @@ from .encoder import (
     to_packet,
 )
 from .info import VideoInfo
+from .matroska import reserve_display_size, write_display_size
 from .source import Source, VideoError
 
 
@@ -153,7 +154,7 @@ class VideoWriter:
         self._copier: PacketCopier | None = None
         self._container: OutputContainer | None = None
         # A Python file: libav's own hides write errors that come while it closes.
-        self._file: BinaryIO = open(self._part, "wb")
+        self._file: BinaryIO = open(self._part, "w+b")
         try:
             name = FORMATS[self.path.suffix.lower()]
             # The start of a track is stored in ticks of the whole movie: milliseconds, if
@@ -168,6 +169,8 @@ class VideoWriter:
             if self._source is not None:
                 self._copier = PacketCopier(self._source)
                 self._copier.attach(output, self.path.suffix.lower())
+            if self._shapes_pixels:
+                reserve_display_size(self._stream)
             # Now, and not with the first frame: what is refused is refused before the work.
             with self._one_line_errors():
                 output.start_encoding()
@@ -254,6 +257,11 @@ class VideoWriter:
         self._last_pts = pts
         self._end = (pts + (duration or self.pictures.step)) * time_base
 
+    @property
+    def _shapes_pixels(self) -> bool:
+        """Whether the container must be told the shape of pixels beside the encoder."""
+        return self.path.suffix.lower() == ".mkv" and self.pictures.sample_aspect_ratio != 1
+
     def _milliseconds(self, pts: int) -> int:
         return math.floor(pts * self.pictures.time_base * 1000 + Fraction(1, 2))
 
@@ -290,6 +298,8 @@ class VideoWriter:
             if self._copier is not None:
                 self._copier.close()
             output.close()
+            if self._shapes_pixels:
+                write_display_size(self._file, self.pictures.sample_aspect_ratio)
             self._file.close()
             os.replace(self._part, self.path)
 
