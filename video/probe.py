@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from typing import Any
 
 import av
 from av.container import InputContainer
@@ -11,7 +12,8 @@ from av.error import FFmpegError
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from .color import ColorTags, bit_depth, has_alpha
+from .color import bit_depth, has_alpha
+from .color_tags import ColorTags
 from .info import VideoInfo
 from .orientation import display_matrix, rotation, swaps_axes
 from .source import Source, VideoError, open_input
@@ -126,7 +128,8 @@ def describe(
     pix_fmt = first.format.name
     matrix = display_matrix(first)
     turned = swaps_axes(matrix)
-    aspect = context.sample_aspect_ratio or Fraction(1)
+    # Of the container before that of the pictures, as players do.
+    aspect = stream.sample_aspect_ratio or context.sample_aspect_ratio or Fraction(1)
     duration = stream_duration(container, stream)
     estimate = round(duration * rate) if duration else None
     return VideoInfo(
@@ -141,14 +144,24 @@ def describe(
         pix_fmt=pix_fmt,
         bit_depth=bit_depth(pix_fmt),
         has_alpha=has_alpha(pix_fmt),
-        color=ColorTags(
-            space=int(context.colorspace),
-            range=int(context.color_range),
-            primaries=int(context.color_primaries),
-            transfer=int(context.color_trc),
-        ),
+        color=_color_tags(context, first).decided(first.width, first.height, pix_fmt),
         sample_aspect_ratio=1 / aspect if turned else aspect,
         audio_codecs=tuple(s.codec_context.name for s in container.streams.audio),
+    )
+
+
+def _color_tags(context: Any, first: av.VideoFrame) -> ColorTags:
+    """Return what a stream names, of the picture first: it has the last word in players."""
+
+    def named(attribute: str, unspecified: int) -> int:
+        value = int(getattr(first, attribute, unspecified))
+        return int(getattr(context, attribute)) if value == unspecified else value
+
+    return ColorTags(
+        space=named("colorspace", 2),
+        range=named("color_range", 0),
+        primaries=named("color_primaries", 2),
+        transfer=named("color_trc", 2),
     )
 
 

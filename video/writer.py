@@ -29,7 +29,7 @@ from av.error import FFmpegError
 
 from .audio import PacketCopier
 from .codecs import FORMATS, check_container, codec_named
-from .color import REC709, ColorTags
+from .color_tags import REC709, ColorTags
 from .encoder import (
     EncodedFrame,
     FrameEncoder,
@@ -39,6 +39,7 @@ from .encoder import (
     to_packet,
 )
 from .info import VideoInfo
+from .matroska import reserve_display_size, write_display_size
 from .source import Source, VideoError
 from .ticks import MillisecondTicks
 
@@ -83,7 +84,8 @@ class VideoWriter:
             crf: Quality of h264 and h265, 0 (lossless) to 51; None: nearly lossless.
             bit_depth: Of the source; above 8, h265, prores and ffv1 keep more than 8 bits.
             has_alpha: Pixels are RGBA; only prores and ffv1 store transparency.
-            color: What to tag, and the matrix and range to convert with.
+            color: What to tag, and the matrix and range to convert with; the size
+                decides what is open.
             sample_aspect_ratio: Width of a pixel over its height.
             audio_from: Video whose audio and subtitle packets are copied unchanged.
 
@@ -114,7 +116,7 @@ class VideoWriter:
             crf=checked_crf,
             bit_depth=bit_depth,
             has_alpha=has_alpha,
-            color=stored_tags(codec, color),
+            color=stored_tags(codec, color, width, height),
             sample_aspect_ratio=sample_aspect_ratio,
             time_base=time_base,
             average_rate=average_rate,
@@ -158,7 +160,7 @@ class VideoWriter:
         self._copier: PacketCopier | None = None
         self._container: OutputContainer | None = None
         # A Python file: libav's own hides write errors that come while it closes.
-        self._file: BinaryIO = open(self._part, "wb")
+        self._file: BinaryIO = open(self._part, "w+b")
         try:
             name = FORMATS[self.path.suffix.lower()]
             # The start of a track is stored in ticks of the whole movie: milliseconds, if
@@ -173,6 +175,8 @@ class VideoWriter:
             if self._source is not None:
                 self._copier = PacketCopier(self._source)
                 self._copier.attach(output, self.path.suffix.lower())
+            if self._shapes_pixels:
+                reserve_display_size(self._stream)
             # Now, and not with the first frame: what is refused is refused before the work.
             with self._one_line_errors():
                 output.start_encoding()
@@ -255,6 +259,11 @@ class VideoWriter:
         self._last_pts = pts
         self._end = (pts + (duration or self.pictures.step)) * time_base
 
+    @property
+    def _shapes_pixels(self) -> bool:
+        """Whether the container must be told the shape of pixels beside the encoder."""
+        return self.path.suffix.lower() == ".mkv" and self.pictures.sample_aspect_ratio != 1
+
     def _movie_timescale(self) -> int:
         ticks = self.pictures.time_base.denominator
         return ticks if ticks >= 10000 else ticks * math.ceil(10000 / ticks)
@@ -290,6 +299,8 @@ class VideoWriter:
             if self._copier is not None:
                 self._copier.close()
             output.close()
+            if self._shapes_pixels:
+                write_display_size(self._file, self.pictures.sample_aspect_ratio)
             self._file.close()
             os.replace(self._part, self.path)
         if self._ticks.num_moved:
