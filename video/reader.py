@@ -75,6 +75,7 @@ class VideoReader:
             array_format(self.info.bit_depth, self.info.has_alpha),
             self.info.color,
         )
+        self._start_pts: int | None = None
         self._stamped = self._stamp()
         self._frames = self._read()
 
@@ -117,6 +118,10 @@ class VideoReader:
             if next(self._stamped, None) is None:
                 return
 
+    def start_at(self, pts: int) -> None:
+        """Pass over the frames before a time stamp; before anything is read."""
+        self._start_pts = pts
+
     def _read(self) -> Generator[VideoFrame]:
         for frame, pts, duration in self._stamped:
             pixels = decoded_pixels(frame, self.info.pix_fmt, self._converter)
@@ -133,7 +138,8 @@ class VideoReader:
             self._check_same_kind(frame, index)
             pts = self._pts(frame, last_pts)
             duration = self._decoder.durations.pop(pts, 0) or self._step
-            yield frame, pts, duration
+            if self._start_pts is None or pts >= self._start_pts:
+                yield frame, pts, duration
             index, last_pts = index + 1, pts
 
     def _check_same_kind(self, frame: av.VideoFrame, index: int) -> None:
