@@ -15,6 +15,7 @@ from av.video.stream import VideoStream
 from .info import VideoInfo
 from .probe import average_rate, stream_duration, tagged_duration
 from .source import VideoError
+from .timestamps import JoinedClock
 
 
 class Decoder:
@@ -38,6 +39,7 @@ class Decoder:
         self._rate = average_rate(stream)
         self._time_base = stream.time_base or 1 / self._rate
         self._progress = _Progress()
+        self._clock = JoinedClock(container)
         self.durations: dict[int, int] = {}
         """By time stamp, of packets whose picture may be still to come."""
         self.info: VideoInfo | None = None
@@ -99,6 +101,7 @@ class Decoder:
         """Yield the video packets up to the first damaged one, and the final flush."""
         lossy = "mpegts" in self._container.format.name
         for packet in self._container.demux():
+            self._clock.correct(packet)
             self._progress.note_end(packet)
             if packet.stream.index != self._stream.index:
                 continue

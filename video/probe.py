@@ -66,7 +66,10 @@ def describe(container: InputContainer, stream: VideoStream, first: av.VideoFram
             transfer=int(context.color_trc),
         ),
         sample_aspect_ratio=1 / aspect if turned else aspect,
-        audio_codecs=tuple(s.codec_context.name for s in container.streams.audio),
+        audio_codecs=tuple(
+            s.codec_context.name if s.codec_context else "unknown"
+            for s in container.streams.audio
+        ),
     )
 
 
