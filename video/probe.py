@@ -148,7 +148,10 @@ def describe(
             transfer=int(context.color_trc),
         ),
         sample_aspect_ratio=1 / aspect if turned else aspect,
-        audio_codecs=tuple(s.codec_context.name for s in container.streams.audio),
+        audio_codecs=tuple(
+            s.codec_context.name if s.codec_context else "unknown"
+            for s in container.streams.audio
+        ),
     )
 
 
