@@ -39,7 +39,7 @@ from .encoder import (
 )
 from .info import VideoInfo
 from .matroska import reserve_display_size, write_display_size
-from .source import Source, VideoError
+from .source import Source, VideoError, source_name
 from .stream_copy import PacketCopier
 from .stream_plan import check_audio_choice
 from .ticks import MillisecondTicks
@@ -113,7 +113,9 @@ class VideoWriter:
         if audio_from is not None:
             copier = PacketCopier(audio_from, self.path.suffix.lower(), audio)
             copier.close()
-            for warning in copier.plan.warnings:
+            losses = copier.description.losses(self.path.suffix.lower(), average_rate)
+            name = source_name(audio_from)
+            for warning in (*copier.plan.warnings, *(f"{name}: {each}" for each in losses)):
                 logger.warning("%s", warning)
         self.pictures = PictureFormat(
             width=width,
@@ -170,19 +172,24 @@ class VideoWriter:
         # A Python file: libav's own hides write errors that come while it closes.
         self._file: BinaryIO = open(self._part, "w+b")
         try:
-            name = FORMATS[self.path.suffix.lower()]
+            suffix = self.path.suffix.lower()
+            name = FORMATS[suffix]
             # The start of a track is stored in ticks of the whole movie: milliseconds, if
             # not as fine as the video's own, which shifts a clip that starts late.
             options = {"movie_timescale": str(self._movie_timescale())}
+            if self._source is not None:
+                self._copier = PacketCopier(self._source, suffix, self._audio)
+                options |= self._copier.description.container_options(suffix)
             output = av.open(
                 self._file, "w", format=name, options={} if name == "matroska" else options
             )
             self._container = output
-            self._stream = self.pictures.add_stream(output, self.path.suffix.lower())
+            self._stream = self.pictures.add_stream(output, suffix)
             self._encoder = FrameEncoder(self._stream, self.pictures)
-            if self._source is not None:
-                self._copier = PacketCopier(self._source, self.path.suffix.lower(), self._audio)
+            if self._copier is not None:
                 self._copier.attach(output)
+                rate = self.pictures.average_rate
+                self._copier.description.write(output, self._stream, suffix, rate)
             if self._shapes_pixels:
                 reserve_display_size(self._stream)
             # Now, and not with the first frame: what is refused is refused before the work.
