@@ -14,7 +14,8 @@ from typing import Any, Literal
 from ..restoration.settings import RestorationSettings
 from .batch_record import BatchRecord
 from .clip_work import ClipWork, Pool, restore_clips
-from .ends import VideoEnds, make_ends, output_name
+from .ends import VideoEnds
+from .kinds import make_ends, output_name
 from .part_store import file_identity, identity_digest, resume_folder
 
 BatchCallback = Callable[[float, int | None], None]

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import av
 import numpy as np
+
+if TYPE_CHECKING:
+    import av
 
 Matrix = tuple[int, int, int, int]
 """The signs (a, b, c, d) of x' = a x + c y, y' = b x + d y."""
+
+_OF_EXIF: dict[int, Matrix] = {
+    1: (1, 0, 0, 1),
+    2: (-1, 0, 0, 1),
+    3: (-1, 0, 0, -1),
+    4: (1, 0, 0, -1),
+    5: (0, 1, 1, 0),
+    6: (0, 1, -1, 0),
+    7: (0, -1, -1, 0),
+    8: (0, -1, 1, 0),
+}
+
+
+def exif_matrix(orientation: int) -> Matrix:
+    """Return how a picture is to be turned by its EXIF number, 1 to 8."""
+    return _OF_EXIF[orientation]
 
 
 def display_matrix(frame: av.VideoFrame) -> Matrix:
