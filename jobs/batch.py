@@ -53,34 +53,42 @@ class BatchSettings:
 
 
 def plan_batch(sources: Sequence[Path], folder: Path, codec: str) -> list[BatchClip]:
-    """Name the outputs of videos; those that cannot be read have failed.
+    """Name the outputs of videos; those that cannot be read, or not be named, have failed.
+
+    An input that is named twice is taken once.
 
     Raises:
-        FileNotFoundError: If a source or the folder's parent does not exist.
-        ValueError: If two would become one file, one itself, or the folder is a file.
+        FileNotFoundError: If a source does not exist.
+        ValueError: If the folder is a file.
     """
     for source in sources:
         if not source.exists():
             raise FileNotFoundError(f"{source}: no such file or folder")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder}: is a file, expected a folder for the outputs")
-    folder.mkdir(exist_ok=True)
     clips: list[BatchClip] = []
-    for source in sources:
+    for source in {source.resolve(): source for source in reversed(sources)}.values():
         clip = BatchClip(source=source, output=folder / source.resolve().name)
-        clips.append(clip)
+        clips.insert(0, clip)
         try:
             name, clip.num_frames = output_name(source, codec)
             clip.output = folder / name
         except (ValueError, OSError) as error:
             _fail(clip, error)
-    outputs: dict[Path, Path] = {}
+    inputs = {clip.source.resolve() for clip in clips}
+    named: dict[Path, list[BatchClip]] = {}
     for clip in clips:
-        if clip.output.exists() and clip.output.samefile(clip.source):
-            raise ValueError(f"{clip.output}: is the input itself, choose another folder")
-        other = outputs.setdefault(clip.output, clip.source)
-        if other is not clip.source:
-            raise ValueError(f"{other} and {clip.source} would both become {clip.output}")
+        named.setdefault(clip.output, []).append(clip)
+    for clip in clips:
+        others = [str(c.source) for c in named[clip.output] if c is not clip]
+        if clip.state == "failed":
+            continue
+        if others:
+            text = f"would become {clip.output}, as would {', '.join(others)}; rename one"
+            _fail(clip, ValueError(f"{clip.source}: {text}"))
+        elif clip.output.resolve() in inputs:
+            text = f"{clip.output}: is the input itself, choose another folder"
+            _fail(clip, ValueError(f"{clip.source}: {text}"))
     return clips
 
 

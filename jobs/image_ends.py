@@ -125,13 +125,13 @@ class ClipToFolderEnds(PngFolderEnds):
         self._reader = stack.enter_context(open_clip(Path(self.source)))
         info = self._reader.info
         self.num_frames, self.size = info.num_frames, (info.height, info.width)
-        if info.audio_codecs:
-            logger.warning("%s: its sound is left out, the output is a folder", self.source)
         if isinstance(self._reader, ImageClip):
             self._every_chunk = carried_chunks(image_facts(Path(self.source)))
         else:
             self._every_chunk = video_frame_chunks(info.color, info.sample_aspect_ratio)
         self._open_writer(stack)
+        if info.audio_codecs:
+            logger.warning("%s: its sound is left out, the output is a folder", self.source)
 
     def _read(self, start: int) -> Iterator[VideoFrame]:
         self._reader.skip(start)
@@ -216,10 +216,10 @@ class ImageEnds(Ends):
         return [Path(self.source)]
 
     def _open(self, stack: contextlib.ExitStack) -> None:
+        if self.output.is_dir():
+            raise ValueError(f"{self.output}: is a folder, name a .png file in it")
         if self.output.suffix.lower() != ".png":
             raise ValueError(f"{self.output}: an image is written as PNG, name the output .png")
-        if self.output.is_dir():
-            raise ValueError(f"{self.output}: is a folder, name a file in it")
         path = Path(self.source)
         self._pixels = read_image(path)
         self.size = self._pixels.shape[:2]

@@ -32,12 +32,12 @@ def made_folder(path: Path) -> Iterator[None]:
         ValueError: If a file is in the way.
         OSError: If it cannot be made.
     """
-    missing = []
-    while not path.exists():
-        missing.append(path)
-        path = path.parent
-    if not path.is_dir():
-        raise ValueError(f"{missing[0] if missing else path}: {path} is a file, not a folder")
+    missing, found = [], path
+    while not found.exists():
+        missing.append(found)
+        found = found.parent
+    if not found.is_dir():
+        raise ValueError(f"{path}: cannot be a folder for the output, {found} is a file")
     for folder in reversed(missing):
         folder.mkdir(exist_ok=True)
     try:
