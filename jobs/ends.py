@@ -212,9 +212,6 @@ class VideoEnds(Ends):
     def _open_reader(self) -> VideoReader | ImageClip:
         return VideoReader(self.source)
 
-    def _sound_source(self) -> Source | None:
-        return self.source
-
     def _checked_writer(self) -> VideoWriter:
         """Return a writer that keeps all that the codec can keep."""
         info = self._reader.info
@@ -232,6 +229,10 @@ class VideoEnds(Ends):
             crf=self._crf,
             audio_from=self._sound_source(),
         )
+
+    def _sound_source(self) -> Source | None:
+        """Return the file whose sound is copied."""
+        return self.source
 
     def _read(self, start: int) -> Iterator[VideoFrame]:
         # Frames before are decoded and dropped: no other way leads to a frame in every file.

@@ -14,8 +14,8 @@ from .heif_boxes import HeifLayer, HeifPicture, HeifTags, heif_image
 from .tiff import Data
 
 _FULL, _LIMITED = 2, 1
-_MATRICES = {0, 1, 4, 5, 6, 7, 9, 10}
-_SRGB_MATRIX = 6
+_UNSPECIFIED = 2
+_USUAL_MATRIX = 6
 """What a picture is coded with that does not say: BT.601, in full range."""
 
 
@@ -64,7 +64,8 @@ def _decode(data: Data, tile: HeifPicture, kind: str, named: HeifTags | None) ->
     import av
     from av.error import FFmpegError
 
-    from .color import ColorTags, PixelConverter, array_format, bit_depth, decoded_pixels
+    from .color import PixelConverter, array_format, bit_depth, decoded_pixels
+    from .color_tags import ColorTags
 
     coded = b"".join(bytes(data[start : start + size]) for start, size in tile.extents)
     try:
@@ -78,15 +79,15 @@ def _decode(data: Data, tile: HeifPicture, kind: str, named: HeifTags | None) ->
     if not frames:
         raise ValueError("is damaged (a part of it cannot be decoded)")
     frame = frames[0]
-    space, full = _SRGB_MATRIX, True
     if named is not None:
         _, _, space, full = named
+        tags = ColorTags(space=space, range=_FULL if full else _LIMITED)
     else:
-        if int(frame.color_range):
-            full = int(frame.color_range) == _FULL
-        if int(frame.colorspace) in _MATRICES:
-            space = int(frame.colorspace)
-    tags = ColorTags(space=space, range=_FULL if full else _LIMITED)
+        space, coded_range = int(frame.colorspace), int(frame.color_range)
+        tags = ColorTags(
+            space=_USUAL_MATRIX if space == _UNSPECIFIED else space, range=coded_range or _FULL
+        )
+    tags = tags.decided(frame.width, frame.height, frame.format.name)
     converter = PixelConverter(
         frame.width,
         frame.height,

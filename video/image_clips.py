@@ -15,7 +15,7 @@ from typing import Self
 
 import numpy as np
 
-from .color import REC709
+from .color_tags import ColorTags
 from .frames import FrameFolder, VideoFrame
 from .image_facts import ImageFacts
 from .image_reading import decode_image
@@ -25,7 +25,6 @@ from .tiff import HEIGHT, WIDTH, Tiff
 from .webp_animation import WebpAnimation
 
 DEFAULT_FPS = Fraction(25)
-_SRGB_TRANSFER = 13
 
 
 class ImageClip(ABC):
@@ -183,6 +182,7 @@ def _at(pixels: np.ndarray, index: int, fps: Fraction) -> VideoFrame:
 
 def _info(shape: tuple[int, ...], depth: int, fps: Fraction, num_frames: int) -> VideoInfo:
     height, width, channels = shape
+    pix_fmt = "rgba" if channels == 4 else "rgb24"
     return VideoInfo(
         width=width,
         height=height,
@@ -192,10 +192,10 @@ def _info(shape: tuple[int, ...], depth: int, fps: Fraction, num_frames: int) ->
         duration=num_frames / fps,
         rotation=0,
         codec="images",
-        pix_fmt="rgba" if channels == 4 else "rgb24",
+        pix_fmt=pix_fmt,
         bit_depth=depth,
         has_alpha=channels == 4,
-        color=dataclasses.replace(REC709, transfer=_SRGB_TRANSFER),
+        color=ColorTags().decided(width, height, pix_fmt),
         sample_aspect_ratio=Fraction(1),
         audio_codecs=(),
     )

@@ -11,8 +11,8 @@ import numpy as np
 
 from .heif import decode_heif
 from .image_facts import ImageFacts, facts_of
-from .orientation import exif_matrix, upright
 from .tiff import ORIENTATION, Tiff
+from .turning import exif_matrix, upright
 
 
 def read_image(path: Path) -> np.ndarray:

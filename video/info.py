@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
-from .color import ColorTags
+from .color_tags import ColorTags
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,7 @@ class VideoInfo:
     bit_depth: int
     has_alpha: bool
     color: ColorTags
+    """Decided: what the file does not name is filled in as players do."""
     sample_aspect_ratio: Fraction
     """Width of a pixel over its height, after rotation; 1 for square pixels."""
     audio_codecs: tuple[str, ...]

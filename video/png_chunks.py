@@ -6,7 +6,7 @@ import struct
 import zlib
 from fractions import Fraction
 
-from .color import ColorTags
+from .color_tags import ColorTags
 from .image_facts import PNG_START, ImageFacts
 from .tiff import upright_exif
 

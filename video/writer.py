@@ -4,7 +4,8 @@ The file is written under a hidden temporary name beside its target and renamed 
 complete: whatever interrupts the work, nothing incomplete has the final name.
 
 Time stamps are stored as given in mp4 and mov. Matroska rounds them to milliseconds (the
-frame rate is kept beside them and reads back as 30000/1001).
+frame rate is kept beside them and reads back as 30000/1001), and what lies closer moves to
+the next one.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import glob
+import logging
 import math
 import os
 from collections.abc import Iterator
@@ -27,7 +29,7 @@ from av.error import FFmpegError
 
 from .audio import PacketCopier
 from .codecs import FORMATS, check_container, codec_named
-from .color import REC709, ColorTags
+from .color_tags import REC709, ColorTags
 from .encoder import (
     EncodedFrame,
     FrameEncoder,
@@ -38,7 +40,11 @@ from .encoder import (
 )
 from .hidden_names import hidden_stem
 from .info import VideoInfo
+from .matroska import reserve_display_size, write_display_size
 from .source import Source, VideoError
+from .ticks import MillisecondTicks
+
+logger = logging.getLogger(__name__)
 
 
 class VideoWriter:
@@ -79,7 +85,8 @@ class VideoWriter:
             crf: Quality of h264 and h265, 0 (lossless) to 51; None: nearly lossless.
             bit_depth: Of the source; above 8, h265, prores and ffv1 keep more than 8 bits.
             has_alpha: Pixels are RGBA; only prores and ffv1 store transparency.
-            color: What to tag, and the matrix and range to convert with.
+            color: What to tag, and the matrix and range to convert with; the size
+                decides what is open.
             sample_aspect_ratio: Width of a pixel over its height.
             audio_from: Video whose audio and subtitle packets are copied unchanged.
 
@@ -110,7 +117,7 @@ class VideoWriter:
             crf=checked_crf,
             bit_depth=bit_depth,
             has_alpha=has_alpha,
-            color=stored_tags(codec, color),
+            color=stored_tags(codec, color, width, height),
             sample_aspect_ratio=sample_aspect_ratio,
             time_base=time_base,
             average_rate=average_rate,
@@ -150,10 +157,11 @@ class VideoWriter:
         self._num_frames = 0
         self._last_pts: int | None = None
         self._end = Fraction(0)
+        self._ticks = MillisecondTicks()
         self._copier: PacketCopier | None = None
         self._container: OutputContainer | None = None
         # A Python file: libav's own hides write errors that come while it closes.
-        self._file: BinaryIO = open(self._part, "wb")
+        self._file: BinaryIO = open(self._part, "w+b")
         try:
             name = FORMATS[self.path.suffix.lower()]
             # The start of a track is stored in ticks of the whole movie: milliseconds, if
@@ -168,6 +176,8 @@ class VideoWriter:
             if self._source is not None:
                 self._copier = PacketCopier(self._source)
                 self._copier.attach(output, self.path.suffix.lower())
+            if self._shapes_pixels:
+                reserve_display_size(self._stream)
             # Now, and not with the first frame: what is refused is refused before the work.
             with self._one_line_errors():
                 output.start_encoding()
@@ -242,21 +252,19 @@ class VideoWriter:
     def _note(self, pts: int, duration: int | None) -> None:
         """Check that time moves on, and remember how far it came."""
         time_base = self.pictures.time_base
-        if self._last_pts is not None:
-            last, now = self._last_pts, pts
-            if self.path.suffix.lower() == ".mkv":
-                last, now = (self._milliseconds(p) for p in (last, now))
-            if now <= last:
-                raise ValueError(
-                    f"{self.path}: frame {self._num_frames} at pts {pts} does not come after "
-                    f"the one before it at {self._last_pts} ({time_base} s)"
-                )
+        if self._last_pts is not None and pts <= self._last_pts:
+            raise ValueError(
+                f"{self.path}: frame {self._num_frames} at pts {pts} does not come after "
+                f"the one before it at {self._last_pts} ({time_base} s)"
+            )
         self._num_frames += 1
         self._last_pts = pts
         self._end = (pts + (duration or self.pictures.step)) * time_base
 
-    def _milliseconds(self, pts: int) -> int:
-        return math.floor(pts * self.pictures.time_base * 1000 + Fraction(1, 2))
+    @property
+    def _shapes_pixels(self) -> bool:
+        """Whether the container must be told the shape of pixels beside the encoder."""
+        return self.path.suffix.lower() == ".mkv" and self.pictures.sample_aspect_ratio != 1
 
     def _movie_timescale(self) -> int:
         ticks = self.pictures.time_base.denominator
@@ -269,6 +277,8 @@ class VideoWriter:
         for packet in packets:
             if packet.pts is not None:
                 self._copy_sound(packet.pts * packet.time_base)
+                if self.path.suffix.lower() == ".mkv":
+                    self._ticks.place(packet)
             output.mux(packet)
 
     def _copy_sound(self, until: Fraction | None) -> None:
@@ -291,8 +301,18 @@ class VideoWriter:
             if self._copier is not None:
                 self._copier.close()
             output.close()
+            if self._shapes_pixels:
+                write_display_size(self._file, self.pictures.sample_aspect_ratio)
             self._file.close()
             os.replace(self._part, self.path)
+        if self._ticks.num_moved:
+            logger.warning(
+                "%s: %d frames lie closer than the milliseconds that mkv counts in and come up "
+                "to %.1f ms late; mp4 and mov keep the exact times",
+                self.path,
+                self._ticks.num_moved,
+                float(1000 * self._ticks.furthest),
+            )
 
     def _discard(self) -> None:
         """Close everything and remove the temporary file, whatever state it is in."""
