@@ -1,4 +1,4 @@
-"""Turn and mirror pictures upright, as a display matrix says."""
+"""Find out how a decoded picture is to be turned upright: its display matrix."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import av
 import numpy as np
 from av.filter import Graph
 
-Matrix = tuple[int, int, int, int]
-"""The signs (a, b, c, d) of x' = a x + c y, y' = b x + d y."""
+from .turning import Matrix
 
 
 def display_matrix(frame: av.VideoFrame) -> Matrix:
@@ -58,24 +57,3 @@ def _without(frame: av.VideoFrame, kind: str) -> av.VideoFrame:
     copy = graph.pull()
     assert isinstance(copy, av.VideoFrame)
     return copy
-
-
-def swaps_axes(matrix: Matrix) -> bool:
-    """Tell whether width and height change places."""
-    return matrix[0] == 0
-
-
-def rotation(matrix: Matrix) -> int:
-    """Return degrees clockwise; a mirrored picture counts as its rotation alone."""
-    a, b, _, d = matrix
-    if swaps_axes(matrix):
-        return 90 if b > 0 else 270
-    return 180 if a < 0 and d < 0 else 0
-
-
-def upright(pixels: np.ndarray, matrix: Matrix) -> np.ndarray:
-    """Turn and mirror `[H, W, C]` as the display matrix says."""
-    a, b, c, d = matrix
-    if swaps_axes(matrix):
-        return np.ascontiguousarray(np.swapaxes(pixels, 0, 1)[::b, ::c])
-    return np.ascontiguousarray(pixels[::d, ::a])

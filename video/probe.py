@@ -15,8 +15,9 @@ from av.video.stream import VideoStream
 from .color import bit_depth, has_alpha
 from .color_tags import ColorTags
 from .info import VideoInfo
-from .orientation import display_matrix, rotation, swaps_axes
+from .orientation import display_matrix
 from .source import Source, VideoError, open_input
+from .turning import rotation, swaps_axes
 
 _DEFAULT_RATE = Fraction(25)
 _MAX_RATE = 250

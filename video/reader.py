@@ -18,10 +18,11 @@ from .color import PixelConverter, array_format, bit_depth, decoded_pixels, has_
 from .decoding import Decoder
 from .frames import VideoFrame
 from .info import VideoInfo
-from .orientation import display_matrix, upright
+from .orientation import display_matrix
 from .places import Picture
 from .probe import describe, picture_rate
 from .source import Source, VideoError
+from .turning import upright
 
 _RANGE_FULL = 2
 

@@ -37,6 +37,7 @@ from .encoder import (
     stored_tags,
     to_packet,
 )
+from .hidden_names import hidden_stem
 from .info import VideoInfo
 from .matroska import reserve_display_size, write_display_size
 from .source import Source, VideoError, source_name
@@ -131,7 +132,7 @@ class VideoWriter:
         )
         """How the pictures are encoded; `PacketEncoder` takes it."""
         self._part = self.path.with_name(
-            f".{self.path.stem}.part-{os.getpid()}{self.path.suffix}"
+            f"{hidden_stem(self.path.stem)}.part-{os.getpid()}{self.path.suffix}"
         )
 
     @classmethod
@@ -245,7 +246,8 @@ class VideoWriter:
 
     def remove_leftovers(self) -> None:
         """Remove what killed runs left of this output; only where no other run can be at it."""
-        pattern = f".{glob.escape(self.path.stem)}.part-*{glob.escape(self.path.suffix)}"
+        stem, suffix = glob.escape(hidden_stem(self.path.stem)), glob.escape(self.path.suffix)
+        pattern = f"{stem}.part-*{suffix}"
         for leftover in self.path.parent.glob(pattern):
             leftover.unlink(missing_ok=True)
 
