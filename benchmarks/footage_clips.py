@@ -247,7 +247,7 @@ def _encode_audio(audio: Any, footage: Footage) -> list[Any]:
     wave = 9000 * np.sin(2 * np.pi * 440 * np.arange(count) / rate)
     resampler = av.AudioResampler(format=context.format.name, layout=layout, rate=rate)
     packets = []
-    for begin in range(0, count - size + 1, size):
+    for begin in range(0, count, size):
         part = np.repeat(wave[begin : begin + size], channels).astype(np.int16)[None]
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(part), "s16", layout)
         frame.sample_rate, frame.time_base = rate, Fraction(1, rate)

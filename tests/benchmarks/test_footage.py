@@ -55,7 +55,7 @@ def test_a_file_is_shown_as_it_was_drawn(tmp_path: Path) -> None:
     assert seen.times == [Fraction(index, 25) for index in range(NUM_FRAMES)]
     assert seen.size == (96, 160)
     assert np.abs(seen.bars - BARS).max() < 2
-    assert [codec for codec, _, _ in seen.sound] == ["aac"]
+    assert [sound.codec for sound in seen.sound] == ["aac"]
 
 
 def test_untouched_copies_have_no_faults_and_changed_ones_do(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_untouched_copies_have_no_faults_and_changed_ones_do(tmp_path: Path) -> 
     seen = look_at(tmp_path / "in.mp4")
     assert compare(KIND, ".mp4", seen, seen)["faults"] == []
     later = [seen.times[0], *(time + Fraction(1, 500) for time in seen.times[1:])]
-    (codec, packets, start), *_ = seen.sound
+    sound = seen.sound[0]
     changed = {
         "pictures": replace(seen, indices=seen.indices[:-1], times=seen.times[:-1]),
         "times": replace(seen, times=later),
@@ -71,8 +71,8 @@ def test_untouched_copies_have_no_faults_and_changed_ones_do(tmp_path: Path) -> 
         "size": replace(seen, size=(1, 2)),
         "aspect": replace(seen, aspect=Fraction(2)),
         "sounds": replace(seen, sound=[]),
-        "packets": replace(seen, sound=[(codec, packets[1:], start)]),
-        "against the picture": replace(seen, sound=[(codec, packets, start + 0.01)]),
+        "packets": replace(seen, sound=[replace(sound, packets=sound.packets[:-1])]),
+        "against the picture": replace(seen, sound=[replace(sound, heard=0.01)]),
     }
     for word, other in changed.items():
         faults = compare(KIND, ".mp4", seen, other)["faults"]
