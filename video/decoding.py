@@ -95,12 +95,15 @@ class Decoder:
         self.stream.thread_type = thread_type
         places = Places(
             self._time_base,
+            self._rate,
             from_dts=self.container.format.name == "avi",
             may_reorder=careful,
         )
         for packet in self._packets():
             if packet.size:
                 places.expect(packet)
+            if places.is_damaged and not careful:
+                raise _UndecodableError
             try:
                 frames = packet.decode()
             except av.error.EOFError:
