@@ -75,12 +75,20 @@ class Places:
         self._last: av.VideoFrame | None = None
         self._next_time: tuple[int, int] | None = None
         """When the picture after the last one is due, and how long that one is shown."""
+        self._clock = 0
+        self._joins: list[int] = []
+        """Times at which the clock was set anew: a gap there is one of sound that is longer."""
         self._damaged: list[int] = []
         """Times of packets that arrived damaged."""
         self._missing: list[int | None] = []
 
-    def expect(self, packet: Any) -> None:
-        """Note a packet that is about to be decoded."""
+    def expect(self, packet: Any, clock: int = 0) -> None:
+        """Note a packet that is about to be decoded.
+
+        Args:
+            packet: As it goes to the decoder.
+            clock: Its number, where the clock of the file is set anew.
+        """
         if self._from_dts:
             packet.pts = packet.dts
         pts = packet.pts
@@ -88,6 +96,9 @@ class Places:
             self._began, self._first_key = True, pts
         if pts is None:
             return
+        if clock != self._clock:
+            self._clock = clock
+            self._joins.append(pts)
         if packet.duration and packet.duration > 0:
             self._durations[pts] = packet.duration
         if self._is_shown(packet):
@@ -204,7 +215,8 @@ class Places:
         near = _NEAR * step
         is_damaged = any(due - near <= time <= pts + near for time in self._damaged)
         even = abs(due + num_missing * step - pts) <= step / 10
-        if not is_damaged or not even or not 0 < num_missing <= _MAX_FILLED:
+        is_join = any(due <= time <= pts for time in self._joins)
+        if is_join or not is_damaged or not even or not 0 < num_missing <= _MAX_FILLED:
             return []
         return [due + index * step for index in range(num_missing)]
 
