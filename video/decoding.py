@@ -95,12 +95,15 @@ class Decoder:
         self.stream.thread_type = thread_type
         places = Places(
             self._time_base,
+            self._rate,
             from_dts=self.container.format.name == "avi",
             may_reorder=careful,
         )
-        for packet in self._packets():
+        for packet, clock in self._packets():
             if packet.size:
-                places.expect(packet)
+                places.expect(packet, clock)
+            if places.is_damaged and not careful:
+                raise _UndecodableError
             try:
                 frames = packet.decode()
             except av.error.EOFError:
@@ -132,11 +135,11 @@ class Decoder:
                 self._progress.last_time = float(picture.pts * self._time_base)
             yield picture
 
-    def _packets(self) -> Iterator[Any]:
-        """Yield the video packets, and the final flush."""
+    def _packets(self) -> Iterator[tuple[Any, int]]:
+        """Yield the video packets with the number of their clock, and the final flush."""
         lossy = "mpegts" in self.container.format.name
         held = None
-        for packet in self._read():
+        for packet, clock in self._read():
             if packet.stream.index != self.stream.index:
                 continue
             is_flush = packet.dts is None and not packet.size
@@ -144,7 +147,7 @@ class Decoder:
                 # The end is missing, and decoding half a picture would invent the rest.
                 self._progress.failure = self._progress.failure or " (half a picture)"
             elif held is not None:
-                yield held
+                yield held, clock
             held = None
             if not is_flush:
                 self._progress.num_packets += 1
@@ -153,10 +156,10 @@ class Decoder:
                 if packet.is_corrupt and not lossy:
                     held = packet
                     continue
-            yield packet
+            yield packet, clock
 
-    def _read(self) -> Iterator[Any]:
-        """Yield all packets, past what the container cannot make sense of."""
+    def _read(self) -> Iterator[tuple[Any, int]]:
+        """Yield all packets with their clock, past what the container cannot make sense of."""
         progress, num_errors = self._progress, 0
         clock = JoinedClock(self.container)
         while num_errors < _MAX_READ_ERRORS:
@@ -165,8 +168,7 @@ class Decoder:
                     if packet.size:
                         num_errors, progress.failure = 0, ""
                     progress.note_end(packet)
-                    clock.correct(packet)
-                    yield packet
+                    yield packet, clock.correct(packet)
                 return
             except av.error.EOFError:
                 return

@@ -47,6 +47,10 @@ def video_stream(container: InputContainer, name: str) -> VideoStream:
         for stream in container.streams.video
         if not stream.disposition & Disposition.attached_pic and stream.codec_context
     ]
+    if not streams and any(
+        stream.type == "video" and stream.codec_context is None for stream in container.streams
+    ):
+        raise VideoError(f"{name}: its video is in a codec that is not known here")
     if not streams:
         found = ", ".join(stream.type or "unknown" for stream in container.streams)
         raise VideoError(f"{name}: has no video stream (found: {found or 'nothing'})")

@@ -55,14 +55,18 @@ class JoinedClock:
         self._offsets = [-_origin(container)]
         self._courses: dict[int, _Course] = {}
 
-    def correct(self, packet: Any) -> None:
-        """Move the stamps of a packet; every packet of the file must come by, in order."""
+    def correct(self, packet: Any) -> int:
+        """Move the stamps of a packet; every packet of the file must come by, in order.
+
+        Returns:
+            Which clock of the file the packet goes by, from 0.
+        """
         for name in ("pts", "dts"):
             if abs(getattr(packet, name) or 0) > _MAX_STAMP:
                 setattr(packet, name, None)
         stamp = packet.pts if packet.dts is None else packet.dts
         if stamp is None:
-            return
+            return 0
         offset = self._offsets[0]
         if self.restarts:
             offset = self._offset(packet, stamp * packet.time_base)
@@ -71,6 +75,7 @@ class JoinedClock:
             packet.pts += ticks
         if ticks and packet.dts is not None:
             packet.dts += ticks
+        return self._offsets.index(offset)
 
     def _offset(self, packet: Any, time: Fraction) -> Fraction:
         if packet.stream.type not in ("video", "audio"):

@@ -127,3 +127,14 @@ def test_reading_goes_on_behind_what_the_container_cannot_make_sense_of(make_cli
     assert 45 < len(frames) <= 90
     assert frames[-1].pts == whole[-1].pts
     np.testing.assert_array_equal(frames[-1].pixels, whole[-1].pixels)
+
+
+@pytest.mark.parametrize("place", range(20, 40))
+def test_lost_packets_of_a_transport_stream_cost_no_time(make_clip, place):
+    clean = make_clip("clip.ts", num_frames=40, options={"g": "10", "bf": "0", "crf": "3"})
+    whole = read(clean)
+    data = clean.read_bytes()
+    start = 188 * (len(data) * place // (188 * 60))
+    damaged = clean.with_name("damaged.ts")
+    damaged.write_bytes(data[:start] + data[start + 3 * 188 :])
+    assert [f.pts for f in read(damaged)] == [f.pts for f in whole]

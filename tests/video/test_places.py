@@ -11,9 +11,14 @@ from video_deblur.video.places import Places
 TICK = Fraction(1, 100)
 
 
-def packet(pts, *, key=False, discard=False, duration=4):
+def packet(pts, *, key=False, corrupt=False, duration=0):
     return SimpleNamespace(
-        pts=pts, dts=pts, is_keyframe=key, is_discard=discard, duration=duration
+        pts=pts,
+        dts=pts,
+        duration=duration,
+        is_keyframe=key,
+        is_discard=False,
+        is_corrupt=corrupt,
     )
 
 
@@ -25,7 +30,7 @@ def frame(pts):
 
 def shown(events: list[tuple[str, Any]], *, from_dts=False, may_reorder=True):
     """Play packets ("+"), errors ("!") and decoded pictures ("=") to `Places`."""
-    places = Places(TICK, from_dts=from_dts, may_reorder=may_reorder)
+    places = Places(TICK, Fraction(25), from_dts=from_dts, may_reorder=may_reorder)
     pictures = []
     packets = {}
     for kind, pts in events:
@@ -77,7 +82,7 @@ def test_the_order_of_decoding_gives_its_times_to_the_order_of_display():
 
 
 def test_pictures_without_a_stamp_keep_their_number():
-    places = Places(TICK, from_dts=False, may_reorder=True)
+    places = Places(TICK, Fraction(25), from_dts=False, may_reorder=True)
     places.expect(packet(None, key=True))
     pictures = list(places.place(frame(None)))
     places.expect(packet(None))
@@ -89,3 +94,21 @@ def test_pictures_without_a_stamp_keep_their_number():
         (None, True),
         (None, False),
     ]
+
+
+@pytest.mark.parametrize(
+    ("corrupt", "stamps", "expected"),
+    [
+        (True, [0, 4, 16, 20], [0, 4, 8, 12, 16, 20]),
+        (False, [0, 4, 16, 20], [0, 4, 16, 20]),
+        (True, [0, 4, 14, 18], [0, 4, 14, 18]),
+    ],
+)
+def test_a_gap_of_whole_frames_beside_damage_is_filled(corrupt, stamps, expected):
+    places = Places(TICK, Fraction(25), from_dts=False, may_reorder=True)
+    pictures = []
+    for pts in stamps:
+        places.expect(packet(pts, key=pts == 0, corrupt=corrupt and pts == 4, duration=4))
+        pictures += places.place(frame(pts))
+    assert [p.pts for p in [*pictures, *places.flush()]] == expected
+    assert [p.pts for p in pictures if p.is_repeat] == [t for t in expected if t not in stamps]

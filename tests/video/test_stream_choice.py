@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import av
 import cv2
 import numpy as np
 import pytest
 from av.stream import Disposition
+from video_deblur.video.probe import picture_rate
 from video_deblur.video.reader import VideoReader
+from video_deblur.video.source import VideoError
 
 
 def read(source):
@@ -189,3 +193,24 @@ def test_a_camera_of_many_frames_keeps_its_rate(make_clip):
         make_clip(rate=Fraction(960), time_base=Fraction(1, 960), num_frames=30)
     )
     assert (info.average_rate, len(frames)) == (960, 30)
+
+
+def test_one_packet_for_each_field_does_not_double_the_rate(make_clip):
+    stream = SimpleNamespace(
+        average_rate=Fraction(50),
+        guessed_rate=Fraction(50),
+        codec_context=SimpleNamespace(framerate=Fraction(25)),
+    )
+    path = make_clip(num_frames=1)
+    for interlaced, expected in ((True, 25), (False, 50)):
+        first = SimpleNamespace(pts=0, interlaced_frame=interlaced)
+        assert picture_rate(path, cast(Any, stream), cast(Any, first)) == expected
+
+
+def test_a_codec_that_is_not_known_is_refused_as_such(make_clip):
+    path = make_clip()
+    path.write_bytes(path.read_bytes().replace(b"avc1\0\0\0\0", b"zzzz\0\0\0\0"))
+    with pytest.raises(
+        VideoError, match=r"clip\.mp4: its video is in a codec that is not known"
+    ):
+        VideoReader(path)
