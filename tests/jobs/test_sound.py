@@ -5,8 +5,11 @@ from __future__ import annotations
 import av
 import numpy as np
 import pytest
-from video_deblur.jobs.batch import plan_batch
+from video_deblur.jobs.batch import BatchSettings, plan_batch, restore_batch
 from video_deblur.jobs.files import restore_file
+from video_deblur.jobs.local_pool import LocalPool
+from video_deblur.video.reader import VideoReader
+from video_deblur.video.sound import SoundEncoder
 
 from .footage import (
     NUM_FRAMES,
@@ -83,3 +86,32 @@ def test_a_batch_names_outputs_by_what_holds_the_sound(tmp_path):
     }
     assert names["copy"] == ["wma.mp4", "pcm.mkv"]
     assert names["encode"] == names["drop"] == ["wma.mp4", "pcm.mp4"]
+
+
+@pytest.mark.parametrize("where", ["planning", "reading", "joining"])
+def test_no_error_of_one_clip_ends_a_batch(where, deblurrer, tmp_path, monkeypatch):
+    bad = with_sound(tmp_path / "bad.wmv", "wmav2")
+    good = write_clip(tmp_path / "good.mp4", pictures())
+
+    def failing(method):
+        def fail(self, *args):
+            if getattr(self, "name", "bad.wmv").endswith("bad.wmv"):
+                raise AttributeError("libav said nothing of the kind")
+            return method(self, *args)
+
+        return fail
+
+    if where == "planning":
+        monkeypatch.setattr(VideoReader, "_open", failing(VideoReader._open))
+    elif where == "reading":
+        monkeypatch.setattr(VideoReader, "__next__", failing(VideoReader.__next__))
+    else:
+        monkeypatch.setattr(SoundEncoder, "encode", failing(SoundEncoder.encode))
+    clips = plan_batch([bad, good], tmp_path / "out", "h264")
+    settings = BatchSettings(
+        config=deblurrer.config, restoration=SETTINGS, identity={"checkpoint": "1"}
+    )
+    restore_batch(clips, LocalPool(deblurrer, SETTINGS), settings)
+    assert [clip.state for clip in clips] == ["failed", "restored"]
+    assert clips[0].error == f"{bad}: libav said nothing of the kind"
+    assert len(decoded(clips[1].output)) == NUM_FRAMES
