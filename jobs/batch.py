@@ -76,7 +76,7 @@ def plan_batch(
         try:
             name, clip.num_frames = output_name(source, codec, audio)
             clip.output = folder / name
-        except (ValueError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 (one clip must not end the others)
             _fail(clip, error)
     inputs = {clip.source.resolve() for clip in clips}
     named: dict[Path, list[BatchClip]] = {}

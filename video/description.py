@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 from collections.abc import Mapping
 from fractions import Fraction
@@ -110,9 +109,8 @@ def copy_stream_description(source: Any, target: Any, suffix: str) -> None:
         # Those of mp4 and mov say no more than the kind of stream.
         if metadata.get(key) and not (suffix == ".mkv" and key == "handler_name"):
             target.metadata[key] = metadata[key]
-    # PyAV below 15 cannot set it.
-    with contextlib.suppress(AttributeError):
-        target.disposition = source.disposition
+    # A number, as PyAV 14 takes nothing else.
+    target.disposition = source.disposition.value
 
 
 def is_rewritten(stream: Any) -> bool:

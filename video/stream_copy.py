@@ -117,7 +117,7 @@ class _EncodedTrack(_Track):
 
     def flush(self) -> Iterable[Any]:
         yield from super().flush()
-        yield from self._encoder.flush()
+        yield from self._unless_damaged(self._encoder.flush())
 
     def notes(self) -> list[str]:
         notes = super().notes()
@@ -132,7 +132,14 @@ class _EncodedTrack(_Track):
 
     def _converted(self, packets: list[Any]) -> Iterable[Any]:
         for packet in packets:
-            yield from self._encoder.encode(packet)
+            yield from self._unless_damaged(self._encoder.encode(packet))
+
+    def _unless_damaged(self, encoded: Iterable[Any]) -> Iterable[Any]:
+        """Yield packets as long as decoder, resampler and encoder take what they get."""
+        try:
+            yield from encoded
+        except (ValueError, FFmpegError):
+            self._encoder.num_damaged += 1
 
 
 @dataclass(frozen=True)

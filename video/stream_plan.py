@@ -27,6 +27,10 @@ AUDIO_CHOICES = ("copy", "encode", "drop")
 """What may be done with sound: `copy` encodes what the output cannot hold."""
 
 
+_HOLDS_FILES = hasattr(OutputContainer, "add_attachment")
+"""Whether PyAV writes attachments, and streams without a codec."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PlannedStream:
     """A stream of the source that has a place in the output."""
@@ -119,9 +123,8 @@ def _plan_audio(stream: Any, suffix: str, audio: str) -> tuple[Action, str]:
 
 def _plan_other(stream: Any, suffix: str) -> tuple[Action, str]:
     if is_cover(stream):
-        # libav writes none into mov, and PyAV below 15 none into Matroska.
-        attaches = hasattr(OutputContainer, "add_attachment")
-        kept = suffix == ".mp4" or (suffix == ".mkv" and attaches)
+        # libav writes none into mov.
+        kept = suffix == ".mp4" or (suffix == ".mkv" and _HOLDS_FILES)
         return ("copy", "") if kept else ("drop", f"is left out: {suffix} cannot hold it")
     if stream.type == "subtitle" and codec_name(stream) not in SUBTITLES[suffix]:
         return "drop", f"is left out: {suffix} cannot hold it"
@@ -143,12 +146,11 @@ def add_copy(output: Any, stream: Any) -> Any:
     Raises:
         ValueError: If the output cannot hold it.
     """
-    try:
-        # Of the decoder, as there need not be an encoder.
-        return output.add_stream_from_template(stream, opaque=True)
-    except AttributeError as error:
-        # PyAV below 15 knows streams with codec alone.
-        raise ValueError(f"{stream_label(stream)} cannot be copied") from error
+    # PyAV 14 crashes on streams without a codec.
+    if stream.codec_context is None and not _HOLDS_FILES:
+        raise ValueError(f"{stream_label(stream)} cannot be copied by this version of PyAV")
+    # Of the decoder, as there need not be an encoder.
+    return output.add_stream_from_template(stream, opaque=True)
 
 
 def _accepted(stream: Any, suffix: str) -> bool:

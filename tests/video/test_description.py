@@ -142,3 +142,34 @@ def test_a_cover_stays_a_cover(suffix, tmp_path, caplog):
     else:
         assert found == [png]
         assert caplog.messages == []
+
+
+def data_packets(path):
+    with av.open(str(path)) as container:
+        return [
+            bytes(packet)
+            for stream in container.streams.data
+            for packet in container.demux(stream)
+            if packet.size
+        ]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_telemetry_is_kept_or_named(suffix, tmp_path, caplog):
+    timed = write_film(
+        tmp_path / "timed.mov",
+        more=lambda _, video: video.metadata.update(timecode="01:00:00:00"),
+    )
+    # As an action camera calls it.
+    source = tmp_path / "gopro.mov"
+    source.write_bytes(timed.read_bytes().replace(b"tmcd", b"gpmd"))
+    assert len(data_packets(source)) == 1
+    output = tmp_path / f"out{suffix}"
+    restore(source, output)
+    if suffix == ".mkv":
+        (warning,) = caplog.messages
+        assert "data stream 2" in warning
+        assert "is left out: .mkv cannot hold it" in warning
+    else:
+        assert data_packets(output) == data_packets(source)
+        assert caplog.messages == []

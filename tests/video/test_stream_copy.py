@@ -6,7 +6,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from video_deblur.video.codecs import container_for
+from video_deblur.video.codecs import container_for, unsupported_audio
 from video_deblur.video.reader import VideoReader
 from video_deblur.video.writer import VideoWriter
 
@@ -253,3 +253,56 @@ def test_sound_ends_with_the_pictures_of_a_source_that_is_cut_short(tmp_path):
             writer.end_early()
         assert end_of(output, "audio") <= end_of(output, "video") + 0.03
         assert end_of(output, "audio") > 0.35
+
+
+@pytest.mark.parametrize(
+    ("codecs", "held_by"),
+    [
+        (("aac", "mp3", "mp3float", "mp2", "ac3", "eac3", "alac"), ".mp4 .mov .mkv"),
+        (("opus", "flac", "dca"), ".mp4 .mkv"),
+        (("vorbis",), ".mkv"),
+        (("pcm_s16le", "pcm_s24be", "pcm_f32le", "pcm_u8"), ".mov .mkv"),
+        (("pcm_mulaw", "pcm_alaw", "pcm_s8", "adpcm_ima_qt"), ".mov"),
+        (("wmav2", "adpcm_ima_wav", "aac_latm", "unknown"), ""),
+    ],
+)
+def test_each_container_copies_the_sound_of_the_table_in_the_docs(codecs, held_by):
+    for suffix in (".mp4", ".mov", ".mkv"):
+        refused = [] if suffix in held_by.split() else list(codecs)
+        assert unsupported_audio(suffix, codecs) == refused, suffix
+
+
+@pytest.mark.parametrize(
+    ("codec", "text", "name", "kept_by"),
+    [
+        ("subrip", b"Hello", "clip.mkv", (".mkv",)),
+        ("mov_text", b"\0\5Hello", "clip.mp4", (".mp4", ".mov")),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_subtitles_are_copied_or_named(suffix, codec, text, name, kept_by, tmp_path, caplog):
+    def subtitle(container, _):
+        stream = container.add_mux_stream(codec)
+        stream.time_base = Fraction(1, 1000)
+        container.start_encoding()
+        packet = av.Packet(text)
+        packet.stream, packet.time_base = stream, Fraction(1, 1000)
+        packet.pts = packet.dts = 200
+        packet.duration = 400
+        container.mux(packet)
+
+    source = write_film(tmp_path / name, more=subtitle)
+    output = tmp_path / f"out{suffix}"
+    restore(source, output)
+    with av.open(str(output)) as container:
+        found = [
+            (bytes(packet), packet.pts * packet.time_base)
+            for stream in container.streams.subtitles
+            for packet in container.demux(stream)
+            if packet.size and bytes(packet) != b"\0\0"
+        ]
+    assert found == ([(text, Fraction(1, 5))] if suffix in kept_by else [])
+    named = [
+        f"subtitle stream 2 ({codec.replace('subrip', 'srt')})" in m for m in caplog.messages
+    ]
+    assert named == ([] if suffix in kept_by else [True])
