@@ -24,6 +24,7 @@ import numpy as np
 from ..restoration.streaming.planning import Position
 from ..restoration.streaming.stream import RestoredSegment
 from ..video.atomic import write_file
+from ..video.codec_limits import not_kept
 from ..video.codecs import codec_named, container_for
 from ..video.encoder import EncodedFrame, PacketEncoder, PictureFormat
 from ..video.frames import (
@@ -218,12 +219,8 @@ class VideoEnds(Ends):
         """Return a writer that keeps all that the codec can keep."""
         info = self._reader.info
         alpha = info.has_alpha and codec_named(self._codec).alpha
-        if info.has_alpha and not alpha:
-            logger.warning(
-                "%s: transparency is dropped, %s cannot store it (ffv1 and prores can)",
-                self._reader.name,
-                self._codec,
-            )
+        for line in not_kept(info, self._codec):
+            logger.warning("%s: %s", self._reader.name, line)
         return VideoWriter.like(
             self.output,
             dataclasses.replace(info, has_alpha=alpha),

@@ -44,6 +44,8 @@ class Codec:
     alpha: bool = False
     rgb: bool = False
     """Stored as RGB, so that a round trip is exact."""
+    hdr_in_container: bool = False
+    """Whether the container says what HDR screens are told, and not the stream."""
 
 
 # No B-frames: with them the last packet written is not the last frame shown, and the mp4
@@ -73,6 +75,7 @@ CODECS = {
         max_depth=16,
         alpha=True,
         rgb=True,
+        hdr_in_container=True,
     ),
     "prores": Codec(
         encoder="prores_ks",
@@ -80,6 +83,7 @@ CODECS = {
         default_crf=None,
         options={"vendor": "apl0"},
         alpha=True,
+        hdr_in_container=True,
     ),
 }
 """Codecs by the name users give."""

@@ -21,6 +21,7 @@ from av.video.stream import VideoStream
 from .codecs import codec_named, pixel_format
 from .color import PixelConverter, picture
 from .color_tags import ColorTags
+from .hdr import HdrMetadata, add_to_container
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,7 @@ class PictureFormat:
     has_alpha: bool
     color: ColorTags
     """As stored: see `stored_tags`."""
+    hdr: HdrMetadata | None
     sample_aspect_ratio: Fraction
     time_base: Fraction
     """Seconds per unit of `pts`."""
@@ -72,13 +74,18 @@ class PictureFormat:
         options = dict(codec.options)
         if self.crf is not None:
             options["crf"] = str(self.crf)
+        if self.hdr and codec.encoder == "libx265":
+            options["x265-params"] += self.hdr.x265_params()
         stream = output.add_stream(codec.encoder, rate=self.average_rate, options=options)
         assert isinstance(stream, VideoStream)
+        if self.hdr and codec.hdr_in_container:
+            add_to_container(stream, self.hdr)
         stream.height, stream.width = self.height, self.width
         stream.pix_fmt = self.pix_fmt
         stream.time_base = self.time_base
         context = stream.codec_context
         context.time_base = self.time_base
+        context.framerate = self.average_rate
         context.thread_type = "AUTO"
         context.sample_aspect_ratio = self.sample_aspect_ratio
         context.colorspace = self.color.space

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from .color_tags import ColorTags
+from .hdr import HdrMetadata
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,10 @@ class VideoInfo:
     has_alpha: bool
     color: ColorTags
     """Decided: what the file does not name is filled in as players do."""
+    hdr: HdrMetadata | None
+    """Mastering display and light level, where the file says them."""
+    dynamic_hdr: tuple[str, ...]
+    """Kinds of metadata that change from frame to frame: HDR10+, Dolby Vision."""
     sample_aspect_ratio: Fraction
     """Width of a pixel over its height, after rotation; 1 for square pixels."""
     audio_codecs: tuple[str, ...]

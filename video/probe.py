@@ -13,6 +13,7 @@ from av.video.stream import VideoStream
 
 from .color import bit_depth, has_alpha
 from .color_tags import ColorTags
+from .hdr import dynamic_hdr, hdr_metadata
 from .info import VideoInfo
 from .orientation import display_matrix, rotation, swaps_axes
 from .source import VideoError
@@ -63,6 +64,8 @@ def describe(container: InputContainer, stream: VideoStream, first: av.VideoFram
         bit_depth=bit_depth(pix_fmt),
         has_alpha=has_alpha(pix_fmt),
         color=_color_tags(context, first).decided(first.width, first.height, pix_fmt),
+        hdr=hdr_metadata(first),
+        dynamic_hdr=dynamic_hdr(first),
         sample_aspect_ratio=1 / aspect if turned else aspect,
         audio_codecs=tuple(s.codec_context.name for s in container.streams.audio),
     )

@@ -36,6 +36,7 @@ from .encoder import (
     stored_tags,
     to_packet,
 )
+from .hdr import HdrMetadata
 from .info import VideoInfo
 from .matroska import reserve_display_size, write_display_size
 from .source import Source, VideoError
@@ -64,6 +65,7 @@ class VideoWriter:
         bit_depth: int = 8,
         has_alpha: bool = False,
         color: ColorTags = REC709,
+        hdr: HdrMetadata | None = None,
         sample_aspect_ratio: Fraction = Fraction(1),
         audio_from: Source | None = None,
     ) -> None:
@@ -81,6 +83,7 @@ class VideoWriter:
             has_alpha: Pixels are RGBA; only prores and ffv1 store transparency.
             color: What to tag, and the matrix and range to convert with; the size
                 decides what is open.
+            hdr: Mastering display and light level; h264 has no room for them.
             sample_aspect_ratio: Width of a pixel over its height.
             audio_from: Video whose audio and subtitle packets are copied unchanged.
 
@@ -112,6 +115,7 @@ class VideoWriter:
             bit_depth=bit_depth,
             has_alpha=has_alpha,
             color=stored_tags(codec, color, width, height),
+            hdr=hdr,
             sample_aspect_ratio=sample_aspect_ratio,
             time_base=time_base,
             average_rate=average_rate,
@@ -143,6 +147,7 @@ class VideoWriter:
             bit_depth=info.bit_depth,
             has_alpha=info.has_alpha,
             color=info.color,
+            hdr=info.hdr,
             sample_aspect_ratio=info.sample_aspect_ratio,
             audio_from=audio_from,
         )
