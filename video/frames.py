@@ -28,6 +28,8 @@ class VideoFrame:
     """Start of display, in units of the clip's `time_base`."""
     duration: int
     """Time on display, same unit."""
+    is_repeat: bool = False
+    """Whether it stands for a frame that could not be decoded: a copy of its neighbour."""
 
 
 def natural_key(name: str) -> list[tuple[int, int | str]]:

@@ -4,7 +4,8 @@ The file is written under a hidden temporary name beside its target and renamed 
 complete: whatever interrupts the work, nothing incomplete has the final name.
 
 Time stamps are stored as given in mp4 and mov. Matroska rounds them to milliseconds (the
-frame rate is kept beside them and reads back as 30000/1001).
+frame rate is kept beside them and reads back as 30000/1001), and what lies closer moves to
+the next one.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import glob
+import logging
 import math
 import os
 from collections.abc import Iterator
@@ -40,6 +42,9 @@ from .hdr import HdrMetadata
 from .info import VideoInfo
 from .matroska import reserve_display_size, write_display_size
 from .source import Source, VideoError
+from .ticks import MillisecondTicks
+
+logger = logging.getLogger(__name__)
 
 
 class VideoWriter:
@@ -156,6 +161,7 @@ class VideoWriter:
         self._num_frames = 0
         self._last_pts: int | None = None
         self._end = Fraction(0)
+        self._ticks = MillisecondTicks()
         self._copier: PacketCopier | None = None
         self._container: OutputContainer | None = None
         # A Python file: libav's own hides write errors that come while it closes.
@@ -249,15 +255,11 @@ class VideoWriter:
     def _note(self, pts: int, duration: int | None) -> None:
         """Check that time moves on, and remember how far it came."""
         time_base = self.pictures.time_base
-        if self._last_pts is not None:
-            last, now = self._last_pts, pts
-            if self.path.suffix.lower() == ".mkv":
-                last, now = (self._milliseconds(p) for p in (last, now))
-            if now <= last:
-                raise ValueError(
-                    f"{self.path}: frame {self._num_frames} at pts {pts} does not come after "
-                    f"the one before it at {self._last_pts} ({time_base} s)"
-                )
+        if self._last_pts is not None and pts <= self._last_pts:
+            raise ValueError(
+                f"{self.path}: frame {self._num_frames} at pts {pts} does not come after "
+                f"the one before it at {self._last_pts} ({time_base} s)"
+            )
         self._num_frames += 1
         self._last_pts = pts
         self._end = (pts + (duration or self.pictures.step)) * time_base
@@ -266,9 +268,6 @@ class VideoWriter:
     def _shapes_pixels(self) -> bool:
         """Whether the container must be told the shape of pixels beside the encoder."""
         return self.path.suffix.lower() == ".mkv" and self.pictures.sample_aspect_ratio != 1
-
-    def _milliseconds(self, pts: int) -> int:
-        return math.floor(pts * self.pictures.time_base * 1000 + Fraction(1, 2))
 
     def _movie_timescale(self) -> int:
         ticks = self.pictures.time_base.denominator
@@ -281,6 +280,8 @@ class VideoWriter:
         for packet in packets:
             if packet.pts is not None:
                 self._copy_sound(packet.pts * packet.time_base)
+                if self.path.suffix.lower() == ".mkv":
+                    self._ticks.place(packet)
             output.mux(packet)
 
     def _copy_sound(self, until: Fraction | None) -> None:
@@ -307,6 +308,14 @@ class VideoWriter:
                 write_display_size(self._file, self.pictures.sample_aspect_ratio)
             self._file.close()
             os.replace(self._part, self.path)
+        if self._ticks.num_moved:
+            logger.warning(
+                "%s: %d frames lie closer than the milliseconds that mkv counts in and come up "
+                "to %.1f ms late; mp4 and mov keep the exact times",
+                self.path,
+                self._ticks.num_moved,
+                float(1000 * self._ticks.furthest),
+            )
 
     def _discard(self) -> None:
         """Close everything and remove the temporary file, whatever state it is in."""
