@@ -186,7 +186,12 @@ class VideoEnds(Ends):
     """A video file; time stamps, sound and subtitles stay as they are."""
 
     def __init__(
-        self, source: Source, output: str | Path, codec: str = "h264", crf: int | None = None
+        self,
+        source: Source,
+        output: str | Path,
+        codec: str = "h264",
+        crf: int | None = None,
+        audio: str = "copy",
     ) -> None:
         """Name the files.
 
@@ -195,9 +200,10 @@ class VideoEnds(Ends):
             output: Target, replaced when complete.
             codec: One of `video.codecs.CODECS`.
             crf: Quality of h264 and h265; None: nearly lossless.
+            audio: What to do with sound: see `VideoWriter`.
         """
         super().__init__(source, output)
-        self._codec, self._crf = codec, crf
+        self._codec, self._crf, self._audio = codec, crf, audio
 
     def identity(self) -> dict[str, Any]:
         return {"input": file_identity(self.source), "pictures": repr(self.pictures)}
@@ -227,6 +233,7 @@ class VideoEnds(Ends):
             codec=self._codec,
             crf=self._crf,
             audio_from=self.source,
+            audio=self._audio,
         )
 
     def _read(self, start: int) -> Iterator[VideoFrame]:
@@ -323,18 +330,22 @@ _AS_PNG = {"pictures": "png"}
 
 
 def make_ends(
-    source: str | Path, output: str | Path, codec: str = "h264", crf: int | None = None
+    source: str | Path,
+    output: str | Path,
+    codec: str = "h264",
+    crf: int | None = None,
+    audio: str = "copy",
 ) -> Ends:
-    """Return the ends for what lies at `source`; `codec` and `crf` are of videos."""
+    """Return the ends for what lies at `source`; `codec`, `crf`, `audio` are of videos."""
     source = Path(source)
     if source.is_dir():
         return FolderEnds(source, output)
     if source.suffix.lower() in SUFFIXES:
         return ImageEnds(source, output)
-    return VideoEnds(source, output, codec, crf)
+    return VideoEnds(source, output, codec, crf, audio)
 
 
-def output_name(source: Path, codec: str) -> tuple[str, int | None]:
+def output_name(source: Path, codec: str, audio: str = "copy") -> tuple[str, int | None]:
     """Return what the output of an input is called in a batch, and how many frames it says.
 
     Raises:
@@ -345,7 +356,8 @@ def output_name(source: Path, codec: str) -> tuple[str, int | None]:
     if source.suffix.lower() in SUFFIXES:
         return f"{source.stem}.png", 1
     with VideoReader(source) as reader:
-        suffix = container_for(reader.info.audio_codecs, codec)
+        copied = reader.info.audio_codecs if audio == "copy" else ()
+        suffix = container_for(copied, codec)
         return f"{source.stem}{suffix}", reader.info.num_frames
 
 

@@ -149,7 +149,10 @@ def describe(
         hdr=hdr_metadata(first),
         dynamic_hdr=dynamic_hdr(first),
         sample_aspect_ratio=1 / aspect if turned else aspect,
-        audio_codecs=tuple(s.codec_context.name for s in container.streams.audio),
+        audio_codecs=tuple(
+            s.codec_context.name if s.codec_context else "unknown"
+            for s in container.streams.audio
+        ),
     )
 
 

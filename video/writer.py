@@ -27,7 +27,6 @@ import numpy as np
 from av.container import OutputContainer
 from av.error import FFmpegError
 
-from .audio import PacketCopier
 from .codecs import FORMATS, check_container, codec_named
 from .color_tags import REC709, ColorTags
 from .encoder import (
@@ -42,6 +41,8 @@ from .hdr import HdrMetadata
 from .info import VideoInfo
 from .matroska import reserve_display_size, write_display_size
 from .source import Source, VideoError
+from .stream_copy import PacketCopier
+from .stream_plan import check_audio_choice
 from .ticks import MillisecondTicks
 
 logger = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ class VideoWriter:
         hdr: HdrMetadata | None = None,
         sample_aspect_ratio: Fraction = Fraction(1),
         audio_from: Source | None = None,
+        audio: str = "copy",
     ) -> None:
         """Check everything that can be checked before the first frame.
 
@@ -90,7 +92,9 @@ class VideoWriter:
                 decides what is open.
             hdr: Mastering display and light level; h264 has no room for them.
             sample_aspect_ratio: Width of a pixel over its height.
-            audio_from: Video whose audio and subtitle packets are copied unchanged.
+            audio_from: Video whose sound, subtitles and other streams are brought along.
+            audio: What to do with sound: "copy" encodes to AAC what the file cannot hold,
+                "encode" all; "drop" leaves all out.
 
         Raises:
             ValueError: If the codec, file type, audio and options do not fit together, or
@@ -100,6 +104,7 @@ class VideoWriter:
         """
         self.path = Path(path)
         self._source = audio_from
+        self._audio = check_audio_choice(audio)
         self._ends_early = False
         self.sound_error: VideoError | None = None
         """Why the sound could not be copied to its end; the pictures are written anyway."""
@@ -109,9 +114,10 @@ class VideoWriter:
         check_container(self.path, codec)
         _check_target(self.path, audio_from)
         if audio_from is not None:
-            copier = PacketCopier(audio_from)
+            copier = PacketCopier(audio_from, self.path.suffix.lower(), audio)
             copier.close()
-            check_container(self.path, codec, copier.audio_codecs)
+            for warning in copier.plan.warnings:
+                logger.warning("%s", warning)
         self.pictures = PictureFormat(
             width=width,
             height=height,
@@ -139,6 +145,7 @@ class VideoWriter:
         codec: str = "h264",
         crf: int | None = None,
         audio_from: Source | None = None,
+        audio: str = "copy",
     ) -> VideoWriter:
         """Return a writer with the size, timing, depth, alpha and colours of a source."""
         return cls(
@@ -155,6 +162,7 @@ class VideoWriter:
             hdr=info.hdr,
             sample_aspect_ratio=info.sample_aspect_ratio,
             audio_from=audio_from,
+            audio=audio,
         )
 
     def __enter__(self) -> VideoWriter:
@@ -178,8 +186,8 @@ class VideoWriter:
             self._stream = self.pictures.add_stream(output, self.path.suffix.lower())
             self._encoder = FrameEncoder(self._stream, self.pictures)
             if self._source is not None:
-                self._copier = PacketCopier(self._source)
-                self._copier.attach(output, self.path.suffix.lower())
+                self._copier = PacketCopier(self._source, self.path.suffix.lower(), self._audio)
+                self._copier.attach(output)
             if self._shapes_pixels:
                 reserve_display_size(self._stream)
             # Now, and not with the first frame: what is refused is refused before the work.
