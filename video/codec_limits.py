@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .codecs import CODECS, codec_named
+from .codecs import CODECS, codec_named, codes_fields
 from .info import VideoInfo
 
 
@@ -24,9 +24,25 @@ def not_kept(info: VideoInfo, codec: str) -> list[str]:
             f"{info.color.hdr or 'HDR'} is stored with 8 bits and without the data of its "
             f"mastering display by {codec}, choose {others} to keep them"
         )
+    if info.fields:
+        lines.append(_interlaced(info, codec))
     if info.dynamic_hdr:
         lines.append(f"the metadata of each frame ({_listed(info.dynamic_hdr)}) is dropped")
     return lines
+
+
+def _interlaced(info: VideoInfo, codec: str) -> str:
+    if codes_fields(codec, info.height):
+        flags = "and keeps its field flags"
+    else:
+        flags = (
+            f"and {codec} keeps its field flags in the container alone, which few players "
+            "follow (ffv1 and prores keep them)"
+        )
+    return (
+        f"is interlaced ({info.fields} field first): it is restored as whole frames {flags}; "
+        "--deinterlace field makes a frame of every field, --deinterlace frame of every frame"
+    )
 
 
 def _listed(names: list[str] | tuple[str, ...]) -> str:

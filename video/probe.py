@@ -14,6 +14,7 @@ from av.video.stream import VideoStream
 
 from .color import bit_depth, has_alpha
 from .color_tags import ColorTags
+from .fields import field_order, upright_order
 from .hdr import dynamic_hdr, hdr_metadata
 from .info import VideoInfo
 from .orientation import display_matrix, rotation, swaps_axes
@@ -149,6 +150,7 @@ def describe(
         hdr=hdr_metadata(first),
         dynamic_hdr=dynamic_hdr(first),
         sample_aspect_ratio=1 / aspect if turned else aspect,
+        fields=upright_order(field_order(first, context), matrix, first.height),
         audio_codecs=tuple(
             s.codec_context.name if s.codec_context else "unknown"
             for s in container.streams.audio

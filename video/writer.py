@@ -38,7 +38,7 @@ from .encoder import (
     to_packet,
 )
 from .hdr import HdrMetadata
-from .info import VideoInfo
+from .info import FieldOrder, VideoInfo
 from .matroska import reserve_display_size, write_display_size
 from .source import Source, VideoError
 from .stream_copy import PacketCopier
@@ -73,6 +73,7 @@ class VideoWriter:
         color: ColorTags = REC709,
         hdr: HdrMetadata | None = None,
         sample_aspect_ratio: Fraction = Fraction(1),
+        fields: FieldOrder | None = None,
         audio_from: Source | None = None,
         audio: str = "copy",
     ) -> None:
@@ -92,6 +93,7 @@ class VideoWriter:
                 decides what is open.
             hdr: Mastering display and light level; h264 has no room for them.
             sample_aspect_ratio: Width of a pixel over its height.
+            fields: Which field is first, of interlaced frames.
             audio_from: Video whose sound, subtitles and other streams are brought along.
             audio: What to do with sound: "copy" encodes to AAC what the file cannot hold,
                 "encode" all; "drop" leaves all out.
@@ -128,6 +130,7 @@ class VideoWriter:
             color=stored_tags(codec, color, width, height),
             hdr=hdr,
             sample_aspect_ratio=sample_aspect_ratio,
+            fields=fields,
             time_base=time_base,
             average_rate=average_rate,
         )
@@ -161,6 +164,7 @@ class VideoWriter:
             color=info.color,
             hdr=info.hdr,
             sample_aspect_ratio=info.sample_aspect_ratio,
+            fields=info.fields,
             audio_from=audio_from,
             audio=audio,
         )
