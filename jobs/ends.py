@@ -232,9 +232,13 @@ class VideoEnds(Ends):
             dataclasses.replace(info, has_alpha=alpha),
             codec=self._codec,
             crf=self._crf,
-            audio_from=self.source,
+            audio_from=self._sound_source(),
             audio=self._audio,
         )
+
+    def _sound_source(self) -> Source | None:
+        """Return the file whose sound is copied."""
+        return self.source
 
     def _read(self, start: int) -> Iterator[VideoFrame]:
         # Frames before are decoded and dropped: no other way leads to a frame in every file.

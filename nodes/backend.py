@@ -12,11 +12,12 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import av
 import comfy.model_management
 import comfy.ops
 import comfy.patcher_extension
 import torch
-from comfy_api.latest import io
+from comfy_api.latest import InputImpl, io
 from torch import Tensor, nn
 
 from ..models.autoencoder import make_encoder
@@ -53,6 +54,40 @@ def make_schema(**fields: Any) -> io.Schema:
     """Build a node schema, leaving out fields that this ComfyUI does not have yet."""
     known = {field.name for field in dataclasses.fields(io.Schema)}
     return io.Schema(**{name: value for name, value in fields.items() if name in known})
+
+
+def trim_window(video: Any) -> tuple[float, float]:
+    """Return what a VIDEO shows of its file: start and duration, in seconds; 0: to its end."""
+    if hasattr(video, "get_active_trim_window"):
+        start_s, duration_s = video.get_active_trim_window()
+    else:
+        # The first versions with Trim Video tell nobody. 0.3.64 has nothing to tell.
+        start_s = getattr(video, "_VideoFromFile__start_time", 0.0)
+        duration_s = getattr(video, "_VideoFromFile__duration", 0.0)
+        if start_s < 0:
+            length_s = InputImpl.VideoFromFile(video.get_stream_source()).get_duration()
+            start_s = max(length_s + start_s, 0.0)
+    return float(start_s), float(duration_s)
+
+
+def has_other_frames(video: Any) -> bool:
+    """Tell whether a VIDEO's frames are not those of its file, a trimmed one's aside."""
+    if isinstance(video, InputImpl.VideoFromComponents):
+        return True
+    if hasattr(video, "has_pending_frame_edits"):
+        edited = video.has_pending_frame_edits()
+    else:
+        # Some versions crop and do not say so.
+        edited = hasattr(video, "as_cropped") and _differs_in_size(video)
+    # Several files in a row, which only their encoded copy joins.
+    pieces = getattr(video, "videos", ())
+    return edited or any(any(trim_window(piece)) for piece in pieces)
+
+
+def _differs_in_size(video: Any) -> bool:
+    with av.open(video.get_stream_source()) as container:
+        stream = container.streams.video[0]
+        return video.get_dimensions() != (stream.width, stream.height)
 
 
 class DeblurEncoder(nn.Module):

@@ -18,7 +18,14 @@ from torch import Tensor
 from ..restoration.frames import rounded, to_array, usable_frames
 from ..restoration.settings import PRESET_NAMES, RestorationSettings, preset_settings
 from ..video.codecs import CODECS
-from .backend import CATEGORY, LoadedCheckpoint, LoadedFeedForward, make_schema
+from .backend import (
+    CATEGORY,
+    LoadedCheckpoint,
+    LoadedFeedForward,
+    has_other_frames,
+    make_schema,
+    trim_window,
+)
 from .checkpoint import checkpoint_input, checkpoint_path, fingerprint, load_checkpoint
 from .decode import borrow_input, decode_latents, strength_input
 from .encode import encode_frames, scene_cuts_input
@@ -216,7 +223,7 @@ class DeblurVideo(io.ComfyNode):
             borrow=borrow,
         )
         progress = Progress(1).stage(0)
-        if isinstance(video, InputImpl.VideoFromComponents):
+        if has_other_frames(video):
             path = _restore_components(video, loaded, settings, codec, crf, progress)
         else:
             path = _restore_file(video, loaded, settings, codec, crf, progress, checkpoint)
@@ -233,8 +240,10 @@ def _restore_file(
     checkpoint: str,
 ) -> Path:
     """Restore a file; a run that is cancelled goes on where it was when it is queued again."""
-    from ..jobs.files import Resumable, restore_file
+    from ..jobs.ends import VideoEnds
+    from ..jobs.files import Resumable, restore_ends
     from ..jobs.part_store import checkpoint_identity, file_identity, identity_digest
+    from ..jobs.window import WindowEnds
     from ..video.codecs import container_for
     from ..video.reader import VideoReader
 
@@ -243,17 +252,25 @@ def _restore_file(
         info = reader.info
     identity = checkpoint_identity(checkpoint_path(checkpoint))
     # One folder per work, as every run has an output of its own.
-    work = {**identity, "input": file_identity(source), "codec": codec, "crf": crf}
+    start_s, duration_s = trim_window(video)
+    work = {
+        **identity,
+        "input": file_identity(source),
+        "window": [start_s, duration_s],
+        "codec": codec,
+        "crf": crf,
+    }
     digest = identity_digest({**work, "settings": dataclasses.asdict(settings)})
     folder = Path(folder_paths.get_temp_directory()) / f"video_deblur_parts_{digest}"
     with _temporary_file(container_for(info.audio_codecs, codec)) as path:
-        restore_file(
-            source,
-            path,
+        if start_s or duration_s:
+            ends = WindowEnds(source, path, codec, crf, start_s=start_s, duration_s=duration_s)
+        else:
+            ends = VideoEnds(source, path, codec, crf)
+        restore_ends(
+            ends,
             loaded.engine(),
             settings,
-            codec=codec,
-            crf=crf,
             resumable=Resumable(folder=folder, identity=identity),
             callback=lambda done, total: callback(done, total or done + 1),
             before_segment=lambda: _load(loaded, settings, info.height, info.width),

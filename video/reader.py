@@ -89,6 +89,7 @@ class VideoReader:
         self._step = max(1, round(1 / (self.info.average_rate * self._time_base)))
         self._converters: dict[str, PixelConverter] = {}
         self._has_late_fields = False
+        self._start_pts: int | None = None
         self._stamped = self._stamp()
         self._frames = self._read()
 
@@ -130,6 +131,10 @@ class VideoReader:
         for _ in range(count):
             if next(self._stamped, None) is None:
                 return
+
+    def start_at(self, pts: int) -> None:
+        """Pass over the frames before a time stamp; before anything is read."""
+        self._start_pts = pts
 
     def _read(self) -> Generator[VideoFrame]:
         for picture, pts, duration in self._stamped:
@@ -177,7 +182,8 @@ class VideoReader:
             self._check_same_kind(picture.frame, index)
             self._note_fields(picture.frame, index)
             pts = self._pts(picture, last_pts)
-            yield picture, pts, self._duration(picture)
+            if self._start_pts is None or pts >= self._start_pts:
+                yield picture, pts, self._duration(picture)
             index, last_pts = index + 1, pts
 
     def _check_same_kind(self, frame: av.VideoFrame, index: int) -> None:

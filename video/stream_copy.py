@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 _MAX_READ_ERRORS = 16
 """In a row; what lies behind one may be readable."""
 
+_MAX_PRIMING = Fraction(1, 10)
+"""Seconds: 80 ms of Opus, 48 ms of AAC."""
+
 
 class _Track:
     """A stream of the source and its place in the output."""
@@ -40,6 +43,8 @@ class _Track:
             sparse=sparse,
             reordered=source.type == "video",
         )
+        self._suffix = suffix
+        self._begins_cut = False
         self._num_refused = 0
         self._target.metadata.update(
             {k: v for k, v in source.metadata.items() if k in ("language", "title")}
@@ -47,6 +52,8 @@ class _Track:
 
     def push(self, packet: Any) -> Iterable[Any]:
         """Take a packet of the source; return those that are ready for the output."""
+        if self._is_cut_away(packet):
+            return []
         return self._converted(self._steady.push(packet))
 
     def flush(self) -> Iterable[Any]:
@@ -71,6 +78,19 @@ class _Track:
         if refused:
             notes.append(f"lost packets that are damaged ({refused})")
         return notes
+
+    def _is_cut_away(self, packet: Any) -> bool:
+        """Tell whether an edit list takes a packet out of the film.
+
+        The few just before the start are there to prime the decoder. In Matroska, which has
+        no edit list, they stay only where there is nothing else before the start.
+        """
+        if not packet.is_discard or packet.pts is None:
+            return False
+        start = packet.pts * packet.time_base
+        self._begins_cut = self._begins_cut or start < -_MAX_PRIMING
+        within = -_MAX_PRIMING <= start < 0
+        return not within or (self._begins_cut and self._suffix == ".mkv")
 
     def _add(self, output: OutputContainer, source: Any) -> Any:
         return add_copy(output, source)

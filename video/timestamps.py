@@ -1,4 +1,4 @@
-"""Time stamps of packets that jump back or repeat, put in order.
+"""Time stamps of packets that start anywhere, jump or repeat, put in order.
 
 Everything that reads the packets of a file passes them through `JoinedClock` in the order of
 the file, so that pictures and sound keep the same time line. `SteadyStamps` then makes those
@@ -12,12 +12,17 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+import av
 from av.container import InputContainer
 
 _RESTARTS = 0x200
 """AVFMT_TS_DISCONT: formats whose clock may be set anew in the middle."""
 _JUMP = Fraction(1, 10)
 """Seconds back that are a new clock and not disorder; ffmpeg's choice as well."""
+_MAX_GAP = 60
+"""Seconds without anything, in any stream, that are a new clock and not a gap."""
+_MAX_STAMP = 2**61
+"""Ticks: libav adds to time stamps without a look at what they can hold."""
 _FITS = Fraction(1, 2)
 """Seconds by which streams of one recording may begin and end apart."""
 _MAX_UNDATED = 32
@@ -36,30 +41,36 @@ class _Course:
 
 
 class JoinedClock:
-    """One time line for a transport stream whose clock was set back, as `cat` joins them.
+    """One time line from zero on, for a file whose clock starts anywhere or is set anew.
 
-    What follows a jump back begins where what came before it ends. All streams move by the
-    same time, each from its own jump on. Other files keep their stamps, and so do gaps.
+    A transport stream counts from any time: zero is where its earliest stream begins. Where
+    such files were joined by `cat`, or the clock jumps far ahead, what follows begins where
+    what came before it ends. All streams move by the same time, each from its own jump on.
+    Gaps stay, and so do the stamps of other files, unless their pictures begin before zero.
     """
 
     def __init__(self, container: InputContainer) -> None:
         self.restarts = bool(container.format.flags & _RESTARTS)
-        """Whether such files exist in this format; else packets stay as they are."""
-        self._offsets = [Fraction(0)]
+        """Whether the clock may be set anew in files of this format."""
+        self._offsets = [-_origin(container)]
         self._courses: dict[int, _Course] = {}
 
     def correct(self, packet: Any) -> None:
         """Move the stamps of a packet; every packet of the file must come by, in order."""
+        for name in ("pts", "dts"):
+            if abs(getattr(packet, name) or 0) > _MAX_STAMP:
+                setattr(packet, name, None)
         stamp = packet.pts if packet.dts is None else packet.dts
-        if not self.restarts or stamp is None:
+        if stamp is None:
             return
-        offset = self._offset(packet, stamp * packet.time_base)
-        if offset:
-            ticks = round(offset / packet.time_base)
-            if packet.pts is not None:
-                packet.pts += ticks
-            if packet.dts is not None:
-                packet.dts += ticks
+        offset = self._offsets[0]
+        if self.restarts:
+            offset = self._offset(packet, stamp * packet.time_base)
+        ticks = round(offset / packet.time_base)
+        if ticks and packet.pts is not None:
+            packet.pts += ticks
+        if ticks and packet.dts is not None:
+            packet.dts += ticks
 
     def _offset(self, packet: Any, time: Fraction) -> Fraction:
         if packet.stream.type not in ("video", "audio"):
@@ -68,19 +79,30 @@ class JoinedClock:
         duration = (packet.duration or 0) * packet.time_base
         course = self._courses.get(packet.stream.index)
         if course is None:
-            end = time + duration
-            self._courses[packet.stream.index] = _Course(end=end, end_before=end)
-            return Fraction(0)
+            return self._begin(packet, time, duration)
         if time + self._offsets[course.epoch] > course.end + _FITS:
             # A single wrong stamp was taken for a new clock.
             course.epoch = self._earlier(course, time)
         offset = self._offsets[course.epoch]
+        latest = max(each.end for each in self._courses.values())
         # The packet before may have been a single stamp far ahead: then nothing jumped.
-        if time + offset < min(course.end, course.end_before) - _JUMP:
+        jumped_back = time + offset < min(course.end, course.end_before) - _JUMP
+        if jumped_back or time + offset > latest + _MAX_GAP:
             course.epoch = self._epoch(course, time)
             offset = self._offsets[course.epoch]
         course.end_before, course.end = course.end, time + offset + duration
         return offset
+
+    def _begin(self, packet: Any, time: Fraction, duration: Fraction) -> Fraction:
+        """Start the course of a stream, with the clock that is nearest to the others."""
+        ends = [course.end for course in self._courses.values()]
+        epoch = 0
+        if ends:
+            distances = [abs(time + offset - max(ends)) for offset in self._offsets]
+            epoch = distances.index(min(distances))
+        end = time + self._offsets[epoch] + duration
+        self._courses[packet.stream.index] = _Course(epoch=epoch, end=end, end_before=end)
+        return self._offsets[epoch]
 
     def _earlier(self, course: _Course, time: Fraction) -> int:
         """Return the offset before that continues a stream, or the present one."""
@@ -96,6 +118,21 @@ class JoinedClock:
                 return epoch
         self._offsets.append(course.end - time)
         return len(self._offsets) - 1
+
+
+def _origin(container: InputContainer) -> Fraction:
+    """Return the seconds at which a file begins."""
+    start = Fraction(container.start_time or 0, av.time_base)
+    if container.format.flags & _RESTARTS and start >= 0:
+        return start
+    # Sound that begins before zero is what its codec needs to start, and has a place in
+    # every container; pictures there have none.
+    starts = [
+        stream.start_time * stream.time_base
+        for stream in container.streams.video
+        if stream.start_time is not None and stream.time_base
+    ]
+    return min([Fraction(0), *starts])
 
 
 class SteadyStamps:

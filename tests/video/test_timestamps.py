@@ -19,12 +19,19 @@ def packet(dts, *, pts=None, duration=10, index=0, kind="audio", time_base=Fract
     )
 
 
-def clock(flags=TRANSPORT):
-    return JoinedClock(SimpleNamespace(format=SimpleNamespace(flags=flags)))
+def clock(flags=TRANSPORT, start=0, starts=()):
+    streams = [SimpleNamespace(start_time=t, time_base=Fraction(1, 100)) for t in starts]
+    return JoinedClock(
+        SimpleNamespace(
+            format=SimpleNamespace(flags=flags),
+            start_time=10_000 * start,
+            streams=SimpleNamespace(video=streams),
+        )
+    )
 
 
-def corrected(packets, flags=TRANSPORT):
-    time = clock(flags)
+def corrected(packets, flags=TRANSPORT, start=0, starts=()):
+    time = clock(flags, start, starts)
     for each in packets:
         time.correct(each)
     return [each.dts for each in packets]
@@ -49,6 +56,35 @@ def test_what_follows_a_jump_back_begins_where_the_rest_ends():
 def test_gaps_and_other_formats_keep_their_stamps():
     assert corrected([packet(t) for t in (0, 10, 5000)]) == [0, 10, 5000]
     assert corrected([packet(t) for t in (140, 150, 40)], OTHER) == [140, 150, 40]
+
+
+def test_a_transport_stream_begins_with_its_earliest_stream():
+    film = {"start": 140, "starts": [142]}
+    assert corrected([packet(t) for t in (140, 150)], **film) == [0, 10]
+    assert corrected([packet(t) for t in (142, 152)], **film) == [2, 12]
+    assert corrected([packet(t) for t in (142, 152)], OTHER, **film) == [142, 152]
+
+
+@pytest.mark.parametrize("flags", [TRANSPORT, OTHER])
+def test_pictures_before_zero_begin_at_zero(flags):
+    assert corrected([packet(t) for t in (-50, -40)], flags, start=-53, starts=[-50]) == [0, 10]
+
+
+def test_sound_may_begin_before_zero_where_pictures_do_not():
+    assert corrected([packet(t) for t in (-2, 8)], OTHER, start=-2, starts=[0]) == [-2, 8]
+
+
+def test_a_clock_far_ahead_goes_on_where_the_rest_ends():
+    stamps = [*(140, 150), *(954_310_000, 954_310_010)]
+    assert corrected([packet(t) for t in stamps]) == [140, 150, 160, 170]
+    sound = {"index": 1}
+    film = [packet(0), packet(10), packet(7000, **sound), packet(7010, **sound), packet(7010)]
+    assert corrected(film) == [0, 10, 7000, 7010, 7010]
+
+
+def test_stamps_that_libav_could_not_add_to_are_dropped():
+    film = [packet(2**62), packet(10)]
+    assert corrected(film) == [None, 10]
 
 
 def test_all_streams_move_by_the_same_time_from_their_own_jump_on():
