@@ -56,7 +56,7 @@ def _run(args: argparse.Namespace) -> None:
     resumable = _resumable(args, output) if args.resume else None
     deblurrer, settings = load_engine(args)
     started = time.monotonic()
-    ends = make_ends(source, output, args.codec, args.crf, args.audio)
+    ends = make_ends(source, output, args.codec, args.crf, args.audio, args.deinterlace)
     with memory_advice(settings, deblurrer.device.type, lambda: ends.size):
         report = restore_ends(
             ends,

@@ -27,6 +27,7 @@ from ..video.atomic import write_file
 from ..video.codec_limits import not_kept
 from ..video.codecs import codec_named, container_for
 from ..video.encoder import EncodedFrame, PacketEncoder, PictureFormat
+from ..video.fields import check_deinterlace
 from ..video.frames import (
     SUFFIXES,
     FrameFolder,
@@ -192,6 +193,7 @@ class VideoEnds(Ends):
         codec: str = "h264",
         crf: int | None = None,
         audio: str = "copy",
+        deinterlace: str = "off",
     ) -> None:
         """Name the files.
 
@@ -201,19 +203,22 @@ class VideoEnds(Ends):
             codec: One of `video.codecs.CODECS`.
             crf: Quality of h264 and h265; None: nearly lossless.
             audio: What to do with sound: see `VideoWriter`.
+            deinterlace: What to do with interlaced video: see `VideoReader`.
         """
         super().__init__(source, output)
         self._codec, self._crf, self._audio = codec, crf, audio
+        self._deinterlace = check_deinterlace(deinterlace)
 
     def identity(self) -> dict[str, Any]:
-        return {"input": file_identity(self.source), "pictures": repr(self.pictures)}
+        identity = {"input": file_identity(self.source), "pictures": repr(self.pictures)}
+        return {**identity, "deinterlace": self._deinterlace}
 
     def input_files(self) -> list[Path]:
         assert isinstance(self.source, str | Path)
         return [Path(self.source)]
 
     def _open(self, stack: contextlib.ExitStack) -> None:
-        self._reader = stack.enter_context(VideoReader(self.source))
+        self._reader = stack.enter_context(VideoReader(self.source, self._deinterlace))
         info = self._reader.info
         self.num_frames, self.size = info.num_frames, (info.height, info.width)
         self._writer = self._checked_writer()
@@ -339,17 +344,20 @@ def make_ends(
     codec: str = "h264",
     crf: int | None = None,
     audio: str = "copy",
+    deinterlace: str = "off",
 ) -> Ends:
-    """Return the ends for what lies at `source`; `codec`, `crf`, `audio` are of videos."""
+    """Return the ends for what lies at `source`; all other choices are of videos."""
     source = Path(source)
     if source.is_dir():
         return FolderEnds(source, output)
     if source.suffix.lower() in SUFFIXES:
         return ImageEnds(source, output)
-    return VideoEnds(source, output, codec, crf, audio)
+    return VideoEnds(source, output, codec, crf, audio, deinterlace)
 
 
-def output_name(source: Path, codec: str, audio: str = "copy") -> tuple[str, int | None]:
+def output_name(
+    source: Path, codec: str, audio: str = "copy", deinterlace: str = "off"
+) -> tuple[str, int | None]:
     """Return what the output of an input is called in a batch, and how many frames it says.
 
     Raises:
@@ -359,7 +367,7 @@ def output_name(source: Path, codec: str, audio: str = "copy") -> tuple[str, int
         return source.resolve().name, len(FrameFolder(source))
     if source.suffix.lower() in SUFFIXES:
         return f"{source.stem}.png", 1
-    with VideoReader(source) as reader:
+    with VideoReader(source, deinterlace) as reader:
         copied = reader.info.audio_codecs if audio == "copy" else ()
         suffix = container_for(copied, codec)
         return f"{source.stem}{suffix}", reader.info.num_frames
