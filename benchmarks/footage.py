@@ -102,8 +102,8 @@ class _Restorer:
         self._settings = preset_settings(self._engine.config, "fast", strength=0.0)
 
     def __call__(self, source: Path, output: Path) -> None:
-        from ..jobs.ends import make_ends
         from ..jobs.files import restore_ends
+        from ..jobs.kinds import make_ends
 
         restore_ends(make_ends(source, output), self._engine, self._settings)
 

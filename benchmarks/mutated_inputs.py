@@ -29,7 +29,7 @@ import cv2
 import numpy as np
 
 from ..cli.main import main as command
-from ..jobs.ends import make_ends
+from ..jobs.kinds import make_ends
 from ..video.reader import VideoReader
 from .footage_clips import Footage, write_footage
 

@@ -161,4 +161,5 @@ def described(args: argparse.Namespace, settings: RestorationSettings) -> dict[s
 def write_json(path: str | None, values: dict[str, Any]) -> None:
     """Write values to a file, if one is wanted."""
     if path is not None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(json.dumps(values, indent=2) + "\n")

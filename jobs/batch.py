@@ -14,7 +14,8 @@ from typing import Any, Literal
 from ..restoration.settings import RestorationSettings
 from .batch_record import BatchRecord
 from .clip_work import ClipWork, Pool, restore_clips
-from .ends import Ends, VideoEnds, make_ends, output_name
+from .ends import Ends, VideoEnds
+from .kinds import make_ends, output_name
 from .part_store import file_identity, identity_digest, resume_folder
 
 BatchCallback = Callable[[float, int | None], None]
@@ -60,34 +61,42 @@ def plan_batch(
     audio: str = "copy",
     deinterlace: str = "off",
 ) -> list[BatchClip]:
-    """Name the outputs of videos; those that cannot be read have failed.
+    """Name the outputs of videos; those that cannot be read, or not be named, have failed.
+
+    An input that is named twice is taken once.
 
     Raises:
-        FileNotFoundError: If a source or the folder's parent does not exist.
-        ValueError: If two would become one file, one itself, or the folder is a file.
+        FileNotFoundError: If a source does not exist.
+        ValueError: If the folder is a file.
     """
     for source in sources:
         if not source.exists():
             raise FileNotFoundError(f"{source}: no such file or folder")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder}: is a file, expected a folder for the outputs")
-    folder.mkdir(exist_ok=True)
     clips: list[BatchClip] = []
-    for source in sources:
+    for source in {source.resolve(): source for source in reversed(sources)}.values():
         clip = BatchClip(source=source, output=folder / source.resolve().name)
-        clips.append(clip)
+        clips.insert(0, clip)
         try:
             name, clip.num_frames = output_name(source, codec, audio, deinterlace)
             clip.output = folder / name
         except (ValueError, OSError) as error:
             _fail(clip, error)
-    outputs: dict[Path, Path] = {}
+    inputs = {clip.source.resolve() for clip in clips}
+    named: dict[Path, list[BatchClip]] = {}
     for clip in clips:
-        if clip.output.exists() and clip.output.samefile(clip.source):
-            raise ValueError(f"{clip.output}: is the input itself, choose another folder")
-        other = outputs.setdefault(clip.output, clip.source)
-        if other is not clip.source:
-            raise ValueError(f"{other} and {clip.source} would both become {clip.output}")
+        named.setdefault(clip.output, []).append(clip)
+    for clip in clips:
+        others = [str(c.source) for c in named[clip.output] if c is not clip]
+        if clip.state == "failed":
+            continue
+        if others:
+            text = f"would become {clip.output}, as would {', '.join(others)}; rename one"
+            _fail(clip, ValueError(f"{clip.source}: {text}"))
+        elif clip.output.resolve() in inputs:
+            text = f"{clip.output}: is the input itself, choose another folder"
+            _fail(clip, ValueError(f"{clip.source}: {text}"))
     return clips
 
 
@@ -162,8 +171,8 @@ def _ends(clip: BatchClip, settings: BatchSettings) -> Ends:
         clip.output,
         settings.codec,
         settings.crf,
-        settings.audio,
-        settings.deinterlace,
+        audio=settings.audio,
+        deinterlace=settings.deinterlace,
     )
 
 

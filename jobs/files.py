@@ -13,7 +13,8 @@ from ..restoration.settings import RestorationSettings
 from ..restoration.streaming.stream import FrameCallback, restore_segments
 from ..video.source import Source
 from .clip_work import ClipWork, restore_clips
-from .ends import Ends, FolderEnds, ImageEnds, VideoEnds
+from .ends import Ends, VideoEnds
+from .image_ends import FolderEnds, ImageEnds
 from .local_pool import LocalPool
 from .report import Report
 

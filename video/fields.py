@@ -13,8 +13,8 @@ from av.error import FFmpegError
 from av.filter import Graph
 
 from .info import FieldOrder, VideoInfo
-from .orientation import Matrix, swaps_axes
 from .places import Picture
+from .turning import Matrix, swaps_axes
 
 DEINTERLACE = ("off", "frame", "field")
 """What is done with interlaced video: nothing, or a frame is made of each frame or field."""

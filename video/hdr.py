@@ -10,13 +10,14 @@ import io
 import struct
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, cast
+from typing import Any
 
 import av
 from av.bitstream import BitStreamFilterContext
 from av.video.stream import VideoStream
 
 from . import matroska as mkv
+from .orientation import side_data
 
 Point = tuple[Fraction, Fraction]
 
@@ -120,8 +121,4 @@ def _template(codec: str, hdr: HdrMetadata) -> bytes:
 
 
 def _side_data(frame: av.VideoFrame) -> dict[str, bytes]:
-    try:
-        return {data.type.name: bytes(data) for data in cast(Any, frame.side_data)}
-    except ValueError:
-        # PyAV knows no name for some kind that FFmpeg has.
-        return {}
+    return {data.type.name: bytes(data) for data in side_data(frame)}

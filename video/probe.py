@@ -17,8 +17,9 @@ from .color_tags import ColorTags
 from .fields import field_order, upright_order
 from .hdr import dynamic_hdr, hdr_metadata
 from .info import VideoInfo
-from .orientation import display_matrix, rotation, swaps_axes
+from .orientation import display_matrix
 from .source import Source, VideoError, open_input
+from .turning import rotation, swaps_axes
 
 _DEFAULT_RATE = Fraction(25)
 _MAX_RATE = 250

@@ -20,10 +20,11 @@ from .decoding import Decoder
 from .fields import check_deinterlace, deinterlaced, deinterlaced_info, field_order
 from .frames import VideoFrame
 from .info import VideoInfo
-from .orientation import display_matrix, upright
+from .orientation import display_matrix
 from .places import Picture
 from .probe import describe, picture_rate
 from .source import Source, VideoError
+from .turning import upright
 
 logger = logging.getLogger(__name__)
 

@@ -13,9 +13,18 @@ import av.error
 from av.container import OutputContainer
 from av.error import FFmpegError
 
+from .description import Description, copy_stream_description
 from .sound import SoundEncoder
 from .source import Source, VideoError, open_input, source_name
-from .stream_plan import StreamPlan, add_copy, plan_streams, stream_label
+from .stream_plan import (
+    StreamPlan,
+    add_copy,
+    codec_name,
+    is_cover,
+    pictures_of,
+    plan_streams,
+    stream_label,
+)
 from .timestamps import JoinedClock, SteadyStamps
 
 logger = logging.getLogger(__name__)
@@ -25,6 +34,10 @@ _MAX_READ_ERRORS = 16
 
 _MAX_PRIMING = Fraction(1, 10)
 """Seconds: 80 ms of Opus, 48 ms of AAC."""
+
+
+_COVERS = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
+"""File name and MIME type by codec."""
 
 
 class _Track:
@@ -46,9 +59,7 @@ class _Track:
         self._suffix = suffix
         self._begins_cut = False
         self._num_refused = 0
-        self._target.metadata.update(
-            {k: v for k, v in source.metadata.items() if k in ("language", "title")}
-        )
+        copy_stream_description(source, self._target, suffix)
 
     def push(self, packet: Any) -> Iterable[Any]:
         """Take a packet of the source; return those that are ready for the output."""
@@ -149,10 +160,14 @@ class PacketCopier:
             FileNotFoundError: If the path does not exist.
             VideoError: If libav cannot read it.
         """
+        self._source = source
         self._name = source_name(source)
         self._input = open_input(source)
         self._suffix = suffix
-        self.plan: StreamPlan = plan_streams(self._input, self._name, suffix, audio)
+        pictures = pictures_of(self._input, self._name)
+        self.plan: StreamPlan = plan_streams(self._input, pictures, self._name, suffix, audio)
+        self.description = Description(self._input, pictures)
+        """What the source says about itself."""
         self._tracks: dict[int, _Track] = {}
         self._pending: _Ready | None = None
         self._packets: Iterator[_Ready] = iter(())
@@ -161,6 +176,9 @@ class PacketCopier:
         """Add a stream to the output for each stream that is kept."""
         for planned in self.plan.streams:
             stream = planned.stream
+            if self._suffix == ".mkv" and is_cover(stream):
+                self._attach_cover(output, stream)
+                continue
             track = _EncodedTrack if planned.encode else _Track
             self._tracks[stream.index] = track(output, stream, self._suffix)
         if self._tracks:
@@ -188,6 +206,15 @@ class PacketCopier:
                 logger.warning("%s: %s %s", self._name, track.label, note)
         self._tracks = {}
         self._input.close()
+
+    def _attach_cover(self, output: OutputContainer, stream: Any) -> None:
+        """Store a cover as Matroska does: as a file."""
+        with open_input(self._source) as source:
+            packets = source.demux(source.streams[stream.index])
+            data = next((bytes(packet) for packet in packets if packet.size), None)
+        if data is not None:
+            name, kind = _COVERS.get(codec_name(stream), _COVERS["mjpeg"])
+            output.add_attachment(stream.metadata.get("filename", name), kind, data)
 
     def _read(self) -> Iterator[_Ready]:
         clock = JoinedClock(self._input)

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import av
-from av.container import InputContainer
+from av.container import InputContainer, OutputContainer
 from av.error import FFmpegError
+from av.stream import Disposition
 
 from .codecs import FORMATS, SUBTITLES, unsupported_audio
+from .description import is_rewritten
 from .probe import video_stream
 from .sound import SoundEncoder
 from .source import VideoError
@@ -55,11 +57,14 @@ def check_audio_choice(choice: str) -> str:
     return choice
 
 
-def plan_streams(source: InputContainer, name: str, suffix: str, audio: str) -> StreamPlan:
+def plan_streams(
+    source: InputContainer, pictures: Any, name: str, suffix: str, audio: str
+) -> StreamPlan:
     """Decide for each stream but the pictures.
 
     Args:
         source: Open; nothing is read from it.
+        pictures: Its stream that is restored; None, if it has none.
         name: What warnings call it.
         suffix: Of the output.
         audio: What the user chose.
@@ -67,7 +72,7 @@ def plan_streams(source: InputContainer, name: str, suffix: str, audio: str) -> 
     planned: list[PlannedStream] = []
     warnings: list[str] = []
     for stream in source.streams:
-        if stream.index == _pictures_index(source, name):
+        if stream is pictures or is_rewritten(stream):
             continue
         if stream.type == "audio":
             action, reason = _plan_audio(stream, suffix, audio)
@@ -88,7 +93,9 @@ def codec_name(stream: Any) -> str:
 def stream_label(stream: Any) -> str:
     """Return what messages call a stream, as ffprobe counts them."""
     language = stream.metadata.get("language", "und")
-    details = codec_name(stream) + ("" if language == "und" else f", {language}")
+    details = stream.metadata.get("filename") or codec_name(stream)
+    if language != "und":
+        details += f", {language}"
     return f"{stream.type or 'unknown'} stream {stream.index} ({details})"
 
 
@@ -111,6 +118,11 @@ def _plan_audio(stream: Any, suffix: str, audio: str) -> tuple[Action, str]:
 
 
 def _plan_other(stream: Any, suffix: str) -> tuple[Action, str]:
+    if is_cover(stream):
+        # libav writes none into mov, and PyAV below 15 none into Matroska.
+        attaches = hasattr(OutputContainer, "add_attachment")
+        kept = suffix == ".mp4" or (suffix == ".mkv" and attaches)
+        return ("copy", "") if kept else ("drop", f"is left out: {suffix} cannot hold it")
     if stream.type == "subtitle" and codec_name(stream) not in SUBTITLES[suffix]:
         return "drop", f"is left out: {suffix} cannot hold it"
     if not _accepted(stream, suffix):
@@ -118,6 +130,11 @@ def _plan_other(stream: Any, suffix: str) -> tuple[Action, str]:
     if stream.type == "video":
         return "copy", "is copied as it is: only the main pictures are restored"
     return "copy", ""
+
+
+def is_cover(stream: Any) -> bool:
+    """Tell whether a stream is the one picture that file managers show."""
+    return stream.type == "video" and bool(stream.disposition & Disposition.attached_pic)
 
 
 def add_copy(output: Any, stream: Any) -> Any:
@@ -138,8 +155,10 @@ def _accepted(stream: Any, suffix: str) -> bool:
     """Try whether an output can hold copies of a stream."""
     output = av.open(io.BytesIO(), "w", format=FORMATS[suffix])
     try:
-        add_copy(output, stream)
+        copy = add_copy(output, stream)
         output.start_encoding()
+        if stream.type == "data":
+            _write_one_packet(output, copy)
     except (ValueError, FFmpegError):
         return False
     finally:
@@ -148,8 +167,17 @@ def _accepted(stream: Any, suffix: str) -> bool:
     return True
 
 
-def _pictures_index(source: InputContainer, name: str) -> int | None:
+def _write_one_packet(output: Any, stream: Any) -> None:
+    """Write as the source would: some muxers take data streams and refuse their packets."""
+    packet = av.Packet(b"data")
+    packet.stream, packet.dts, packet.pts, packet.duration = stream, 0, 0, 1
+    output.mux(packet)
+    output.close()
+
+
+def pictures_of(source: InputContainer, name: str) -> Any:
+    """Return the stream that is restored; None, if there is only sound."""
     try:
-        return video_stream(source, name).index
+        return video_stream(source, name)
     except VideoError:
         return None

@@ -209,7 +209,9 @@ class SteadyStamps:
         stamp: int = self._end if packet.dts is None else packet.dts
         if self._last is not None:
             stamp = max(stamp, self._last + self._step)
-        if packet.dts != stamp:
+        if packet.dts is None and self._last is None:
+            packet.dts = stamp
+        elif packet.dts != stamp:
             self._move(packet, stamp)
         if packet.pts is None or packet.pts < stamp:
             packet.pts = stamp

@@ -38,9 +38,10 @@ from .encoder import (
     to_packet,
 )
 from .hdr import HdrMetadata
+from .hidden_names import hidden_stem
 from .info import FieldOrder, VideoInfo
 from .matroska import reserve_display_size, write_display_size
-from .source import Source, VideoError
+from .source import Source, VideoError, source_name
 from .stream_copy import PacketCopier
 from .stream_plan import check_audio_choice
 from .ticks import MillisecondTicks
@@ -118,7 +119,9 @@ class VideoWriter:
         if audio_from is not None:
             copier = PacketCopier(audio_from, self.path.suffix.lower(), audio)
             copier.close()
-            for warning in copier.plan.warnings:
+            losses = copier.description.losses(self.path.suffix.lower(), average_rate)
+            name = source_name(audio_from)
+            for warning in (*copier.plan.warnings, *(f"{name}: {each}" for each in losses)):
                 logger.warning("%s", warning)
         self.pictures = PictureFormat(
             width=width,
@@ -136,7 +139,7 @@ class VideoWriter:
         )
         """How the pictures are encoded; `PacketEncoder` takes it."""
         self._part = self.path.with_name(
-            f".{self.path.stem}.part-{os.getpid()}{self.path.suffix}"
+            f"{hidden_stem(self.path.stem)}.part-{os.getpid()}{self.path.suffix}"
         )
 
     @classmethod
@@ -179,19 +182,24 @@ class VideoWriter:
         # A Python file: libav's own hides write errors that come while it closes.
         self._file: BinaryIO = open(self._part, "w+b")
         try:
-            name = FORMATS[self.path.suffix.lower()]
+            suffix = self.path.suffix.lower()
+            name = FORMATS[suffix]
             # The start of a track is stored in ticks of the whole movie: milliseconds, if
             # not as fine as the video's own, which shifts a clip that starts late.
             options = {"movie_timescale": str(self._movie_timescale())}
+            if self._source is not None:
+                self._copier = PacketCopier(self._source, suffix, self._audio)
+                options |= self._copier.description.container_options(suffix)
             output = av.open(
                 self._file, "w", format=name, options={} if name == "matroska" else options
             )
             self._container = output
-            self._stream = self.pictures.add_stream(output, self.path.suffix.lower())
+            self._stream = self.pictures.add_stream(output, suffix)
             self._encoder = FrameEncoder(self._stream, self.pictures)
-            if self._source is not None:
-                self._copier = PacketCopier(self._source, self.path.suffix.lower(), self._audio)
+            if self._copier is not None:
                 self._copier.attach(output)
+                rate = self.pictures.average_rate
+                self._copier.description.write(output, self._stream, suffix, rate)
             if self._shapes_pixels:
                 reserve_display_size(self._stream)
             # Now, and not with the first frame: what is refused is refused before the work.
@@ -247,7 +255,8 @@ class VideoWriter:
 
     def remove_leftovers(self) -> None:
         """Remove what killed runs left of this output; only where no other run can be at it."""
-        pattern = f".{glob.escape(self.path.stem)}.part-*{glob.escape(self.path.suffix)}"
+        stem, suffix = glob.escape(hidden_stem(self.path.stem)), glob.escape(self.path.suffix)
+        pattern = f"{stem}.part-*{suffix}"
         for leftover in self.path.parent.glob(pattern):
             leftover.unlink(missing_ok=True)
 
