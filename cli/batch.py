@@ -67,7 +67,7 @@ def _batch(args: argparse.Namespace) -> None:
     settings = settings_of(info.config, args)
     identity = checkpoint_identity(info.path)
     sources = [Path(path) for path in args.inputs]
-    clips = plan_batch(sources, Path(args.output), args.codec, args.audio)
+    clips = plan_batch(sources, Path(args.output), args.codec, args.audio, args.deinterlace)
     options = WorkerOptions(
         checkpoint=shipped_checkpoint(args.checkpoint),
         identity=identity,
@@ -89,6 +89,7 @@ def _batch(args: argparse.Namespace) -> None:
             codec=args.codec,
             crf=args.crf,
             audio=args.audio,
+            deinterlace=args.deinterlace,
             overwrite=args.overwrite,
         )
         try:

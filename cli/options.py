@@ -69,6 +69,12 @@ def add_encoding_options(parser: argparse.ArgumentParser) -> None:
         choices=("copy", "encode", "drop"),
         help="sound: copy (what the output cannot hold is encoded to AAC), encode all, or drop",
     )
+    parser.add_argument(
+        "--deinterlace",
+        default="off",
+        choices=("off", "frame", "field"),
+        help="interlaced video: make a frame of each frame, or of each field (twice the rate)",
+    )
 
 
 def load_engine(args: argparse.Namespace) -> tuple[Engine, RestorationSettings]:

@@ -49,12 +49,17 @@ class BatchSettings:
     codec: str = "h264"
     crf: int | None = None
     audio: str = "copy"
+    deinterlace: str = "off"
     overwrite: bool = False
     """Whether to restore again what is there already."""
 
 
 def plan_batch(
-    sources: Sequence[Path], folder: Path, codec: str, audio: str = "copy"
+    sources: Sequence[Path],
+    folder: Path,
+    codec: str,
+    audio: str = "copy",
+    deinterlace: str = "off",
 ) -> list[BatchClip]:
     """Name the outputs of videos; those that cannot be read, or not be named, have failed.
 
@@ -74,7 +79,7 @@ def plan_batch(
         clip = BatchClip(source=source, output=folder / source.resolve().name)
         clips.insert(0, clip)
         try:
-            name, clip.num_frames = output_name(source, codec, audio)
+            name, clip.num_frames = output_name(source, codec, audio, deinterlace)
             clip.output = folder / name
         except Exception as error:  # noqa: BLE001 (one clip must not end the others)
             _fail(clip, error)
@@ -162,7 +167,12 @@ def _clip_work(
 
 def _ends(clip: BatchClip, settings: BatchSettings) -> Ends:
     return make_ends(
-        clip.source, clip.output, settings.codec, settings.crf, audio=settings.audio
+        clip.source,
+        clip.output,
+        settings.codec,
+        settings.crf,
+        audio=settings.audio,
+        deinterlace=settings.deinterlace,
     )
 
 
@@ -189,6 +199,8 @@ def _made_from(clip: BatchClip, settings: BatchSettings) -> dict[str, Any]:
         # Left out else, as records of older versions know of no choice.
         if settings.audio != "copy":
             made_from["audio"] = settings.audio
+        if settings.deinterlace != "off":
+            made_from["deinterlace"] = settings.deinterlace
     return made_from
 
 

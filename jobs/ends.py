@@ -23,8 +23,10 @@ import numpy as np
 
 from ..restoration.streaming.planning import Position
 from ..restoration.streaming.stream import RestoredSegment
+from ..video.codec_limits import not_kept
 from ..video.codecs import codec_named
 from ..video.encoder import EncodedFrame, PacketEncoder, PictureFormat
+from ..video.fields import check_deinterlace
 from ..video.frames import VideoFrame
 from ..video.image_clips import ImageClip
 from ..video.output_lock import output_lock
@@ -185,6 +187,7 @@ class VideoEnds(Ends):
         codec: str = "h264",
         crf: int | None = None,
         audio: str = "copy",
+        deinterlace: str = "off",
     ) -> None:
         """Name the files.
 
@@ -194,12 +197,15 @@ class VideoEnds(Ends):
             codec: One of `video.codecs.CODECS`.
             crf: Quality of h264 and h265; None: nearly lossless.
             audio: What to do with sound: see `VideoWriter`.
+            deinterlace: What to do with interlaced video: see `VideoReader`.
         """
         super().__init__(source, output)
         self._codec, self._crf, self._audio = codec, crf, audio
+        self._deinterlace = check_deinterlace(deinterlace)
 
     def identity(self) -> dict[str, Any]:
-        return {"input": file_identity(self.source), "pictures": repr(self.pictures)}
+        identity = {"input": file_identity(self.source), "pictures": repr(self.pictures)}
+        return {**identity, "deinterlace": self._deinterlace}
 
     def input_files(self) -> list[Path]:
         assert isinstance(self.source, str | Path)
@@ -216,18 +222,14 @@ class VideoEnds(Ends):
         self._writer.remove_leftovers()
 
     def _open_reader(self) -> VideoReader | ImageClip:
-        return VideoReader(self.source)
+        return VideoReader(self.source, self._deinterlace)
 
     def _checked_writer(self) -> VideoWriter:
         """Return a writer that keeps all that the codec can keep."""
         info = self._reader.info
         alpha = info.has_alpha and codec_named(self._codec).alpha
-        if info.has_alpha and not alpha:
-            logger.warning(
-                "%s: transparency is dropped, %s cannot store it (ffv1 and prores can)",
-                self._reader.name,
-                self._codec,
-            )
+        for line in not_kept(info, self._codec):
+            logger.warning("%s: %s", self._reader.name, line)
         return VideoWriter.like(
             self.output,
             dataclasses.replace(info, has_alpha=alpha),

@@ -84,6 +84,7 @@ def restore_file(
     codec: str = "h264",
     crf: int | None = None,
     audio: str = "copy",
+    deinterlace: str = "off",
     resumable: Resumable | None = None,
     measure_blur: bool = False,
     callback: FrameCallback | None = None,
@@ -99,13 +100,14 @@ def restore_file(
         codec: One of `video.codecs.CODECS`.
         crf: Quality of h264 and h265; None: nearly lossless.
         audio: "copy" (what the output cannot hold is encoded to AAC), "encode" or "drop".
+        deinterlace: One of `video.fields.DEINTERLACE`.
         resumable: As for `restore_ends`, and so are the rest and the errors.
         measure_blur: See there.
         callback: See there.
         before_segment: See there.
     """
     return restore_ends(
-        VideoEnds(source, output, codec, crf, audio),
+        VideoEnds(source, output, codec, crf, audio, deinterlace),
         engine,
         settings,
         resumable=resumable,

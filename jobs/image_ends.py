@@ -20,6 +20,7 @@ import numpy as np
 from ..video.atomic import write_file
 from ..video.codecs import FORMATS
 from ..video.encoder import EncodedFrame
+from ..video.fields import check_deinterlace
 from ..video.frames import FrameFolder, FrameFolderWriter, VideoFrame, encode_png
 from ..video.image_clips import (
     DEFAULT_FPS,
@@ -115,14 +116,21 @@ class FolderEnds(PngFolderEnds):
 class ClipToFolderEnds(PngFolderEnds):
     """A video or animation, which becomes a folder of PNG files with numbers for names."""
 
+    def __init__(
+        self, source: str | Path, output: str | Path, deinterlace: str = "off"
+    ) -> None:
+        super().__init__(source, output)
+        self._deinterlace = check_deinterlace(deinterlace)
+
     def identity(self) -> dict[str, Any]:
-        return {"input": file_identity(self.source), **_AS_PNG}
+        identity = {"input": file_identity(self.source), **_AS_PNG}
+        return {**identity, "deinterlace": self._deinterlace}
 
     def input_files(self) -> list[Path]:
         return [Path(self.source)]
 
     def _open(self, stack: contextlib.ExitStack) -> None:
-        self._reader = stack.enter_context(open_clip(Path(self.source)))
+        self._reader = stack.enter_context(open_clip(Path(self.source), self._deinterlace))
         info = self._reader.info
         self.num_frames, self.size = info.num_frames, (info.height, info.width)
         if isinstance(self._reader, ImageClip):
@@ -197,7 +205,7 @@ class ClipToVideoEnds(VideoEnds):
                 "%s: has no times, taken as %s frames per second; --fps says otherwise",
                 *(self.source, DEFAULT_FPS),
             )
-        return open_clip(Path(self.source), self._fps or DEFAULT_FPS)
+        return open_clip(Path(self.source), fps=self._fps or DEFAULT_FPS)
 
     def _sound_source(self) -> None:
         return None
@@ -243,11 +251,14 @@ class ImageEnds(Ends):
         write_file(self.output, with_chunks(frame.data, self._chunks))
 
 
-def open_clip(source: Path, fps: Fraction = DEFAULT_FPS) -> VideoReader | ImageClip:
+def open_clip(
+    source: Path, deinterlace: str = "off", *, fps: Fraction = DEFAULT_FPS
+) -> VideoReader | ImageClip:
     """Open what holds several pictures: a folder, an animation, a video.
 
     Args:
         source: The file or folder.
+        deinterlace: What becomes of the fields of a video: see `VideoReader`.
         fps: Frames per second where it has no times.
 
     Raises:
@@ -264,7 +275,7 @@ def open_clip(source: Path, fps: Fraction = DEFAULT_FPS) -> VideoReader | ImageC
         return WebpClip(source)
     if facts is not None and facts.kind in ("GIF", "PNG"):
         return open_animation(source)
-    return VideoReader(source)
+    return VideoReader(source, deinterlace)
 
 
 def _files_of(source: Path) -> list[Path]:

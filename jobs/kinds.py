@@ -38,6 +38,7 @@ def make_ends(
     crf: int | None = None,
     *,
     audio: str = "copy",
+    deinterlace: str = "off",
     fps: Fraction | None = None,
 ) -> Ends:
     """Return the ends for what lies at `source`.
@@ -48,6 +49,7 @@ def make_ends(
         codec: Of a video.
         crf: Of a video.
         audio: What becomes of a video's sound: "copy", "encode" or "drop".
+        deinterlace: What becomes of a video's fields: one of `video.fields.DEINTERLACE`.
         fps: Frames per second of what has no times; None: 25, with a warning.
 
     Raises:
@@ -75,16 +77,18 @@ def make_ends(
             raise ValueError(f"{output}: {_instead(source, None)}")
         return FolderEnds(source, output)
     if is_folder:
-        return ClipToFolderEnds(source, output)
+        return ClipToFolderEnds(source, output, deinterlace)
     if kind == "animation" and writes_video(output):
         return ClipToVideoEnds(source, output, codec, crf, fps=fps)
     if kind == "animation" or output.suffix.lower() in (*SUFFIXES, *ANIMATION_SUFFIXES):
         pictures = facts if kind == "animation" else None
         raise ValueError(f"{output}: {_instead(source, pictures)}")
-    return VideoEnds(source, output, codec, crf, audio)
+    return VideoEnds(source, output, codec, crf, audio, deinterlace)
 
 
-def output_name(source: Path, codec: str, audio: str = "copy") -> tuple[str, int | None]:
+def output_name(
+    source: Path, codec: str, audio: str = "copy", deinterlace: str = "off"
+) -> tuple[str, int | None]:
     """Return what the output of an input is called in a batch, and how many frames it says.
 
     Raises:
@@ -98,7 +102,7 @@ def output_name(source: Path, codec: str, audio: str = "copy") -> tuple[str, int
     if facts is not None and facts.kind == "TIFF":
         # Pages have no times that a video would need.
         return source.stem, facts.num_pictures
-    with open_clip(source) as reader:
+    with open_clip(source, deinterlace) as reader:
         copied = reader.info.audio_codecs if audio == "copy" else ()
         suffix = container_for(copied, codec)
         return f"{source.stem}{suffix}", reader.info.num_frames

@@ -52,6 +52,10 @@ class Codec:
     alpha: bool = False
     rgb: bool = False
     """Stored as RGB, so that a round trip is exact."""
+    fields: bool = False
+    """Whether pictures can be coded as, or flagged as, two fields."""
+    hdr_in_container: bool = False
+    """Whether the container says what HDR screens are told, and not the stream."""
 
 
 # No B-frames: with them the last packet written is not the last frame shown, and the mp4
@@ -63,6 +67,7 @@ CODECS = {
         default_crf=14,
         # 10-bit H.264 plays almost nowhere.
         max_depth=8,
+        fields=True,
         # x264's macroblock tree gives other bits from run to run with AVX-512 (3 to 23 of
         # 40 encodes of the same frames differed), also with a single thread.
         options={"preset": "medium", "bf": "0", "mbtree": "0"},
@@ -80,7 +85,9 @@ CODECS = {
         options={"level": "3", "slicecrc": "1"},
         max_depth=16,
         alpha=True,
+        fields=True,
         rgb=True,
+        hdr_in_container=True,
     ),
     "prores": Codec(
         encoder="prores_ks",
@@ -88,6 +95,8 @@ CODECS = {
         default_crf=None,
         options={"vendor": "apl0"},
         alpha=True,
+        fields=True,
+        hdr_in_container=True,
     ),
 }
 """Codecs by the name users give."""
@@ -122,6 +131,14 @@ def pixel_format(name: str, width: int, height: int, depth: int, alpha: bool) ->
     chroma = "444" if odd else "420"
     deep = min(depth, codec_named(name).max_depth) > 8
     return f"yuv{chroma}p10le" if deep else f"yuv{chroma}p"
+
+
+def codes_fields(name: str, height: int) -> bool:
+    """Tell whether a codec flags interlaced pictures of this height as such.
+
+    H.264 codes pairs of macroblocks, and libx264 refuses other than whole ones of chroma.
+    """
+    return codec_named(name).fields and (name != "h264" or height % 4 == 0)
 
 
 def unsupported_audio(suffix: str, audio_codecs: Sequence[str]) -> list[str]:

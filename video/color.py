@@ -20,6 +20,7 @@ from av import VideoFormat
 from av.filter import Graph
 
 from .color_tags import ColorTags, is_rgb
+from .info import FieldOrder
 
 # Without these flags chroma is rounded and interpolated coarsely: visible after two passes.
 _SCALE_FLAGS = "bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
@@ -47,7 +48,14 @@ class PixelConverter:
     """Convert pictures of one size and format to another pixel format."""
 
     def __init__(
-        self, width: int, height: int, source: str, target: str, tags: ColorTags
+        self,
+        width: int,
+        height: int,
+        source: str,
+        target: str,
+        tags: ColorTags,
+        *,
+        fields: FieldOrder | None = None,
     ) -> None:
         """Build the conversion.
 
@@ -57,6 +65,8 @@ class PixelConverter:
             source: libav pixel format that comes in.
             target: libav pixel format that goes out; one of the two is RGB.
             tags: Decided colour description of the YUV side.
+            fields: Of interlaced pictures: chroma is taken from lines of the same field, and
+                the pictures that come out are flagged.
         """
         stages = _stages(source, target, tags)
         self._graph = Graph()
@@ -69,8 +79,12 @@ class PixelConverter:
             )
         ]
         for pix_fmt, options in stages:
-            nodes.append(self._graph.add("scale", options))
+            by_field = "1" if fields else "0"
+            nodes.append(self._graph.add("scale", f"{options}:interl={by_field}"))
             nodes.append(self._graph.add("format", f"pix_fmts={pix_fmt}"))
+        if fields:
+            mode = {"top": "tff", "bottom": "bff"}[fields]
+            nodes.append(self._graph.add("setfield", f"mode={mode}"))
         nodes.append(self._graph.add("buffersink"))
         for before, after in pairwise(nodes):
             before.link_to(after)

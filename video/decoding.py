@@ -13,6 +13,7 @@ import av.error
 from av.error import FFmpegError
 from av.video.stream import VideoStream
 
+from .alpha import decoder_for
 from .info import VideoInfo
 from .places import Picture, Places
 from .probe import average_rate, stream_duration, tagged_duration, video_stream
@@ -92,7 +93,8 @@ class Decoder:
 
     def _decode(self, thread_type: str) -> Iterator[Picture]:
         careful = thread_type == "SLICE"
-        self.stream.thread_type = thread_type
+        decoder = decoder_for(self.stream, self.name)
+        decoder.thread_type = thread_type
         places = Places(
             self._time_base,
             self._rate,
@@ -105,7 +107,7 @@ class Decoder:
             if places.is_damaged and not careful:
                 raise _UndecodableError
             try:
-                frames = packet.decode()
+                frames = decoder.decode(packet)
             except av.error.EOFError:
                 break
             except FFmpegError as error:

@@ -14,13 +14,16 @@ from typing import Any
 
 import av
 import numpy as np
+from av.codec.context import Flags
 from av.container import OutputContainer
 from av.error import FFmpegError
 from av.video.stream import VideoStream
 
-from .codecs import codec_named, pixel_format
+from .codecs import codec_named, codes_fields, pixel_format
 from .color import PixelConverter, picture
 from .color_tags import ColorTags
+from .hdr import HdrMetadata, add_to_container
+from .info import FieldOrder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +53,10 @@ class PictureFormat:
     has_alpha: bool
     color: ColorTags
     """As stored: see `stored_tags`."""
+    hdr: HdrMetadata | None
     sample_aspect_ratio: Fraction
+    fields: FieldOrder | None
+    """Of interlaced pictures."""
     time_base: Fraction
     """Seconds per unit of `pts`."""
     average_rate: Fraction
@@ -72,22 +78,38 @@ class PictureFormat:
         options = dict(codec.options)
         if self.crf is not None:
             options["crf"] = str(self.crf)
+        if self.hdr and codec.encoder == "libx265":
+            options["x265-params"] += self.hdr.x265_params()
+        if self.fields and codec.encoder == "libx264" and codes_fields(self.codec, self.height):
+            # The flag of the pictures alone comes too late for the order in their headers.
+            options["x264-params"] = {"top": "tff=1", "bottom": "bff=1"}[self.fields]
         stream = output.add_stream(codec.encoder, rate=self.average_rate, options=options)
         assert isinstance(stream, VideoStream)
+        if self.hdr and codec.hdr_in_container:
+            add_to_container(stream, self.hdr)
         stream.height, stream.width = self.height, self.width
         stream.pix_fmt = self.pix_fmt
         stream.time_base = self.time_base
         context = stream.codec_context
         context.time_base = self.time_base
+        context.framerate = self.average_rate
         context.thread_type = "AUTO"
         context.sample_aspect_ratio = self.sample_aspect_ratio
         context.colorspace = self.color.space
         context.color_range = self.color.range
         context.color_primaries = self.color.primaries
         context.color_trc = self.color.transfer
+        if self.fields:
+            self._flag_fields(context)
         if codec.encoder == "libx265" and suffix != ".mkv":
             context.codec_tag = "hvc1"  # The only one that Apple's players take.
         return stream
+
+    def _flag_fields(self, context: Any) -> None:
+        if hasattr(context, "field_order"):  # PyAV 15; without it the pictures alone say it.
+            context.field_order = {"top": 2, "bottom": 3}[self.fields or "top"]
+        if codes_fields(self.codec, self.height):
+            context.flags |= Flags.interlaced_dct
 
 
 class FrameEncoder:
@@ -107,7 +129,12 @@ class FrameEncoder:
         layout = source.format.name
         if layout not in self._converters:
             self._converters[layout] = PixelConverter(
-                pictures.width, pictures.height, layout, pictures.pix_fmt, pictures.color
+                pictures.width,
+                pictures.height,
+                layout,
+                pictures.pix_fmt,
+                pictures.color,
+                fields=pictures.fields,
             )
         frame = self._converters[layout](source)
         frame.pts = pts

@@ -16,6 +16,8 @@ SEGMENT, TRACKS, TRACK = 0x18538067, 0x1654AE6B, 0xAE
 TRACK_NUMBER, NAME, VIDEO = 0xD7, 0x536E, 0xE0
 PIXEL_WIDTH, PIXEL_HEIGHT = 0xB0, 0xBA
 _DISPLAY_WIDTH, _DISPLAY_HEIGHT, _DISPLAY_UNIT = 0x54B0, 0x54BA, 0x54B2
+_EBML, _DOC_TYPE, _TRACK_UID, _TRACK_TYPE, _CODEC = 0x1A45DFA3, 0x4282, 0x73C5, 0x83, 0x86
+_CLUSTER, _TIMESTAMP, _BLOCK = 0x1F43B675, 0xE7, 0xA3
 _VOID, _CRC = 0xEC, 0xBF
 _UNIT_PIXELS, _UNIT_ASPECT = 0, 3
 
@@ -29,6 +31,22 @@ def element(identity: int, data: bytes | int | str) -> bytes:
     elif isinstance(data, str):
         data = data.encode()
     return _identity(identity) + _length(len(data)) + data
+
+
+def empty_clip(codec: str, picture: bytes) -> bytes:
+    """Return a file with one packet of zeros, to be opened for its header.
+
+    Args:
+        codec: Matroska's name.
+        picture: Elements of the picture beside its size.
+    """
+    header = element(_DOC_TYPE, "matroska")
+    video = element(VIDEO, element(PIXEL_WIDTH, 16) + element(PIXEL_HEIGHT, 16) + picture)
+    track = element(TRACK_NUMBER, 1) + element(_TRACK_UID, 1) + element(_TRACK_TYPE, 1)
+    track += element(_CODEC, codec) + video
+    cluster = element(_TIMESTAMP, 0) + element(_BLOCK, b"\x81\0\0\x80" + bytes(16))
+    tracks = element(TRACKS, element(TRACK, track))
+    return element(_EBML, header) + element(SEGMENT, tracks + element(_CLUSTER, cluster))
 
 
 def reserve_display_size(stream: Any) -> None:

@@ -16,7 +16,7 @@ from .turning import Matrix
 def display_matrix(frame: av.VideoFrame) -> Matrix:
     """Return how a decoded picture is to be turned; the identity where it does not say."""
     try:
-        data = _side_data(frame)["DISPLAYMATRIX"]
+        data = side_data(frame)["DISPLAYMATRIX"]
     except KeyError:
         return (1, 0, 0, 1)
     a, b, _, c, d = np.sign(np.frombuffer(bytes(data), dtype="<i4"))[:5].tolist()
@@ -25,7 +25,7 @@ def display_matrix(frame: av.VideoFrame) -> Matrix:
     return (0, b, c, 0) if b and c else (1, 0, 0, 1)
 
 
-def _side_data(frame: av.VideoFrame) -> Any:
+def side_data(frame: av.VideoFrame) -> Any:
     """Return side data by kind, without the kinds that PyAV has no name for.
 
     One such kind, EXIF among them (31), and PyAV gives out none.

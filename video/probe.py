@@ -14,6 +14,8 @@ from av.video.stream import VideoStream
 
 from .color import bit_depth, has_alpha
 from .color_tags import ColorTags
+from .fields import field_order, upright_order
+from .hdr import dynamic_hdr, hdr_metadata
 from .info import VideoInfo
 from .orientation import display_matrix
 from .source import Source, VideoError, open_input
@@ -150,7 +152,10 @@ def describe(
         bit_depth=bit_depth(pix_fmt),
         has_alpha=has_alpha(pix_fmt),
         color=_color_tags(context, first).decided(first.width, first.height, pix_fmt),
+        hdr=hdr_metadata(first),
+        dynamic_hdr=dynamic_hdr(first),
         sample_aspect_ratio=1 / aspect if turned else aspect,
+        fields=upright_order(field_order(first, context), matrix, first.height),
         audio_codecs=tuple(
             s.codec_context.name if s.codec_context else "unknown"
             for s in container.streams.audio

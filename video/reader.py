@@ -7,6 +7,7 @@ passes for a complete one: its frames are yielded, then `VideoError` is raised.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Generator, Iterator
 from types import TracebackType
 
@@ -16,6 +17,7 @@ from av.error import FFmpegError
 
 from .color import PixelConverter, array_format, bit_depth, decoded_pixels, has_alpha
 from .decoding import Decoder
+from .fields import check_deinterlace, deinterlaced, deinterlaced_info, field_order
 from .frames import VideoFrame
 from .info import VideoInfo
 from .orientation import display_matrix
@@ -23,6 +25,8 @@ from .places import Picture
 from .probe import describe, picture_rate
 from .source import Source, VideoError
 from .turning import upright
+
+logger = logging.getLogger(__name__)
 
 _RANGE_FULL = 2
 
@@ -40,17 +44,20 @@ class VideoReader:
 
     info: VideoInfo
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, deinterlace: str = "off") -> None:
         """Open the source and decode its first frame.
 
         Args:
             source: A path, or a binary file object (read through its own position, so that
                 several readers can share it).
+            deinterlace: One of `fields.DEINTERLACE`; progressive video stays as it is.
 
         Raises:
+            ValueError: If there is no such way to deinterlace.
             FileNotFoundError: If the path does not exist.
             VideoError: If the source is empty, no video, or has no frame.
         """
+        self._deinterlace = check_deinterlace(deinterlace)
         self._decoder = Decoder(source)
         self.name = self._decoder.name
         try:
@@ -65,16 +72,24 @@ class VideoReader:
         picture = next(self._pictures, None)
         if picture is None:
             raise VideoError(f"{self.name}: has no video frame that can be decoded")
-        self._first: Picture | None = picture
         first = picture.frame
         self._size = (first.width, first.height)
         self._matrix = display_matrix(first)
         rate = picture_rate(source, decoder.stream, first)
         self.info = describe(decoder.container, decoder.stream, first, rate)
         decoder.info = self.info
+        order = field_order(first, decoder.stream.codec_context)
+        if order and self._deinterlace != "off":
+            self._pictures = deinterlaced(
+                _put_back(picture, self._pictures), self.info, order, self._deinterlace
+            )
+            self.info = deinterlaced_info(self.info, self._deinterlace)
+            picture = next(self._pictures)
+        self._first: Picture | None = picture
         self._time_base = self.info.time_base
         self._step = max(1, round(1 / (self.info.average_rate * self._time_base)))
         self._converters: dict[str, PixelConverter] = {}
+        self._has_late_fields = False
         self._start_pts: int | None = None
         self._stamped = self._stamp()
         self._frames = self._read()
@@ -153,7 +168,9 @@ class VideoReader:
             is_full = pix_fmt.startswith("yuvj") or frame.color_range == _RANGE_FULL
             tags = dataclasses.replace(tags, range=_RANGE_FULL if is_full else 1)
         target = array_format(info.bit_depth, info.has_alpha)
-        return PixelConverter(frame.width, frame.height, pix_fmt, target, tags)
+        return PixelConverter(
+            frame.width, frame.height, pix_fmt, target, tags, fields=info.fields
+        )
 
     def _stamp(self) -> Generator[tuple[Picture, int, int]]:
         """Yield decoded pictures with time stamp and duration."""
@@ -164,6 +181,7 @@ class VideoReader:
             if picture is None:
                 return
             self._check_same_kind(picture.frame, index)
+            self._note_fields(picture.frame, index)
             pts = self._pts(picture, last_pts)
             if self._start_pts is None or pts >= self._start_pts:
                 yield picture, pts, self._duration(picture)
@@ -181,6 +199,16 @@ class VideoReader:
             f"{frame.width}x{frame.height} {pix_fmt} at frame {index}; cut the clip there"
         )
 
+    def _note_fields(self, frame: av.VideoFrame, index: int) -> None:
+        if frame.interlaced_frame and self.info.fields is None and not self._has_late_fields:
+            self._has_late_fields = True
+            logger.warning(
+                "%s: is interlaced from frame %d on, and not at its start: those frames are "
+                "restored whole, and lose their field flags",
+                self.name,
+                index,
+            )
+
     def _duration(self, picture: Picture) -> int:
         # Where each field has a packet of its own, that one's duration is half a frame.
         is_field = picture.frame.interlaced_frame and picture.duration == self._step // 2
@@ -193,6 +221,14 @@ class VideoReader:
             return following
         # Time must move on, whatever the file says.
         return picture.pts if last_pts is None or picture.pts > last_pts else following
+
+
+def _put_back(first: Picture, others: Generator[Picture]) -> Generator[Picture]:
+    try:
+        yield first
+        yield from others
+    finally:
+        others.close()
 
 
 def _kind(pix_fmt: str) -> tuple[int, bool, bool]:

@@ -37,8 +37,9 @@ from .encoder import (
     stored_tags,
     to_packet,
 )
+from .hdr import HdrMetadata
 from .hidden_names import hidden_stem
-from .info import VideoInfo
+from .info import FieldOrder, VideoInfo
 from .matroska import reserve_display_size, write_display_size
 from .source import Source, VideoError, source_name
 from .stream_copy import PacketCopier
@@ -71,7 +72,9 @@ class VideoWriter:
         bit_depth: int = 8,
         has_alpha: bool = False,
         color: ColorTags = REC709,
+        hdr: HdrMetadata | None = None,
         sample_aspect_ratio: Fraction = Fraction(1),
+        fields: FieldOrder | None = None,
         audio_from: Source | None = None,
         audio: str = "copy",
     ) -> None:
@@ -89,7 +92,9 @@ class VideoWriter:
             has_alpha: Pixels are RGBA; only prores and ffv1 store transparency.
             color: What to tag, and the matrix and range to convert with; the size
                 decides what is open.
+            hdr: Mastering display and light level; h264 has no room for them.
             sample_aspect_ratio: Width of a pixel over its height.
+            fields: Which field is first, of interlaced frames.
             audio_from: Video whose sound, subtitles and other streams are brought along.
             audio: What to do with sound: "copy" encodes to AAC what the file cannot hold,
                 "encode" all; "drop" leaves all out.
@@ -126,7 +131,9 @@ class VideoWriter:
             bit_depth=bit_depth,
             has_alpha=has_alpha,
             color=stored_tags(codec, color, width, height),
+            hdr=hdr,
             sample_aspect_ratio=sample_aspect_ratio,
+            fields=fields,
             time_base=time_base,
             average_rate=average_rate,
         )
@@ -158,7 +165,9 @@ class VideoWriter:
             bit_depth=info.bit_depth,
             has_alpha=info.has_alpha,
             color=info.color,
+            hdr=info.hdr,
             sample_aspect_ratio=info.sample_aspect_ratio,
+            fields=info.fields,
             audio_from=audio_from,
             audio=audio,
         )

@@ -198,9 +198,13 @@ def test_outputs_of_other_settings_are_named_and_left_alone(batch):
         "restoration": dataclasses.replace(SETTINGS, strength=0.5),
         "identity": {"checkpoint": "another"},
         "crf": 30,
+        "deinterlace": "field",
     }
     (again,) = batch.run(LastFirstPool(deblurrer), **changed)
-    assert (again.state, again.changes) == ("skipped", ["checkpoint", "crf", "settings"])
+    assert (again.state, again.changes) == (
+        "skipped",
+        ["checkpoint", "crf", "deinterlace", "settings"],
+    )
     write_clip(batch.sources[0], 12)
     assert batch.run(LastFirstPool(deblurrer))[0].changes == ["input"]
     assert clip.output.read_bytes() == before

@@ -91,7 +91,7 @@ def test_h264_parts_decode_to_what_was_encoded(clip, deblurrer, tmp_path):
     assert sum(keys) >= NUM_FRAMES // 10
 
 
-@pytest.mark.parametrize("change", ["settings", "checkpoint", "input", "codec"])
+@pytest.mark.parametrize("change", ["settings", "checkpoint", "input", "codec", "deinterlace"])
 def test_whatever_the_result_depends_on_starts_over(change, clip, deblurrer, tmp_path, caplog):
     output = tmp_path / "out.mp4"
     stopped(clip, output, deblurrer, 23)
@@ -103,6 +103,8 @@ def test_whatever_the_result_depends_on_starts_over(change, clip, deblurrer, tmp
         chosen = resumable(output, checkpoint="2")
     elif change == "input":
         write_clip(clip, pictures()[::-1])
+    elif change == "deinterlace":
+        options["deinterlace"] = "frame"
     else:
         options["codec"] = "h265"
     with caplog.at_level(logging.WARNING):
