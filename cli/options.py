@@ -63,6 +63,12 @@ def add_encoding_options(parser: argparse.ArgumentParser) -> None:
     """Add what all commands that write videos have in common."""
     parser.add_argument("--codec", default="h264", help="h264, h265, ffv1 or prores")
     parser.add_argument("--crf", type=int, help="quality of h264 and h265, 0 to 51")
+    parser.add_argument(
+        "--audio",
+        default="copy",
+        choices=("copy", "encode", "drop"),
+        help="sound: copy (what the output cannot hold is encoded to AAC), encode all, or drop",
+    )
 
 
 def load_engine(args: argparse.Namespace) -> tuple[Engine, RestorationSettings]:

@@ -73,7 +73,7 @@ def _run(args: argparse.Namespace) -> None:
     if source.exists() and output.exists() and output.samefile(source):
         raise ValueError(f"{output}: is the input itself, choose another output")
     # The text, whose last slash asks for a folder.
-    ends = make_ends(source, args.output, args.codec, args.crf, fps=args.fps)
+    ends = make_ends(source, args.output, args.codec, args.crf, audio=args.audio, fps=args.fps)
     resumable = _resumable(args, ends.output) if args.resume else None
     deblurrer, settings = load_engine(args)
     started = time.monotonic()

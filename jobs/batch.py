@@ -14,7 +14,7 @@ from typing import Any, Literal
 from ..restoration.settings import RestorationSettings
 from .batch_record import BatchRecord
 from .clip_work import ClipWork, Pool, restore_clips
-from .ends import VideoEnds
+from .ends import Ends, VideoEnds
 from .kinds import make_ends, output_name
 from .part_store import file_identity, identity_digest, resume_folder
 
@@ -48,11 +48,14 @@ class BatchSettings:
     """JSON values that say which networks restore, and with what."""
     codec: str = "h264"
     crf: int | None = None
+    audio: str = "copy"
     overwrite: bool = False
     """Whether to restore again what is there already."""
 
 
-def plan_batch(sources: Sequence[Path], folder: Path, codec: str) -> list[BatchClip]:
+def plan_batch(
+    sources: Sequence[Path], folder: Path, codec: str, audio: str = "copy"
+) -> list[BatchClip]:
     """Name the outputs of videos; those that cannot be read, or not be named, have failed.
 
     An input that is named twice is taken once.
@@ -71,7 +74,7 @@ def plan_batch(sources: Sequence[Path], folder: Path, codec: str) -> list[BatchC
         clip = BatchClip(source=source, output=folder / source.resolve().name)
         clips.insert(0, clip)
         try:
-            name, clip.num_frames = output_name(source, codec)
+            name, clip.num_frames = output_name(source, codec, audio)
             clip.output = folder / name
         except (ValueError, OSError) as error:
             _fail(clip, error)
@@ -147,13 +150,19 @@ def _clip_work(
             clip.state = "restored"
 
     return ClipWork(
-        make_ends(clip.source, clip.output, settings.codec, settings.crf),
+        _ends(clip, settings),
         resume_folder(clip.output),
         settings.identity,
         settings.config,
         settings.restoration,
         on_frames=on_frames,
         on_end=note,
+    )
+
+
+def _ends(clip: BatchClip, settings: BatchSettings) -> Ends:
+    return make_ends(
+        clip.source, clip.output, settings.codec, settings.crf, audio=settings.audio
     )
 
 
@@ -164,7 +173,7 @@ def _is_there(output: Path) -> bool:
 
 def _made_from(clip: BatchClip, settings: BatchSettings) -> dict[str, Any]:
     """Return what an output depends on, by what messages call it."""
-    ends = make_ends(clip.source, clip.output, settings.codec, settings.crf)
+    ends = _ends(clip, settings)
     # Neither where a file lies nor when it was copied there.
     kept = ("size", "sha256_of_ends")
     identities = [file_identity(path) for path in ends.input_files()]
@@ -177,6 +186,9 @@ def _made_from(clip: BatchClip, settings: BatchSettings) -> dict[str, Any]:
     }
     if isinstance(ends, VideoEnds):
         made_from |= {"codec": settings.codec, "crf": settings.crf}
+        # Left out else, as records of older versions know of no choice.
+        if settings.audio != "copy":
+            made_from["audio"] = settings.audio
     return made_from
 
 

@@ -179,7 +179,12 @@ class VideoEnds(Ends):
     """A video file; time stamps, sound and subtitles stay as they are."""
 
     def __init__(
-        self, source: Source, output: str | Path, codec: str = "h264", crf: int | None = None
+        self,
+        source: Source,
+        output: str | Path,
+        codec: str = "h264",
+        crf: int | None = None,
+        audio: str = "copy",
     ) -> None:
         """Name the files.
 
@@ -188,9 +193,10 @@ class VideoEnds(Ends):
             output: Target, replaced when complete.
             codec: One of `video.codecs.CODECS`.
             crf: Quality of h264 and h265; None: nearly lossless.
+            audio: What to do with sound: see `VideoWriter`.
         """
         super().__init__(source, output)
-        self._codec, self._crf = codec, crf
+        self._codec, self._crf, self._audio = codec, crf, audio
 
     def identity(self) -> dict[str, Any]:
         return {"input": file_identity(self.source), "pictures": repr(self.pictures)}
@@ -228,6 +234,7 @@ class VideoEnds(Ends):
             codec=self._codec,
             crf=self._crf,
             audio_from=self._sound_source(),
+            audio=self._audio,
         )
 
     def _sound_source(self) -> Source | None:

@@ -37,6 +37,7 @@ def make_ends(
     codec: str = "h264",
     crf: int | None = None,
     *,
+    audio: str = "copy",
     fps: Fraction | None = None,
 ) -> Ends:
     """Return the ends for what lies at `source`.
@@ -46,6 +47,7 @@ def make_ends(
         output: Its name says what it becomes: a video, a PNG, a folder of PNGs.
         codec: Of a video.
         crf: Of a video.
+        audio: What becomes of a video's sound: "copy", "encode" or "drop".
         fps: Frames per second of what has no times; None: 25, with a warning.
 
     Raises:
@@ -79,10 +81,10 @@ def make_ends(
     if kind == "animation" or output.suffix.lower() in (*SUFFIXES, *ANIMATION_SUFFIXES):
         pictures = facts if kind == "animation" else None
         raise ValueError(f"{output}: {_instead(source, pictures)}")
-    return VideoEnds(source, output, codec, crf)
+    return VideoEnds(source, output, codec, crf, audio)
 
 
-def output_name(source: Path, codec: str) -> tuple[str, int | None]:
+def output_name(source: Path, codec: str, audio: str = "copy") -> tuple[str, int | None]:
     """Return what the output of an input is called in a batch, and how many frames it says.
 
     Raises:
@@ -97,7 +99,8 @@ def output_name(source: Path, codec: str) -> tuple[str, int | None]:
         # Pages have no times that a video would need.
         return source.stem, facts.num_pictures
     with open_clip(source) as reader:
-        suffix = container_for(reader.info.audio_codecs, codec)
+        copied = reader.info.audio_codecs if audio == "copy" else ()
+        suffix = container_for(copied, codec)
         return f"{source.stem}{suffix}", reader.info.num_frames
 
 

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import functools
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import av
 
 FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 """File suffixes that can be written, and libav's names for them."""
 
 # What players expect, which is less than libavformat writes (pcm and vorbis in mp4 play in
-# few). Matroska holds every audio codec that libav names.
+# few).
 _PCM = tuple(
     f"pcm_{kind}"
     for kind in ("s16le", "s16be", "s24le", "s24be", "s32le", "s32be", "f32le", "f32be")
 )
 _AUDIO = {
     ".mp4": {"aac", "mp3", "mp3float", "mp2", "ac3", "eac3", "alac", "opus", "flac", "dca"},
-    ".mov": {"aac", "mp3", "mp3float", "mp2", "ac3", "eac3", "alac", *_PCM},
+    ".mov": {
+        *("aac", "mp3", "mp3float", "mp2", "ac3", "eac3", "alac", *_PCM),
+        *("pcm_mulaw", "pcm_alaw", "pcm_s8", "pcm_u8", "adpcm_ima_qt"),
+    },
 }
 SUBTITLES = {
     ".mp4": {"mov_text"},
     ".mov": {"mov_text"},
-    ".mkv": {"subrip", "srt", "ass", "ssa", "webvtt", "hdmv_pgs_subtitle", "dvd_subtitle"},
+    ".mkv": {"subrip", "srt", "ass", "ssa", "webvtt", "hdmv_pgs_subtitle", "dvd_subtitle"}
+    | {"pgssub", "dvdsub", "dvbsub", "dvb_subtitle"},
 }
 """Subtitle codecs that each file can hold."""
 
@@ -118,32 +126,34 @@ def pixel_format(name: str, width: int, height: int, depth: int, alpha: bool) ->
 
 def unsupported_audio(suffix: str, audio_codecs: Sequence[str]) -> list[str]:
     """Return the audio codecs that a file of this suffix cannot hold."""
-    allowed = _AUDIO.get(suffix)
-    return [] if allowed is None else [c for c in audio_codecs if c not in allowed]
+    allowed = _AUDIO.get(suffix) or _muxable(FORMATS[suffix])
+    return [codec for codec in audio_codecs if codec not in allowed]
 
 
 def container_for(audio_codecs: Sequence[str], codec: str, suffix: str = ".mp4") -> str:
     """Choose a suffix that holds this codec and copies of these audio streams.
 
     Args:
-        audio_codecs: libav names, as in `VideoInfo.audio_codecs`.
+        audio_codecs: libav names, as in `VideoInfo.audio_codecs`; none, where the sound is
+            encoded or dropped.
         codec: A name of `CODECS`.
         suffix: What is preferred, with the dot.
 
     Returns:
         `suffix` where it can hold both; the codec's usual one where `suffix` cannot hold
-        the codec; ".mkv", which holds everything, where the audio does not fit.
+        the codec; ".mkv" where that can hold more of the audio.
 
     Raises:
         ValueError: If the codec is unknown.
     """
     suffixes = codec_named(codec).suffixes
     wanted = suffix.lower() if suffix.lower() in suffixes else suffixes[0]
-    return ".mkv" if unsupported_audio(wanted, audio_codecs) else wanted
+    refused = [len(unsupported_audio(each, audio_codecs)) for each in (wanted, ".mkv")]
+    return ".mkv" if refused[1] < refused[0] else wanted
 
 
-def check_container(path: Path, codec: str, audio_codecs: Sequence[str] = ()) -> None:
-    """Refuse a file name whose format cannot hold the codec or the audio.
+def check_container(path: Path, codec: str) -> None:
+    """Refuse a file name whose format cannot hold the codec.
 
     Raises:
         ValueError: With the suffix that can.
@@ -156,10 +166,13 @@ def check_container(path: Path, codec: str, audio_codecs: Sequence[str] = ()) ->
             f"{path}: {codec} is not written to {suffix or 'a file without suffix'}, "
             f"name the output {instead}"
         )
-    refused = unsupported_audio(suffix, audio_codecs)
-    if refused:
-        instead = container_for(audio_codecs, codec, suffix)
-        raise ValueError(
-            f"{path}: {suffix} cannot hold the source's audio ({', '.join(refused)}), "
-            f"use {instead} instead"
-        )
+
+
+@functools.cache
+def _muxable(container: str) -> frozenset[str]:
+    """Return the codecs that libavformat lets PyAV write into a container.
+
+    The ffmpeg tool itself puts more into Matroska, by the tags that AVI uses.
+    """
+    with av.open(io.BytesIO(), "w", format=container) as output:
+        return frozenset(output.supported_codecs)

@@ -17,6 +17,7 @@ from .info import VideoInfo
 from .places import Picture, Places
 from .probe import average_rate, stream_duration, tagged_duration, video_stream
 from .source import Source, VideoError, ends_inside_a_box, open_input, source_name
+from .timestamps import JoinedClock
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +137,6 @@ class Decoder:
         lossy = "mpegts" in self.container.format.name
         held = None
         for packet in self._read():
-            self._progress.note_end(packet)
             if packet.stream.index != self.stream.index:
                 continue
             is_flush = packet.dts is None and not packet.size
@@ -158,11 +158,14 @@ class Decoder:
     def _read(self) -> Iterator[Any]:
         """Yield all packets, past what the container cannot make sense of."""
         progress, num_errors = self._progress, 0
+        clock = JoinedClock(self.container)
         while num_errors < _MAX_READ_ERRORS:
             try:
                 for packet in self.container.demux():
                     if packet.size:
                         num_errors, progress.failure = 0, ""
+                    progress.note_end(packet)
+                    clock.correct(packet)
                     yield packet
                 return
             except av.error.EOFError:

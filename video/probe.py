@@ -147,7 +147,10 @@ def describe(
         has_alpha=has_alpha(pix_fmt),
         color=_color_tags(context, first).decided(first.width, first.height, pix_fmt),
         sample_aspect_ratio=1 / aspect if turned else aspect,
-        audio_codecs=tuple(s.codec_context.name for s in container.streams.audio),
+        audio_codecs=tuple(
+            s.codec_context.name if s.codec_context else "unknown"
+            for s in container.streams.audio
+        ),
     )
 
 

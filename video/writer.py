@@ -27,7 +27,6 @@ import numpy as np
 from av.container import OutputContainer
 from av.error import FFmpegError
 
-from .audio import PacketCopier
 from .codecs import FORMATS, check_container, codec_named
 from .color_tags import REC709, ColorTags
 from .encoder import (
@@ -41,7 +40,9 @@ from .encoder import (
 from .hidden_names import hidden_stem
 from .info import VideoInfo
 from .matroska import reserve_display_size, write_display_size
-from .source import Source, VideoError
+from .source import Source, VideoError, source_name
+from .stream_copy import PacketCopier
+from .stream_plan import check_audio_choice
 from .ticks import MillisecondTicks
 
 logger = logging.getLogger(__name__)
@@ -72,6 +73,7 @@ class VideoWriter:
         color: ColorTags = REC709,
         sample_aspect_ratio: Fraction = Fraction(1),
         audio_from: Source | None = None,
+        audio: str = "copy",
     ) -> None:
         """Check everything that can be checked before the first frame.
 
@@ -88,7 +90,9 @@ class VideoWriter:
             color: What to tag, and the matrix and range to convert with; the size
                 decides what is open.
             sample_aspect_ratio: Width of a pixel over its height.
-            audio_from: Video whose audio and subtitle packets are copied unchanged.
+            audio_from: Video whose sound, subtitles and other streams are brought along.
+            audio: What to do with sound: "copy" encodes to AAC what the file cannot hold,
+                "encode" all; "drop" leaves all out.
 
         Raises:
             ValueError: If the codec, file type, audio and options do not fit together, or
@@ -98,6 +102,7 @@ class VideoWriter:
         """
         self.path = Path(path)
         self._source = audio_from
+        self._audio = check_audio_choice(audio)
         self._ends_early = False
         self.sound_error: VideoError | None = None
         """Why the sound could not be copied to its end; the pictures are written anyway."""
@@ -107,9 +112,12 @@ class VideoWriter:
         check_container(self.path, codec)
         _check_target(self.path, audio_from)
         if audio_from is not None:
-            copier = PacketCopier(audio_from)
+            copier = PacketCopier(audio_from, self.path.suffix.lower(), audio)
             copier.close()
-            check_container(self.path, codec, copier.audio_codecs)
+            losses = copier.description.losses(self.path.suffix.lower(), average_rate)
+            name = source_name(audio_from)
+            for warning in (*copier.plan.warnings, *(f"{name}: {each}" for each in losses)):
+                logger.warning("%s", warning)
         self.pictures = PictureFormat(
             width=width,
             height=height,
@@ -136,6 +144,7 @@ class VideoWriter:
         codec: str = "h264",
         crf: int | None = None,
         audio_from: Source | None = None,
+        audio: str = "copy",
     ) -> VideoWriter:
         """Return a writer with the size, timing, depth, alpha and colours of a source."""
         return cls(
@@ -151,6 +160,7 @@ class VideoWriter:
             color=info.color,
             sample_aspect_ratio=info.sample_aspect_ratio,
             audio_from=audio_from,
+            audio=audio,
         )
 
     def __enter__(self) -> VideoWriter:
@@ -163,19 +173,24 @@ class VideoWriter:
         # A Python file: libav's own hides write errors that come while it closes.
         self._file: BinaryIO = open(self._part, "w+b")
         try:
-            name = FORMATS[self.path.suffix.lower()]
+            suffix = self.path.suffix.lower()
+            name = FORMATS[suffix]
             # The start of a track is stored in ticks of the whole movie: milliseconds, if
             # not as fine as the video's own, which shifts a clip that starts late.
             options = {"movie_timescale": str(self._movie_timescale())}
+            if self._source is not None:
+                self._copier = PacketCopier(self._source, suffix, self._audio)
+                options |= self._copier.description.container_options(suffix)
             output = av.open(
                 self._file, "w", format=name, options={} if name == "matroska" else options
             )
             self._container = output
-            self._stream = self.pictures.add_stream(output, self.path.suffix.lower())
+            self._stream = self.pictures.add_stream(output, suffix)
             self._encoder = FrameEncoder(self._stream, self.pictures)
-            if self._source is not None:
-                self._copier = PacketCopier(self._source)
-                self._copier.attach(output, self.path.suffix.lower())
+            if self._copier is not None:
+                self._copier.attach(output)
+                rate = self.pictures.average_rate
+                self._copier.description.write(output, self._stream, suffix, rate)
             if self._shapes_pixels:
                 reserve_display_size(self._stream)
             # Now, and not with the first frame: what is refused is refused before the work.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize
 
 _FLAGS = [
     "--no-sandbox",
@@ -26,8 +26,9 @@ _FLAGS = [
     "--disable-sync",
 ]
 
-_RUN_BUTTON = '[data-testid="queue-button"] button'
-_CANCEL_BUTTON = '.queue-button-group button[aria-label="Cancel current run"]'
+# Older pages have the button within what newer ones call so.
+_RUN_BUTTON = 'button[data-testid="queue-button"], [data-testid="queue-button"] button'
+_CANCEL_BUTTON = 'button[aria-label="Cancel current run"]'
 _END_OF_RUN = ["execution_success", "execution_error", "execution_interrupted"]
 
 _RECORD_EVENTS = """
@@ -78,6 +79,12 @@ def launch_chromium(executable: str) -> Iterator[Browser]:
             browser.close()
 
 
+def new_context(browser: Browser) -> BrowserContext:
+    """Return a browser window with nothing remembered, of a common size."""
+    size: ViewportSize = {"width": 1600, "height": 900}
+    return browser.new_context(viewport=size)
+
+
 class ComfyPage:
     """One tab with ComfyUI's page; `page` is playwright's, for what the methods lack."""
 
@@ -93,10 +100,9 @@ class ComfyPage:
         """Open the page and wait until the app runs and knows `node_type`."""
         self.page.goto(self.url, timeout=timeout * 1000)
         self.page.wait_for_function(
-            "(type) => Boolean(window.app?.graph && window.LiteGraph"
-            " && LiteGraph.registered_node_types[type]"
-            " && document.querySelector('[data-testid=\"queue-button\"] button'))",
-            arg=node_type,
+            "([type, button]) => Boolean(window.app?.graph && window.LiteGraph"
+            " && LiteGraph.registered_node_types[type] && document.querySelector(button))",
+            arg=[node_type, _RUN_BUTTON],
             timeout=timeout * 1000,
         )
         self.page.evaluate(_RECORD_EVENTS)
@@ -112,6 +118,7 @@ class ComfyPage:
     def click_run(self) -> None:
         """Forget the events of earlier runs and click the Run button."""
         self.page.evaluate("() => { window.testEvents.length = 0; }")
+        self._lift_mask()
         self.page.locator(_RUN_BUTTON).first.click()
 
     def click_cancel(self) -> None:
@@ -172,6 +179,14 @@ class ComfyPage:
         """Save a picture of the page."""
         self.page.screenshot(path=str(path))
         return path
+
+    def _lift_mask(self) -> None:
+        """Remove a mask that fades out and stays: its last event gets lost under load."""
+        self.page.wait_for_timeout(300)
+        self.page.evaluate(
+            "() => document.querySelectorAll('.p-overlay-mask-leave')"
+            ".forEach((mask) => mask.remove())"
+        )
 
     def _on_console(self, message: Any) -> None:
         if message.type == "error":

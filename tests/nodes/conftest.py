@@ -127,7 +127,7 @@ def comfy_page(
     chromium: Browser, comfy_server: ComfyServer
 ) -> Iterator[browser_module.ComfyPage]:
     """A fresh tab (nothing remembered from other tests), not opened yet: call `open`."""
-    context = chromium.new_context(viewport={"width": 1600, "height": 900})
+    context = browser_module.new_context(chromium)
     try:
         yield browser_module.ComfyPage(context.new_page(), comfy_server.url)
     finally:

@@ -178,17 +178,17 @@ def test_blur_is_measured_for_each_frame(extension_nodes, call_node):
 
 
 def test_sharp_frames_pass_through_both_nodes(comfy, call_node, random_checkpoint):
-    picture = (torch.rand(1, 3, 12, 16) > 0.5).float()
+    # Grey: 4:2:0 halves the resolution of colours, and each reader fills in others.
+    picture = (torch.rand(1, 1, 12, 16) > 0.5).float()
     frames = torch.nn.functional.interpolate(picture, scale_factor=4).movedim(1, -1)
-    frames = frames.repeat(3, 1, 1, 1)
+    frames = frames.repeat(3, 1, 1, 3)
     inputs = {"checkpoint": NAME, "skip_sharp": True}
     (restored,) = call_node("VideoDeblur_Deblur", frames=frames, **inputs)
     assert torch.equal(restored, frames)
     (video,) = call_node("CreateVideo", images=frames, fps=25.0)
     (result,) = call_node("VideoDeblur_DeblurVideo", video=video, crf=0, **inputs)
     read = result.get_components().images
-    # Half of the colours' resolution is lost in 4:2:0.
-    assert (read - frames).abs().mean() < 0.05
+    assert (read - frames).abs().max() < 0.01
     (other,) = call_node("VideoDeblur_DeblurVideo", video=video, crf=0, checkpoint=NAME)
     assert not torch.equal(other.get_components().images, read)
 

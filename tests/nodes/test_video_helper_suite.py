@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from . import comfy_process
-from .browser import ComfyPage
+from .browser import ComfyPage, new_context
 from .checkpoints import blurry_clip
 from .comfy_server import ComfyServer, PromptRejectedError
 from .conftest import REPOSITORY
@@ -67,7 +67,7 @@ def test_workflow_runs_through_the_api(vhs_server):
 
 
 def test_dropped_workflow_runs_from_the_button(vhs_server, chromium):
-    context = chromium.new_context(viewport={"width": 1600, "height": 900})
+    context = new_context(chromium)
     try:
         page = ComfyPage(context.new_page(), vhs_server.url)
         page.open("VHS_LoadVideo")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from .browser import ComfyPage
+from .browser import ComfyPage, new_context
 from .checkpoints import blurry_clip
 from .comfy_process import FOLDER_NAME
 from .comfy_server import ComfyServer, ExecutionInterruptedError
@@ -22,10 +22,11 @@ from .workflow_files import (
     ALL_WORKFLOWS,
     VHS_WORKFLOW,
     WORKFLOWS,
-    input_specs,
+    input_names,
     read_nodes,
     to_api,
     widget_values,
+    widgets,
 )
 
 NUM_FRAMES, HEIGHT, WIDTH = 5, 48, 64
@@ -62,7 +63,7 @@ def object_info(comfy_server: ComfyServer):
 
 @pytest.fixture(scope="module")
 def page(chromium, server):
-    context = chromium.new_context(viewport={"width": 1600, "height": 900})
+    context = new_context(chromium)
     try:
         page = ComfyPage(context.new_page(), server.url)
         page.open("VideoDeblur_Deblur")
@@ -107,15 +108,13 @@ def test_thumbnail_is_small_and_readable(path):
 def test_widgets_fit_the_schemas(path, object_info):
     for node in read_nodes(path):
         info = object_info[node["type"]]
-        specs = input_specs(info)
-        assert {slot["name"] for slot in node["inputs"]} <= set(specs)
-        for name, value in widget_values(node, info).items():
-            kind, choices, options = specs[name]
-            if kind == "COMBO" and not any(
-                options.get(f"{k}_upload") for k in ("image", "video")
-            ):
-                assert value in choices, (node["type"], name)
-            if kind in ("INT", "FLOAT"):
+        assert {slot["name"] for slot in node["inputs"]} <= set(input_names(info))
+        for name, widget in widgets(node, info).items():
+            value, options = widget.value, widget.options
+            upload = any(options.get(f"{kind}_upload") for kind in ("image", "video"))
+            if widget.choices and not upload:
+                assert value in widget.choices, (node["type"], name)
+            if widget.kind in ("INT", "FLOAT"):
                 assert options["min"] <= value <= options["max"], (node["type"], name)
             if node["type"].startswith("VideoDeblur_"):
                 assert value == options["default"], (node["type"], name)
@@ -159,7 +158,12 @@ def test_workflow_runs_through_the_api(path, server, object_info):
 def test_dropped_workflow_runs_from_the_button(path, page, server, object_info):
     page.drop_workflow(path)
     assert page.dialogs() == []
-    assert page.graph_to_prompt().keys() == to_api(path, object_info).keys()
+    queued, graph = page.graph_to_prompt(), to_api(path, object_info)
+    assert queued.keys() == graph.keys()
+    for key, node in graph.items():
+        # The page has widgets of its own besides, such as a preview.
+        found = {name: queued[key]["inputs"].get(name) for name in node["inputs"]}
+        assert found == node["inputs"]
     end = page.run(timeout=120)
     assert end["kind"] == "execution_success", end
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ WORKFLOWS = [path for path in ALL_WORKFLOWS if path != VHS_WORKFLOW]
 
 _NOTES = ("Note", "MarkdownNote")
 _WIDGET_KINDS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+_DYNAMIC = "COMFY_DYNAMICCOMBO_V3"
+_EXTRA_WIDGET = ("control_after_generate", "image_upload", "video_upload")
 
 
 def read_nodes(path: Path) -> list[dict[str, Any]]:
@@ -25,30 +29,30 @@ def read_nodes(path: Path) -> list[dict[str, Any]]:
     ]
 
 
-def input_specs(node_info: dict[str, Any]) -> dict[str, tuple[str, list[Any], dict[str, Any]]]:
-    """Return kind, choices and options of each input, in the order of the schema."""
-    specs = {}
-    for group in ("required", "optional"):
-        for name, spec in node_info["input"].get(group, {}).items():
-            options = spec[1] if len(spec) > 1 else {}
-            kind, choices = spec[0], options.get("options", [])
-            if isinstance(kind, list):
-                kind, choices = "COMBO", kind
-            specs[name] = (kind, choices, options)
-    return specs
+@dataclass(frozen=True)
+class Widget:
+    """A widget of a node: what its schema says, and the value that a workflow gives it."""
+
+    kind: str
+    choices: list[Any]
+    options: dict[str, Any]
+    value: Any
 
 
-def widget_names(node_info: dict[str, Any]) -> list[str | None]:
-    """Return the widgets as the page orders them; None stands for one it adds itself."""
-    names: list[str | None] = []
-    for name, (kind, _, options) in input_specs(node_info).items():
-        if kind not in _WIDGET_KINDS:
-            continue
-        names.append(name)
-        extra = ("control_after_generate", "image_upload", "video_upload")
-        if any(options.get(key) for key in extra):
-            names.append(None)
-    return names
+def input_names(node_info: dict[str, Any]) -> list[str]:
+    """Return the inputs of a node in the order of the schema."""
+    return [name for name, _ in _specs(node_info["input"])]
+
+
+def widgets(node: dict[str, Any], node_info: dict[str, Any]) -> dict[str, Widget]:
+    """Return the widgets of a node by name, filled by position as the page fills them.
+
+    Widgets that a newer ComfyUI has at the end keep their defaults.
+    """
+    values = list(node.get("widgets_values", []))
+    found = dict(_filled(node_info["input"], values, ""))
+    assert not values, (node["type"], list(found), values)
+    return found
 
 
 def widget_values(node: dict[str, Any], node_info: dict[str, Any]) -> dict[str, Any]:
@@ -57,9 +61,36 @@ def widget_values(node: dict[str, Any], node_info: dict[str, Any]) -> dict[str, 
     if isinstance(values, dict):  # as VideoHelperSuite saves them, with what only its page uses
         page_only = ("videopreview", "choose video to upload")
         return {name: value for name, value in values.items() if name not in page_only}
-    names = widget_names(node_info)
-    assert len(values) == len(names), (node["type"], names, values)
-    return {name: value for name, value in zip(names, values, strict=True) if name}
+    return {name: widget.value for name, widget in widgets(node, node_info).items()}
+
+
+def _specs(groups: dict[str, Any]) -> Iterator[tuple[str, list[Any]]]:
+    for group in ("required", "optional"):
+        yield from groups.get(group, {}).items()
+
+
+def _filled(
+    groups: dict[str, Any], values: list[Any], prefix: str
+) -> Iterator[tuple[str, Widget]]:
+    """Take the values of widgets off a list, those of a chosen option right after it."""
+    for name, spec in _specs(groups):
+        kind, options = spec[0], spec[1] if len(spec) > 1 else {}
+        choices = options.get("options", [])
+        if isinstance(kind, list):
+            kind, choices = "COMBO", kind
+        if kind == _DYNAMIC:
+            choices = [choice["key"] for choice in choices]
+        elif kind not in _WIDGET_KINDS:
+            continue
+        default = options.get("default", choices[0] if choices else None)
+        value = values.pop(0) if values else default
+        # The page adds widgets of its own.
+        if values and any(options.get(key) for key in _EXTRA_WIDGET):
+            values.pop(0)
+        yield prefix + name, Widget(kind, choices, options, value)
+        if kind == _DYNAMIC:
+            chosen = next(o for o in options["options"] if o["key"] == value)
+            yield from _filled(chosen["inputs"], values, f"{prefix}{name}.")
 
 
 def to_api(path: Path, object_info: dict[str, Any]) -> dict[str, Any]:

@@ -113,3 +113,17 @@ def test_what_the_decoder_can_hide_stays_as_decoded(make_clip):
     assert [f.pts for f in frames] == [f.pts for f in whole]
     assert not any(f.is_repeat for f in frames)
     assert not np.array_equal(frames[6].pixels, whole[6].pixels)
+
+
+def test_reading_goes_on_behind_what_the_container_cannot_make_sense_of(make_clip):
+    path = make_clip("clip.mkv", num_frames=90, codec="mjpeg", pix_fmt="yuvj420p")
+    whole = read(path)
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle - 3000 : middle + 3000] = b"\xff" * 6000
+    damaged = path.with_name("damaged.mkv")
+    damaged.write_bytes(data)
+    frames = read(damaged)
+    assert 45 < len(frames) <= 90
+    assert frames[-1].pts == whole[-1].pts
+    np.testing.assert_array_equal(frames[-1].pixels, whole[-1].pixels)

@@ -31,7 +31,7 @@ def write_streams(path: Path, streams: list[tuple[str, tuple[int, int], int, int
             stream = container.add_stream(codec, rate=25)
             stream.width, stream.height = size
             stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-            stream.disposition = Disposition(disposition)
+            stream.disposition = disposition
             added.append(stream)
         for stream, (_, size, num_frames, _) in zip(added, streams, strict=True):
             for index in range(num_frames):
@@ -42,7 +42,7 @@ def write_streams(path: Path, streams: list[tuple[str, tuple[int, int], int, int
     return path
 
 
-DEFAULT = int(Disposition.default)
+DEFAULT = Disposition.default.value
 STREAMS = {
     "a thumbnail first": [("mjpeg", (128, 96), 1, 0), ("libx264", (64, 48), 9, DEFAULT)],
     "a thumbnail that claims to be the default": [
@@ -165,3 +165,27 @@ def test_a_change_of_range_within_a_clip_is_followed(tmp_path):
     assert len(frames) == 3
     for frame in frames:
         assert np.abs(frame.pixels.astype(int) - 100).max() <= 3
+
+
+@pytest.mark.parametrize("claimed", [1000, 90000])
+def test_a_clock_rate_is_not_taken_for_the_frame_rate(make_clip, claimed):
+    stamps = [40 * index + index % 3 for index in range(24)]
+    path = make_clip(
+        "clip.mkv",
+        pts=stamps,
+        rate=Fraction(claimed),
+        time_base=Fraction(1, 1000),
+        options={"bf": "0"},
+    )
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].average_rate > 900
+    info, frames = read(path)
+    assert float(info.average_rate) == pytest.approx(25, rel=0.01)
+    assert [frame.pts for frame in frames] == stamps
+
+
+def test_a_camera_of_many_frames_keeps_its_rate(make_clip):
+    info, frames = read(
+        make_clip(rate=Fraction(960), time_base=Fraction(1, 960), num_frames=30)
+    )
+    assert (info.average_rate, len(frames)) == (960, 30)

@@ -13,7 +13,6 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from video_deblur.video.codecs import container_for
 from video_deblur.video.color_tags import ColorTags
 from video_deblur.video.pixels import to_float, to_uint8
 from video_deblur.video.reader import VideoReader
@@ -108,18 +107,6 @@ def test_copies_audio_from_bytes_that_are_being_read(make_clip, tmp_path):
     copy(io.BytesIO(source.read_bytes()), tmp_path / "out.mp4")
     assert audio_packets(tmp_path / "out.mp4") == audio_packets(source)
     assert len(read(tmp_path / "out.mp4")[1]) == 12
-
-
-def test_audio_that_mp4_cannot_hold_asks_for_mkv(make_clip, tmp_path):
-    source = make_clip("source.mkv", audio="pcm_s16le")
-    info, _ = read(source)
-    with pytest.raises(ValueError, match=r"pcm_s16le.*use \.mkv") as error:
-        VideoWriter.like(tmp_path / "out.mp4", info, audio_from=source, codec="h264")
-    assert "\n" not in str(error.value)
-    assert container_for(info.audio_codecs, "ffv1", ".mp4") == ".mkv"
-    assert container_for(["aac"], "h264", ".mp4") == ".mp4"
-    copy(source, tmp_path / "out.mkv")
-    assert audio_packets(tmp_path / "out.mkv") == audio_packets(source)
 
 
 @pytest.mark.parametrize(
