@@ -80,13 +80,12 @@ def _decode(data: Data, tile: HeifPicture, kind: str, named: HeifTags | None) ->
         raise ValueError("is damaged (a part of it cannot be decoded)")
     frame = frames[0]
     if named is not None:
-        _, _, space, full = named
-        tags = ColorTags(space=space, range=_FULL if full else _LIMITED)
+        _, _, space, is_full = named
+        coded_range = _FULL if is_full else _LIMITED
     else:
-        space, coded_range = int(frame.colorspace), int(frame.color_range)
-        tags = ColorTags(
-            space=_USUAL_MATRIX if space == _UNSPECIFIED else space, range=coded_range or _FULL
-        )
+        space, coded_range = int(frame.colorspace), int(frame.color_range) or _FULL
+    # Not by size, as for videos: readers of photos take BT.601 for all.
+    tags = ColorTags(space=_USUAL_MATRIX if space == _UNSPECIFIED else space, range=coded_range)
     tags = tags.decided(frame.width, frame.height, frame.format.name)
     converter = PixelConverter(
         frame.width,
