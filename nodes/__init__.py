@@ -9,6 +9,7 @@ from .checkpoint import LoadCheckpoint
 from .clip import Deblur, DeblurVideo
 from .decode import DecodeLatents
 from .encode import EncodeFrames
+from .example import ExampleClip
 from .measure import MeasureBlur
 from .sample import Sample
 
@@ -27,4 +28,5 @@ class VideoDeblurExtension(ComfyExtension):
             DeblurVideo,
             MeasureBlur,
             Borrow,
+            ExampleClip,
         ]

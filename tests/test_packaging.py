@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
+import sys
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -106,10 +108,109 @@ def test_every_workflow_has_a_thumbnail():
     assert not lonely
 
 
-def test_the_shipped_files_are_not_ignored_by_the_registry():
+@pytest.fixture(scope="module")
+def archive() -> set[str]:
+    """What the registry's package holds: git's files but those that .comfyignore names.
+
+    Its rules are git's, so git applies them.
+    """
+
+    def listed(*options: str) -> set[str]:
+        command = ["git", "ls-files", *options]
+        found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        if found.returncode != 0:
+            pytest.skip("no git checkout")
+        return set(found.stdout.splitlines())
+
+    return listed() - listed("--cached", "--ignored", "--exclude-from=.comfyignore")
+
+
+def imported_files(path: Path) -> set[Path]:
+    """Return the files of the package that one imports at run time, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.ImportFrom) or not node.level:
+            continue
+        folder = path.parents[node.level - 1]
+        target = folder.joinpath(*(node.module or "").split(".")) if node.module else folder
+        names = [target.joinpath(alias.name) for alias in node.names]
+        for each in (target, *names):
+            found |= {f for f in (each.with_suffix(".py"), each / "__init__.py") if f.is_file()}
+    return found
+
+
+def run_time_files(start: Path) -> set[str]:
+    """Return all files of the package that importing and using one may load."""
+    pending, seen = [start], {start}
+    while pending:
+        fresh = imported_files(pending.pop()) - seen
+        seen |= fresh
+        pending += fresh
+    return {path.relative_to(ROOT).as_posix() for path in seen}
+
+
+def test_the_registry_package_holds_all_that_runs(archive):
+    needed = run_time_files(ROOT / "__init__.py") | run_time_files(ROOT / "cli/__main__.py")
+    assert len(needed) > 100
+    assert needed - archive == set()
+    data = {
+        path.relative_to(ROOT).as_posix()
+        for folder in DATA_FOLDERS
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and path.name != ".gitkeep"
+    }
+    assert data - archive == set()
+    assert {"LICENSE", "README.md", "pyproject.toml", "requirements.txt"} <= archive
+
+
+def test_the_registry_package_holds_nothing_that_only_developers_need(archive):
+    folders = {name.partition("/")[0] for name in archive if "/" in name}
+    assert folders & {"tests", "benchmarks", "docs", ".ci"} == set()
     lines = (ROOT / ".comfyignore").read_text().splitlines()
-    # The rules are git's: without a slash in front, `docs/` is `web/docs/` as well.
+    # Without a slash in front, `docs/` is `web/docs/` as well.
     assert [line for line in lines if not line.startswith("/")] == []
-    needed = {"models", "models/weights", "web", "web/docs", "workflows"}
-    needed |= {"evaluation/demo_clips", "synthesis", "video", "restoration", "jobs", "nodes"}
-    assert not needed & {line.strip("/") for line in lines}
+
+
+def test_help_pages_and_templates_cite_nothing_that_is_not_packed(archive):
+    pages = sorted((ROOT / "web").rglob("*.md")) + sorted((ROOT / "workflows").glob("*.json"))
+    cited = {
+        (page.name, name)
+        for page in pages
+        for name in re.findall(
+            r"\b(?:docs|tests|benchmarks|evaluation|training)/[\w/.-]*\w",
+            page.read_text(encoding="utf-8"),
+        )
+    }
+    assert {(page, name) for page, name in cited if name not in archive} == set()
+
+
+NODE_PACKAGES = {"torch", "numpy", "safetensors", "einops", "av", "cv2"}
+COMFYUI = {"comfy", "comfy_api", "folder_paths", "latent_preview"}
+
+
+def test_nodes_import_only_what_comfyui_has_and_opencv():
+    found = set()
+    for name in run_time_files(ROOT / "__init__.py"):
+        for node in ast.walk(ast.parse((ROOT / name).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                found.add(str(node.module).partition(".")[0])
+    assert found - sys.stdlib_module_names - COMFYUI - NODE_PACKAGES == set()
+
+
+def test_the_table_of_packages_is_that_of_the_project():
+    rows = re.findall(
+        r"^\| (\S+) \| (\S+) \| (.+) \|$", (ROOT / "docs/packages.md").read_text(), re.MULTILINE
+    )
+    table = {package: installed.strip("`") for package, installed, _ in rows}
+    expected = dict.fromkeys(PROJECT["project"]["dependencies"], "always")
+    for extra, packages in PROJECT["project"]["optional-dependencies"].items():
+        for package in packages:
+            name = re.split(r"[\[>=]", package)[0]
+            if name != PROJECT["project"]["name"]:
+                expected.setdefault(name, extra)
+    assert table == expected
+    imported_as = {"opencv-python": "cv2"}
+    by_nodes = {imported_as.get(name, name) for name, _, use in rows if "nodes," in use}
+    assert by_nodes == NODE_PACKAGES

@@ -284,3 +284,20 @@ def test_decoding_borrows_unless_told_not_to(call_node, loaded):
     # The latents are those of the blurry frames: without borrowing nothing changes.
     torch.testing.assert_close(plain, blurry, atol=1e-5, rtol=0)
     assert (borrowed - sharp)[3].square().mean() < 0.5 * (plain - sharp)[3].square().mean()
+
+
+@pytest.mark.parametrize("name", ["shake", "street"])
+def test_example_clip_is_the_bundled_file(comfy, extension_nodes, call_node, name):
+    video, images = call_node("VideoDeblur_ExampleClip", clip=name)
+    parts = video.get_components()
+    assert parts.images.shape == images.shape
+    # ComfyUI converts 4:2:0 with other rounding.
+    assert (parts.images - images).abs().mean() < 0.01
+    assert images.dtype == torch.float32
+
+
+def test_every_bundled_clip_is_an_example(extension_nodes):
+    folder = REPOSITORY / "evaluation" / "demo_clips"
+    schema = extension_nodes["VideoDeblur_ExampleClip"].GET_SCHEMA()
+    found = {path.name for path in folder.iterdir() if path.is_dir()}
+    assert set(schema.inputs[0].options) == found

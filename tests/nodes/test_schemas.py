@@ -61,6 +61,7 @@ INPUTS = {
     ],
     "VideoDeblur_MeasureBlur": ["frames"],
     "VideoDeblur_Borrow": ["frames", "scene_cuts"],
+    "VideoDeblur_ExampleClip": ["clip"],
 }
 OUTPUTS = {
     "VideoDeblur_LoadCheckpoint": ["MODEL", "VAE", "DEBLUR_ENCODER"],
@@ -71,6 +72,7 @@ OUTPUTS = {
     "VideoDeblur_DeblurVideo": ["VIDEO"],
     "VideoDeblur_MeasureBlur": ["FLOAT", "FLOAT", "STRING"],
     "VideoDeblur_Borrow": ["IMAGE"],
+    "VideoDeblur_ExampleClip": ["VIDEO", "IMAGE"],
 }
 
 
