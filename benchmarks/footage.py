@@ -359,13 +359,11 @@ def _table(rows: list[_Row], summary: str) -> list[str]:
         "|---" * (4 + len(_OUTPUTS)) + "|",
     ]
     for kind, found in rows:
-        special = kind.name.split(" ", 3)[3].split(" ", 1)
-        rate, rest = special[0], special[1] if len(special) > 1 else ""
-        told = ", ".join(part for part in ("" if rate == "25/s" else rate, rest) if part)
-        size = "{}x{}".format(*kind.size)
+        size, rate, *others = kind.name.split(" ")[3:]
+        special = " ".join(others if rate == "25/s" else [rate, *others])
         cells = [_cell(entry) for entry in found]
         lines.append(
-            f"| {kind.suffix[1:]} | {kind.codec} | {kind.pix_fmt} {size} | {told} | "
+            f"| {kind.suffix[1:]} | {kind.codec} | {kind.pix_fmt} {size} | {special} | "
             f"{' | '.join(cells)} |"
         )
     notes = Counter(note for _, found in rows for entry in found for note in entry["notes"])
