@@ -351,8 +351,8 @@ def _table(rows: list[_Row], summary: str) -> list[str]:
         f"Written by `python -m video_deblur.benchmarks.footage` ({machine}). Every kind of "
         f"file was made with {NUM_FRAMES} pictures, restored with strength 0 into five kinds "
         'of output and read back as a player does. "kept": the same pictures at the same '
-        f"times, colours within {_COLOUR_TOLERANCE:g} levels of 255, the same sound packets at the "
-        "same distance from the picture, the same shape. "
+        f"times, colours within {_COLOUR_TOLERANCE:g} levels of 255, the same sound packets at "
+        "the same distance from the picture, the same shape. "
         f"{summary}.",
         "",
         f"| container | codec | stored as | what is special | {' | '.join(_OUTPUTS)} |",
