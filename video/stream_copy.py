@@ -17,6 +17,7 @@ from .description import Description, copy_stream_description
 from .sound import SoundEncoder
 from .source import Source, VideoError, open_input, source_name
 from .stream_plan import (
+    PlannedStream,
     StreamPlan,
     add_copy,
     codec_name,
@@ -43,16 +44,18 @@ _COVERS = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png
 class _Track:
     """A stream of the source and its place in the output."""
 
-    def __init__(self, output: OutputContainer, source: Any, suffix: str) -> None:
+    def __init__(self, output: OutputContainer, planned: PlannedStream, suffix: str) -> None:
+        source = planned.stream
         self.label = stream_label(source)
-        self._target = self._add(output, source)
+        self._target = self._add(output, planned)
         sparse = source.type not in ("audio", "video")
-        # Matroska takes the same stamp twice, others count samples of sound.
+        # Matroska takes the same stamp twice, others count samples of sound. What is encoded
+        # gets stamps of its own: TrueHD has packets shorter than the milliseconds of mkv.
         rate = source.codec_context.sample_rate if source.type == "audio" else 0
         tick = Fraction(1, rate) if rate else source.time_base
         self._steady = SteadyStamps(
             source.time_base,
-            None if suffix == ".mkv" else tick,
+            None if suffix == ".mkv" or planned.form is not None else tick,
             sparse=sparse,
             reordered=source.type == "video",
         )
@@ -103,8 +106,8 @@ class _Track:
         within = -_MAX_PRIMING <= start < 0
         return not within or (self._begins_cut and self._suffix == ".mkv")
 
-    def _add(self, output: OutputContainer, source: Any) -> Any:
-        return add_copy(output, source)
+    def _add(self, output: OutputContainer, planned: PlannedStream) -> Any:
+        return add_copy(output, planned.stream)
 
     def _converted(self, packets: list[Any]) -> Iterable[Any]:
         for packet in packets:
@@ -126,8 +129,9 @@ class _EncodedTrack(_Track):
             notes.append(f"is damaged or has gaps, {silence:.2f} s of it are silent")
         return notes
 
-    def _add(self, output: OutputContainer, source: Any) -> Any:
-        self._encoder = SoundEncoder(output, source)
+    def _add(self, output: OutputContainer, planned: PlannedStream) -> Any:
+        assert planned.form is not None
+        self._encoder = SoundEncoder(output, planned.stream, planned.form)
         return self._encoder.stream
 
     def _converted(self, packets: list[Any]) -> Iterable[Any]:
@@ -186,8 +190,8 @@ class PacketCopier:
             if self._suffix == ".mkv" and is_cover(stream):
                 self._attach_cover(output, stream)
                 continue
-            track = _EncodedTrack if planned.encode else _Track
-            self._tracks[stream.index] = track(output, stream, self._suffix)
+            track = _Track if planned.form is None else _EncodedTrack
+            self._tracks[stream.index] = track(output, planned, self._suffix)
         if self._tracks:
             self._packets = self._read()
 

@@ -20,7 +20,7 @@ from av.stream import Disposition
 from .codecs import FORMATS, SUBTITLES, unsupported_audio
 from .description import is_rewritten
 from .probe import video_stream
-from .sound import SoundEncoder
+from .sound import AacForm, aac_form
 from .source import VideoError
 
 AUDIO_CHOICES = ("copy", "encode", "drop")
@@ -37,8 +37,8 @@ class PlannedStream:
 
     stream: Any
     """Of the open source."""
-    encode: bool
-    """To AAC; else its packets are copied."""
+    form: AacForm | None
+    """How it is encoded; None: its packets are copied."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,12 +78,13 @@ def plan_streams(
     for stream in source.streams:
         if stream is pictures or is_rewritten(stream):
             continue
+        form = None
         if stream.type == "audio":
-            action, reason = _plan_audio(stream, suffix, audio)
+            action, reason, form = _plan_audio(stream, suffix, audio)
         else:
             action, reason = _plan_other(stream, suffix)
         if action != "drop":
-            planned.append(PlannedStream(stream=stream, encode=action == "encode"))
+            planned.append(PlannedStream(stream=stream, form=form))
         if reason:
             warnings.append(f"{name}: {stream_label(stream)} {reason}")
     return StreamPlan(streams=planned, warnings=warnings)
@@ -106,19 +107,20 @@ def stream_label(stream: Any) -> str:
 Action = Literal["copy", "encode", "drop"]
 
 
-def _plan_audio(stream: Any, suffix: str, audio: str) -> tuple[Action, str]:
-    """Return what to do, and what is to be said about it."""
+def _plan_audio(stream: Any, suffix: str, audio: str) -> tuple[Action, str, AacForm | None]:
+    """Return what to do, what is to be said about it, and how it is encoded."""
     if audio == "drop":
-        return "drop", ""
+        return "drop", "", None
     fits = not unsupported_audio(suffix, [codec_name(stream)])
     if audio == "copy" and fits and _accepted(stream, suffix):
-        return "copy", ""
+        return "copy", "", None
     if stream.codec_context is None:
-        return "drop", "is left out: its codec is not known here"
-    if not SoundEncoder.can_encode(stream):
-        return "drop", "is left out: it cannot be decoded"
+        return "drop", "is left out: its codec is not known here", None
+    form = aac_form(stream)
+    if form is None:
+        return "drop", "is left out: it cannot be decoded", None
     reason = f"is encoded to AAC, as {suffix} cannot hold a copy"
-    return "encode", "" if audio == "encode" else reason
+    return "encode", "" if audio == "encode" else reason, form
 
 
 def _plan_other(stream: Any, suffix: str) -> tuple[Action, str]:
