@@ -26,6 +26,7 @@ from .stream_plan import (
     plan_streams,
     stream_label,
 )
+from .subtitles import SubtitleConverter
 from .timestamps import JoinedClock, SteadyStamps
 
 logger = logging.getLogger(__name__)
@@ -146,6 +147,35 @@ class _EncodedTrack(_Track):
             self._encoder.num_damaged += 1
 
 
+class _TextTrack(_Track):
+    """Subtitles of text that are converted."""
+
+    def notes(self) -> list[str]:
+        notes, damaged = super().notes(), self._converter.num_damaged
+        if damaged:
+            notes.append(f"lost lines that are damaged ({damaged})")
+        return notes
+
+    def _add(self, output: OutputContainer, planned: PlannedStream) -> Any:
+        assert planned.text_codec is not None
+        self._converter = SubtitleConverter(output, planned.stream, planned.text_codec)
+        return self._converter.stream
+
+    def _converted(self, packets: list[Any]) -> Iterable[Any]:
+        for packet in packets:
+            for text in self._converter.convert(packet):
+                text.stream = self._target
+                yield text
+
+
+def _track(output: OutputContainer, planned: PlannedStream, suffix: str) -> _Track:
+    if planned.text_codec is not None:
+        return _TextTrack(output, planned, suffix)
+    if planned.form is not None:
+        return _EncodedTrack(output, planned, suffix)
+    return _Track(output, planned, suffix)
+
+
 @dataclass(frozen=True)
 class _Ready:
     """A packet that is to be written."""
@@ -190,8 +220,7 @@ class PacketCopier:
             if self._suffix == ".mkv" and is_cover(stream):
                 self._attach_cover(output, stream)
                 continue
-            track = _Track if planned.form is None else _EncodedTrack
-            self._tracks[stream.index] = track(output, planned, self._suffix)
+            self._tracks[stream.index] = _track(output, planned, self._suffix)
         if self._tracks:
             self._packets = self._read()
 

@@ -22,6 +22,7 @@ from .description import is_rewritten
 from .probe import video_stream
 from .sound import AacForm, aac_form
 from .source import VideoError
+from .subtitles import TEXT_CODECS, can_convert
 
 AUDIO_CHOICES = ("copy", "encode", "drop")
 """What may be done with sound: `copy` encodes what the output cannot hold."""
@@ -38,7 +39,9 @@ class PlannedStream:
     stream: Any
     """Of the open source."""
     form: AacForm | None
-    """How it is encoded; None: its packets are copied."""
+    """How sound is encoded; None: its packets are copied, or it is no sound."""
+    text_codec: str | None = None
+    """What subtitles of text become; None: their packets are copied."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,13 +81,14 @@ def plan_streams(
     for stream in source.streams:
         if stream is pictures or is_rewritten(stream):
             continue
-        form = None
+        form, text_codec = None, None
         if stream.type == "audio":
             action, reason, form = _plan_audio(stream, suffix, audio)
         else:
             action, reason = _plan_other(stream, suffix)
+            text_codec = TEXT_CODECS[suffix] if action == "encode" else None
         if action != "drop":
-            planned.append(PlannedStream(stream=stream, form=form))
+            planned.append(PlannedStream(stream=stream, form=form, text_codec=text_codec))
         if reason:
             warnings.append(f"{name}: {stream_label(stream)} {reason}")
     return StreamPlan(streams=planned, warnings=warnings)
@@ -129,6 +133,9 @@ def _plan_other(stream: Any, suffix: str) -> tuple[Action, str]:
         kept = suffix == ".mp4" or (suffix == ".mkv" and _HOLDS_FILES)
         return ("copy", "") if kept else ("drop", f"is left out: {suffix} cannot hold it")
     if stream.type == "subtitle" and codec_name(stream) not in SUBTITLES[suffix]:
+        if can_convert(stream):
+            reason = f"is converted to {TEXT_CODECS[suffix]}, as {suffix} cannot hold a copy"
+            return "encode", reason
         return "drop", f"is left out: {suffix} cannot hold it"
     if not _accepted(stream, suffix):
         return "drop", f"is left out: {suffix} cannot hold it"
