@@ -228,6 +228,7 @@ class VideoEnds(Ends):
         """Return a writer that keeps all that the codec can keep."""
         info = self._reader.info
         alpha = info.has_alpha and codec_named(self._codec).alpha
+        warn_of_frames(self._reader, self._deinterlace)
         for line in not_kept(info, self._codec):
             logger.warning("%s: %s", self._reader.name, line)
         return VideoWriter.like(
@@ -267,6 +268,18 @@ class VideoEnds(Ends):
 
     def _damage(self) -> VideoError | None:
         return self.ended_early or self._writer.sound_error
+
+
+def warn_of_frames(reader: VideoReader | ImageClip, deinterlace: str) -> None:
+    """Say so where a clip was to be deinterlaced, and does not say that it is interlaced."""
+    is_interlaced = isinstance(reader, VideoReader) and reader.says_fields
+    if deinterlace != "off" and not is_interlaced:
+        logger.warning(
+            "%s: does not say that it is interlaced, --deinterlace %s leaves its frames as "
+            "they are",
+            reader.name,
+            deinterlace,
+        )
 
 
 def drained(items: list[Item]) -> Iterator[Item]:

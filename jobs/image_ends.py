@@ -43,7 +43,7 @@ from ..video.png_chunks import (
     with_chunks,
 )
 from ..video.reader import VideoReader
-from .ends import Ends, VideoEnds
+from .ends import Ends, VideoEnds, warn_of_frames
 from .part_store import file_identity
 
 logger = logging.getLogger(__name__)
@@ -137,6 +137,14 @@ class ClipToFolderEnds(PngFolderEnds):
             self._every_chunk = carried_chunks(image_facts(Path(self.source)))
         else:
             self._every_chunk = video_frame_chunks(info.color, info.sample_aspect_ratio)
+        warn_of_frames(self._reader, self._deinterlace)
+        if not info.color.has_known_matrix:
+            logger.warning(
+                "%s: its colours will be wrong: pictures are RGB, which cannot be made of the "
+                "colour matrix %d (YCgCo, ICtCp and the like)",
+                self.source,
+                info.color.space,
+            )
         self._open_writer(stack)
         if info.audio_codecs:
             logger.warning("%s: its sound is left out, the output is a folder", self.source)

@@ -24,6 +24,18 @@ def not_kept(info: VideoInfo, codec: str) -> list[str]:
             f"{info.color.hdr or 'HDR'} is stored with 8 bits and without the data of its "
             f"mastering display by {codec}, choose {others} to keep them"
         )
+    elif info.bit_depth > chosen.max_depth:
+        others = [name for name, each in CODECS.items() if each.max_depth > chosen.max_depth]
+        keep = "keeps" if len(others) == 1 else "keep"
+        lines.append(
+            f"its {info.bit_depth} bits per colour become {chosen.max_depth}, the most that "
+            f"{codec} stores ({_listed(others)} {keep} more)"
+        )
+    if not info.color.has_known_matrix and (chosen.rgb or codec == "prores"):
+        lines.append(
+            f"its colours will be wrong: {codec} cannot store the colour matrix "
+            f"{info.color.space} (YCgCo, ICtCp and the like), h264 and h265 keep it"
+        )
     if info.fields:
         lines.append(_interlaced(info, codec))
     if info.dynamic_hdr:

@@ -77,6 +77,11 @@ class ColorTags:
         return _MATRICES.get(self.space, "bt709")
 
     @property
+    def has_known_matrix(self) -> bool:
+        """Whether the samples can be converted to RGB: not those of YCgCo, ICtCp and the like."""
+        return self.is_rgb or self.space in _MATRICES
+
+    @property
     def yuv_range(self) -> str:
         """Name of the range of YUV samples, of decided tags: "pc" (full) or "tv" (limited)."""
         return "pc" if self.range == _RANGE_FULL else "tv"

@@ -16,7 +16,13 @@ from av.video.stream import VideoStream
 from .alpha import decoder_for
 from .info import VideoInfo
 from .places import Picture, Places
-from .probe import average_rate, stream_duration, tagged_duration, video_stream
+from .probe import (
+    average_rate,
+    stores_decoding_order,
+    stream_duration,
+    tagged_duration,
+    video_stream,
+)
 from .source import Source, VideoError, ends_inside_a_box, open_input, source_name
 from .timestamps import JoinedClock
 
@@ -51,6 +57,7 @@ class Decoder:
             self._cut_short = is_mp4 and ends_inside_a_box(source)
             self._rate = average_rate(self.stream)
             self._time_base = self.stream.time_base or 1 / self._rate
+            self._from_dts = stores_decoding_order(source, self.container, self.stream.index)
         except BaseException:
             self.container.close()
             raise
@@ -98,7 +105,7 @@ class Decoder:
         places = Places(
             self._time_base,
             self._rate,
-            from_dts=self.container.format.name == "avi",
+            from_dts=self._from_dts,
             may_reorder=careful,
         )
         for packet, clock in self._packets():

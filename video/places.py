@@ -12,10 +12,10 @@ import av
 
 _MAX_FILLED = 25
 """Pictures in a row that a damaged place may have taken whole."""
-_NEAR = 5
-"""Pictures between a damaged packet and the gap beside it."""
 _MAX_REORDER = 16
 """Pictures that a codec may hold back; H.264 and H.265 allow as many."""
+_NEAR = _MAX_REORDER
+"""Pictures between a damaged packet and the gap beside it, in order of display."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import re
 from fractions import Fraction
 from typing import Any
@@ -89,6 +91,21 @@ def picture_rate(source: Source, stream: VideoStream, first: av.VideoFrame) -> F
         return rate
     measured = _measured_rate(source, stream.index)
     return measured if _is_plausible(measured) else rate
+
+
+def stores_decoding_order(source: Source, container: InputContainer, index: int) -> bool:
+    """Tell whether the stamps of a stream say when packets are decoded, and not shown.
+
+    So it is in AVI, and in MXF of H.264 where the index does not say how pictures are
+    reordered.
+    """
+    if container.format.name != "mxf":
+        return container.format.name == "avi"
+    with open_input(source) as again, contextlib.suppress(FFmpegError):
+        packets = again.demux(again.streams[index])
+        first = [packet for packet in itertools.islice(packets, _NUM_MEASURED) if packet.size]
+        return all(packet.pts == packet.dts for packet in first)
+    return False
 
 
 def _is_plausible(rate: Fraction) -> bool:

@@ -79,6 +79,8 @@ class VideoReader:
         self.info = describe(decoder.container, decoder.stream, first, rate)
         decoder.info = self.info
         order = field_order(first, decoder.stream.codec_context)
+        self.says_fields = order is not None
+        """Whether the file says, at its start, that it is interlaced."""
         if order and self._deinterlace != "off":
             self._pictures = deinterlaced(
                 _put_back(picture, self._pictures), self.info, order, self._deinterlace

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -25,33 +27,63 @@ _MAX_BITS_PER_S = 96000
 """Per channel: transparent to most ears with libav's encoder."""
 
 
+_USUAL = {
+    **{1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"},
+    **{16: "hexadecagonal", 24: "22.2"},
+}
+"""What channels without places are taken for, by their number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AacForm:
+    """How the sound of a stream is stored as AAC."""
+
+    rate: int
+    """Samples per second."""
+    layout: str
+    """libav's name of the places of the channels."""
+    order: tuple[int, ...] | None
+    """Where each channel of the layout is in the source; None: at the same place."""
+
+
+def aac_form(stream: Any) -> AacForm | None:
+    """Return how a stream is encoded; None where that is not possible.
+
+    To be asked once of an open stream, before it is decoded: see `_settled_channels`.
+    """
+    context = stream.codec_context
+    if not context.sample_rate:
+        return None
+    rate = _nearest_rate(context.sample_rate)
+    source, order = _settled_channels(context)
+    for layout in (source, _USUAL.get(context.channels), "stereo"):
+        if layout is not None and _aac_takes(layout, rate):
+            return AacForm(rate=rate, layout=layout, order=order if layout == source else None)
+    return None
+
+
 class SoundEncoder:
     """Decode the packets of one stream and encode them again.
 
     Where packets are damaged or missing there is silence, so that what follows keeps its time.
     """
 
-    def __init__(self, output: OutputContainer, source: Any) -> None:
+    def __init__(self, output: OutputContainer, source: Any, form: AacForm) -> None:
         """Add a stream to the output.
 
         Args:
             output: Its header is not yet written.
             source: The stream that is decoded.
-
-        Raises:
-            ValueError: If AAC takes no such sound; see `can_encode`.
+            form: Its `aac_form`.
         """
-        context = source.codec_context
         self._source = source
-        self._rate = _nearest_rate(context.sample_rate)
-        layout = _aac_layout(context, self._rate)
-        if layout is None:
-            raise ValueError(f"AAC does not take {context.layout.name} at {self._rate} Hz")
-        self._layout = layout
-        self.stream: Any = output.add_stream("aac", rate=self._rate, layout=layout)
-        self.stream.bit_rate = _bit_rate(context.channels, self._rate)
+        self._rate, self._layout = form.rate, form.layout
+        self._order = None if form.order is None else list(form.order)
+        self.stream: Any = output.add_stream("aac", rate=self._rate, layout=self._layout)
+        self.stream.bit_rate = _bit_rate(self.stream.codec_context.channels, self._rate)
         self.stream.codec_context.time_base = Fraction(1, self._rate)
         self._resampler: AudioResampler | None = None
+        self._planes = AudioResampler("fltp", self._layout, self._rate)
         self._kind: tuple[str, str, int] | None = None
         self._samples = np.zeros((0, 0), np.float32)
         self._start: Fraction | None = None
@@ -62,13 +94,6 @@ class SoundEncoder:
         """Packets that could not be decoded."""
         self.silence = Fraction(0)
         """Seconds that were put in where sound is missing."""
-
-    @staticmethod
-    def can_encode(source: Any) -> bool:
-        """Tell whether a stream says enough of its sound to be encoded."""
-        context = source.codec_context
-        rate = context.sample_rate
-        return bool(rate) and _aac_layout(context, _nearest_rate(rate)) is not None
 
     def encode(self, packet: Any) -> Iterator[Any]:
         """Yield the packets that are ready."""
@@ -97,7 +122,7 @@ class SoundEncoder:
             if kind != self._kind:
                 yield from self._take(self._resampled(None))
                 self._kind = kind
-                self._resampler = AudioResampler("fltp", self._layout, self._rate)
+                self._resampler = AudioResampler("flt", self._layout, self._rate)
             yield from self._align(frame)
             frame.pts = None
             yield from self._take(self._resampled(frame))
@@ -123,7 +148,11 @@ class SoundEncoder:
     def _resampled(self, frame: Any) -> list[np.ndarray]:
         if self._resampler is None:
             return []
-        return [each.to_ndarray() for each in self._resampler.resample(frame)]
+        # Packed: PyAV counts planes to the first null pointer, which is missing behind eight.
+        channels = self.stream.codec_context.channels
+        frames = self._resampler.resample(frame)
+        parts = [each.to_ndarray().reshape(-1, channels).T for each in frames]
+        return parts if self._order is None else [part[self._order] for part in parts]
 
     def _take(self, parts: list[np.ndarray]) -> Iterator[Any]:
         for part in parts:
@@ -138,13 +167,15 @@ class SoundEncoder:
     def _encode_samples(self, last: bool = False) -> Iterator[Any]:
         size = self.stream.codec_context.frame_size
         while self._samples.shape[1] >= size or (last and self._samples.shape[1]):
-            samples = np.ascontiguousarray(self._samples[:, :size])
+            samples = self._samples[:, :size]
             self._samples = self._samples[:, size:]
-            frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=self._layout)
+            packed = np.ascontiguousarray(samples.T).reshape(1, -1)
+            frame = av.AudioFrame.from_ndarray(packed, format="flt", layout=self._layout)
             frame.sample_rate, frame.time_base = self._rate, Fraction(1, self._rate)
             frame.pts = round((self._start or 0) * self._rate) + self._num_encoded
             self._num_encoded += samples.shape[1]
-            yield from self.stream.encode(frame)
+            for planar in self._planes.resample(frame):
+                yield from self.stream.encode(planar)
 
 
 def _nearest_rate(rate: int) -> int:
@@ -156,13 +187,29 @@ def _bit_rate(channels: int, rate: int) -> int:
     return channels * min(_MAX_BITS_PER_S, _BITS_PER_SAMPLE * rate)
 
 
-def _aac_layout(context: Any, rate: int) -> str | None:
-    """Return the layout of a stream, or the nearest that AAC takes."""
-    usual = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
-    for layout in (context.layout.name, usual.get(context.channels), "stereo"):
-        if layout is not None and _aac_takes(layout, rate):
-            return layout
-    return None
+def _settled_channels(context: Any) -> tuple[str | None, tuple[int, ...] | None]:
+    """Give a decoder a layout that PyAV can handle; return it, and the order of its channels.
+
+    QuickTime may name the channels in an order of its own. libav keeps that list in memory of
+    its own, which PyAV frees with every look at the layout, of the decoder and of each frame,
+    and libav once more: the process would abort (seen with PyAV 18.1). The one look here is
+    the last, as what it frees is replaced at once.
+    """
+    layout = context.layout
+    name, count = layout.name, layout.nb_channels
+    if not re.match(r"\d+ channels|ambisonic", name):
+        return name, None
+    usual = _USUAL.get(count)
+    del layout
+    context.layout = usual or f"{count} channels"
+    listed = re.search(r"\((.+)\)", name)
+    if usual is None or listed is None:
+        return usual, None
+    found = listed[1].split("+")
+    places = [channel.name for channel in av.AudioLayout(usual).channels]
+    if sorted(found) != sorted(places):
+        return usual, None
+    return usual, tuple(found.index(place) for place in places)
 
 
 def _aac_takes(layout: str, rate: int) -> bool:

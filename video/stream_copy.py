@@ -17,6 +17,7 @@ from .description import Description, copy_stream_description
 from .sound import SoundEncoder
 from .source import Source, VideoError, open_input, source_name
 from .stream_plan import (
+    PlannedStream,
     StreamPlan,
     add_copy,
     codec_name,
@@ -25,6 +26,7 @@ from .stream_plan import (
     plan_streams,
     stream_label,
 )
+from .subtitles import SubtitleConverter
 from .timestamps import JoinedClock, SteadyStamps
 
 logger = logging.getLogger(__name__)
@@ -43,16 +45,18 @@ _COVERS = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png
 class _Track:
     """A stream of the source and its place in the output."""
 
-    def __init__(self, output: OutputContainer, source: Any, suffix: str) -> None:
+    def __init__(self, output: OutputContainer, planned: PlannedStream, suffix: str) -> None:
+        source = planned.stream
         self.label = stream_label(source)
-        self._target = self._add(output, source)
+        self._target = self._add(output, planned)
         sparse = source.type not in ("audio", "video")
-        # Matroska takes the same stamp twice, others count samples of sound.
+        # Matroska takes the same stamp twice, others count samples of sound. What is encoded
+        # gets stamps of its own: TrueHD has packets shorter than the milliseconds of mkv.
         rate = source.codec_context.sample_rate if source.type == "audio" else 0
         tick = Fraction(1, rate) if rate else source.time_base
         self._steady = SteadyStamps(
             source.time_base,
-            None if suffix == ".mkv" else tick,
+            None if suffix == ".mkv" or planned.form is not None else tick,
             sparse=sparse,
             reordered=source.type == "video",
         )
@@ -103,8 +107,8 @@ class _Track:
         within = -_MAX_PRIMING <= start < 0
         return not within or (self._begins_cut and self._suffix == ".mkv")
 
-    def _add(self, output: OutputContainer, source: Any) -> Any:
-        return add_copy(output, source)
+    def _add(self, output: OutputContainer, planned: PlannedStream) -> Any:
+        return add_copy(output, planned.stream)
 
     def _converted(self, packets: list[Any]) -> Iterable[Any]:
         for packet in packets:
@@ -126,8 +130,9 @@ class _EncodedTrack(_Track):
             notes.append(f"is damaged or has gaps, {silence:.2f} s of it are silent")
         return notes
 
-    def _add(self, output: OutputContainer, source: Any) -> Any:
-        self._encoder = SoundEncoder(output, source)
+    def _add(self, output: OutputContainer, planned: PlannedStream) -> Any:
+        assert planned.form is not None
+        self._encoder = SoundEncoder(output, planned.stream, planned.form)
         return self._encoder.stream
 
     def _converted(self, packets: list[Any]) -> Iterable[Any]:
@@ -140,6 +145,35 @@ class _EncodedTrack(_Track):
             yield from encoded
         except (ValueError, FFmpegError):
             self._encoder.num_damaged += 1
+
+
+class _TextTrack(_Track):
+    """Subtitles of text that are converted."""
+
+    def notes(self) -> list[str]:
+        notes, damaged = super().notes(), self._converter.num_damaged
+        if damaged:
+            notes.append(f"lost lines that are damaged ({damaged})")
+        return notes
+
+    def _add(self, output: OutputContainer, planned: PlannedStream) -> Any:
+        assert planned.text_codec is not None
+        self._converter = SubtitleConverter(output, planned.stream, planned.text_codec)
+        return self._converter.stream
+
+    def _converted(self, packets: list[Any]) -> Iterable[Any]:
+        for packet in packets:
+            for text in self._converter.convert(packet):
+                text.stream = self._target
+                yield text
+
+
+def _track(output: OutputContainer, planned: PlannedStream, suffix: str) -> _Track:
+    if planned.text_codec is not None:
+        return _TextTrack(output, planned, suffix)
+    if planned.form is not None:
+        return _EncodedTrack(output, planned, suffix)
+    return _Track(output, planned, suffix)
 
 
 @dataclass(frozen=True)
@@ -186,8 +220,7 @@ class PacketCopier:
             if self._suffix == ".mkv" and is_cover(stream):
                 self._attach_cover(output, stream)
                 continue
-            track = _EncodedTrack if planned.encode else _Track
-            self._tracks[stream.index] = track(output, stream, self._suffix)
+            self._tracks[stream.index] = _track(output, planned, self._suffix)
         if self._tracks:
             self._packets = self._read()
 

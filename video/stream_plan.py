@@ -20,8 +20,9 @@ from av.stream import Disposition
 from .codecs import FORMATS, SUBTITLES, unsupported_audio
 from .description import is_rewritten
 from .probe import video_stream
-from .sound import SoundEncoder
+from .sound import AacForm, aac_form
 from .source import VideoError
+from .subtitles import TEXT_CODECS, can_convert
 
 AUDIO_CHOICES = ("copy", "encode", "drop")
 """What may be done with sound: `copy` encodes what the output cannot hold."""
@@ -37,8 +38,10 @@ class PlannedStream:
 
     stream: Any
     """Of the open source."""
-    encode: bool
-    """To AAC; else its packets are copied."""
+    form: AacForm | None
+    """How sound is encoded; None: its packets are copied, or it is no sound."""
+    text_codec: str | None = None
+    """What subtitles of text become; None: their packets are copied."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,12 +81,14 @@ def plan_streams(
     for stream in source.streams:
         if stream is pictures or is_rewritten(stream):
             continue
+        form, text_codec = None, None
         if stream.type == "audio":
-            action, reason = _plan_audio(stream, suffix, audio)
+            action, reason, form = _plan_audio(stream, suffix, audio)
         else:
             action, reason = _plan_other(stream, suffix)
+            text_codec = TEXT_CODECS[suffix] if action == "encode" else None
         if action != "drop":
-            planned.append(PlannedStream(stream=stream, encode=action == "encode"))
+            planned.append(PlannedStream(stream=stream, form=form, text_codec=text_codec))
         if reason:
             warnings.append(f"{name}: {stream_label(stream)} {reason}")
     return StreamPlan(streams=planned, warnings=warnings)
@@ -106,19 +111,20 @@ def stream_label(stream: Any) -> str:
 Action = Literal["copy", "encode", "drop"]
 
 
-def _plan_audio(stream: Any, suffix: str, audio: str) -> tuple[Action, str]:
-    """Return what to do, and what is to be said about it."""
+def _plan_audio(stream: Any, suffix: str, audio: str) -> tuple[Action, str, AacForm | None]:
+    """Return what to do, what is to be said about it, and how it is encoded."""
     if audio == "drop":
-        return "drop", ""
+        return "drop", "", None
     fits = not unsupported_audio(suffix, [codec_name(stream)])
     if audio == "copy" and fits and _accepted(stream, suffix):
-        return "copy", ""
+        return "copy", "", None
     if stream.codec_context is None:
-        return "drop", "is left out: its codec is not known here"
-    if not SoundEncoder.can_encode(stream):
-        return "drop", "is left out: it cannot be decoded"
+        return "drop", "is left out: its codec is not known here", None
+    form = aac_form(stream)
+    if form is None:
+        return "drop", "is left out: it cannot be decoded", None
     reason = f"is encoded to AAC, as {suffix} cannot hold a copy"
-    return "encode", "" if audio == "encode" else reason
+    return "encode", "" if audio == "encode" else reason, form
 
 
 def _plan_other(stream: Any, suffix: str) -> tuple[Action, str]:
@@ -127,6 +133,9 @@ def _plan_other(stream: Any, suffix: str) -> tuple[Action, str]:
         kept = suffix == ".mp4" or (suffix == ".mkv" and _HOLDS_FILES)
         return ("copy", "") if kept else ("drop", f"is left out: {suffix} cannot hold it")
     if stream.type == "subtitle" and codec_name(stream) not in SUBTITLES[suffix]:
+        if can_convert(stream):
+            reason = f"is converted to {TEXT_CODECS[suffix]}, as {suffix} cannot hold a copy"
+            return "encode", reason
         return "drop", f"is left out: {suffix} cannot hold it"
     if not _accepted(stream, suffix):
         return "drop", f"is left out: {suffix} cannot hold it"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 from video_deblur.jobs.files import restore_ends
@@ -16,6 +17,7 @@ from video_deblur.video.reader import VideoReader
 from video_deblur.video.writer import VideoWriter
 
 from ..video import image_files
+from ..video.footage import write_film
 from .footage import SETTINGS, StoppedError, decoded, hidden, pictures, resumable, stop_after
 
 AS_IT_IS = RestorationSettings(window=4, overlap=2, borrow=False, strength=0.0)
@@ -199,3 +201,26 @@ def test_outputs_that_do_not_go_with_an_input_are_refused(
     ):
         pass
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("name", ["out.mkv", "out"])
+def test_a_clip_that_does_not_say_it_is_interlaced_is_named(name, tmp_path, caplog):
+    source = write_film(tmp_path / "in.mp4", None, num_frames=3)
+    for choice in ("off", "frame"):
+        with make_ends(source, tmp_path / name, deinterlace=choice):
+            pass
+    (message,) = caplog.messages
+    assert "in.mp4: does not say that it is interlaced, --deinterlace frame leaves" in message
+
+
+def test_pictures_of_a_matrix_that_is_not_known_are_named(tmp_path, caplog):
+    with av.open(str(tmp_path / "in.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv444p"
+        stream.codec_context.colorspace = 8
+        frame = av.VideoFrame.from_ndarray(np.zeros((3, 48, 64), np.uint8), "yuv444p")
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    with make_ends(tmp_path / "in.mkv", tmp_path / "out"):
+        pass
+    (message,) = caplog.messages
+    assert "its colours will be wrong" in message

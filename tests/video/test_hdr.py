@@ -152,10 +152,35 @@ def test_h264_says_which_codecs_keep_it(tmp_path):
     (line,) = not_kept(info, "h264")
     assert line.startswith("PQ is stored with 8 bits")
     assert line.endswith("choose h265, ffv1 or prores to keep them")
-    assert not not_kept(info, "h265")
+    assert not not_kept(dataclasses.replace(info, bit_depth=10), "h265")
     plain, _ = read(write(tmp_path / "b.mkv", "ffv1", ColorTags(), hdr=None))
+    plain = dataclasses.replace(plain, bit_depth=8)
     assert not not_kept(plain, "h264")
     (line,) = not_kept(dataclasses.replace(plain, dynamic_hdr=("HDR10+",)), "h265")
     assert "HDR10+" in line
     path = copy(tmp_path / "a.mkv", tmp_path / "a.mp4", "h264")
     assert read(path)[0].color == PQ
+
+
+def test_a_loss_of_bits_is_told_with_the_codecs_that_keep_them(tmp_path):
+    info, _ = read(write(tmp_path / "a.mkv", "ffv1", ColorTags(), hdr=None))
+    ten = dataclasses.replace(info, bit_depth=10)
+    (line,) = not_kept(ten, "h264")
+    assert line.startswith("its 10 bits per colour become 8")
+    assert line.endswith("(h265, ffv1 or prores keep more)")
+    assert not any(not_kept(ten, codec) for codec in ("h265", "ffv1", "prores"))
+    (line,) = not_kept(info, "h265")
+    assert line.startswith("its 16 bits per colour become 10")
+    assert line.endswith("(ffv1 keeps more)")
+    assert not not_kept(info, "ffv1")
+
+
+@pytest.mark.parametrize("space", [8, 14])
+def test_a_matrix_that_rgb_cannot_be_made_of_is_told_where_it_is_lost(space, tmp_path):
+    info, _ = read(write(tmp_path / "a.mkv", "ffv1", ColorTags(), hdr=None))
+    color = dataclasses.replace(info.color, space=space)
+    info = dataclasses.replace(info, color=color, bit_depth=8)
+    for codec in ("ffv1", "prores"):
+        (line,) = not_kept(info, codec)
+        assert line.startswith(f"its colours will be wrong: {codec}")
+    assert not any(not_kept(info, codec) for codec in ("h264", "h265"))

@@ -102,6 +102,9 @@ def test_pictures_without_a_stamp_keep_their_number():
         (True, [0, 4, 16, 20], [0, 4, 8, 12, 16, 20]),
         (False, [0, 4, 16, 20], [0, 4, 16, 20]),
         (True, [0, 4, 14, 18], [0, 4, 14, 18]),
+        # B-frames come up to 16 pictures from the packet before them.
+        (True, [*range(0, 36, 4), 44], list(range(0, 48, 4))),
+        (True, [*range(0, 96, 4), 100], [*range(0, 96, 4), 100]),
     ],
 )
 def test_a_gap_of_whole_frames_beside_damage_is_filled(corrupt, stamps, expected):

@@ -152,6 +152,24 @@ def test_b_frames_in_avi_are_shown_in_order_and_on_time(make_clip, codec):
         assert np.argmin(errors) == index
 
 
+@pytest.mark.parametrize(
+    ("codec", "size", "is_reordered"),
+    [("libx264", (64, 48), False), ("mpeg2video", (1920, 1080), True)],
+)
+def test_b_frames_in_mxf_are_on_time(codec, size, is_reordered, make_clip):
+    rate = {"rate": Fraction(25), "time_base": Fraction(1, 25)}
+    path = make_clip(
+        "clip.mxf", codec=codec, size=size, options={"bf": "2", "b": "20M"}, **rate
+    )
+    # libav writes no index of the order of display for H.264; it does for MPEG-2.
+    with av.open(str(path)) as container:
+        packets = [p for p in container.demux(video=0) if p.size]
+        assert any(p.pts != p.dts for p in packets) == is_reordered
+        assert container.streams.video[0].codec_context.has_b_frames
+    info, frames = read(path)
+    assert [f.pts * info.time_base for f in frames] == [Fraction(i, 25) for i in range(12)]
+
+
 def test_a_change_of_range_within_a_clip_is_followed(tmp_path):
     path = tmp_path / "clip.mkv"
     shade = np.full((48, 64, 3), 100, np.uint8)
