@@ -1,7 +1,7 @@
 """Files of ours in ComfyUI's temporary folder, and when they go.
 
-A finished video belongs to its path: `TemporaryPath` removes the file with the last reference to
-it. ComfyUI's cache holds the VIDEO, and with it the path, as long as a graph may still read it.
+A finished video belongs to its path: `TemporaryPath` removes the file with the last reference
+to it. ComfyUI's cache holds the VIDEO, and with it the path, as long as a graph may read it.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _LEFTOVER_AGE_S = 24 * 3600
 class TemporaryPath(str):
     """A path whose file is removed with the last reference to it.
 
-    Views of a VIDEO (trimmed, cropped) and whoever asked for its stream source hold this object,
-    not a copy: a VIDEO that goes does not take the file from them.
+    Views of a VIDEO (trimmed, cropped) and whoever asked for its stream source hold this
+    object, not a copy: a VIDEO that goes does not take the file from them.
     """
 
     def __init__(self, path: str | Path) -> None:
