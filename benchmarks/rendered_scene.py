@@ -289,7 +289,8 @@ def main() -> None:
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1) + "\n")
     if args.picture:
-        cv2.imwrite(str(args.picture), _picture(rows)[..., ::-1])
+        quality = [cv2.IMWRITE_JPEG_QUALITY, 80]
+        cv2.imwrite(str(args.picture), _picture(rows)[..., ::-1], quality)
 
 
 def _smeared_frame(seen: np.ndarray, sharp: np.ndarray) -> int:
