@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +30,7 @@ from .encode import encode_frames, scene_cuts_input
 from .memory import load_to_device
 from .progress import Progress, ProgressFn
 from .sample import sample_preset, seed_input
+from .temporary import PREFIX, TemporaryPath, temporary_file
 
 CODEC_NAMES = ("h264", "h265")
 """Codecs of `video.codecs` that Save Video can put into its mp4 files."""
@@ -227,7 +226,7 @@ class DeblurVideo(io.ComfyNode):
             path = _restore_components(video, loaded, settings, codec, crf, progress)
         else:
             path = _restore_file(video, loaded, settings, codec, crf, progress, checkpoint)
-        return io.NodeOutput(InputImpl.VideoFromFile(str(path)))
+        return io.NodeOutput(InputImpl.VideoFromFile(TemporaryPath(path)))
 
 
 def _restore_file(
@@ -261,8 +260,8 @@ def _restore_file(
         "crf": crf,
     }
     digest = identity_digest({**work, "settings": dataclasses.asdict(settings)})
-    folder = Path(folder_paths.get_temp_directory()) / f"video_deblur_parts_{digest}"
-    with _temporary_file(container_for(info.audio_codecs, codec)) as path:
+    folder = Path(folder_paths.get_temp_directory()) / f"{PREFIX}parts_{digest}"
+    with temporary_file(container_for(info.audio_codecs, codec)) as path:
         if start_s or duration_s:
             ends = WindowEnds(source, path, codec, crf, start_s=start_s, duration_s=duration_s)
         else:
@@ -298,7 +297,7 @@ def _restore_components(
     deep = CODECS[codec].max_depth > 8
     dtype = np.dtype(np.uint16 if deep else np.uint8)
     frames = (to_array(rounded(image[..., :3], dtype)) for image in images)
-    with _temporary_file(".mp4") as path, _sound_of(parts) as sound:
+    with temporary_file(".mp4") as path, _sound_of(parts) as sound:
         writer = VideoWriter(
             path,
             width=width,
@@ -339,36 +338,12 @@ def _load(
 
 
 @contextmanager
-def _temporary_file(suffix: str) -> Iterator[Path]:
-    """Give a free path in ComfyUI's temporary folder; nothing is left there on failure.
-
-    Except of a video that ends early: what came before is there, and the error names it.
-    """
-    from ..video.source import VideoError
-
-    folder = folder_paths.get_temp_directory()
-    os.makedirs(folder, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix="video_deblur_", suffix=suffix, dir=folder)
-    os.close(handle)
-    path = Path(name)
-    try:
-        yield path
-    except VideoError:
-        if path.stat().st_size == 0:
-            path.unlink()
-        raise
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-
-
-@contextmanager
 def _sound_of(parts: Any) -> Iterator[str | None]:
     """Give a file with the sound of video components, or None where there is none."""
     if parts.audio is None:
         yield None
         return
-    with _temporary_file(".mp4") as path:
+    with temporary_file(".mp4") as path:
         # ComfyUI cuts the sound to the number of frames, so that many small ones it is.
         images = parts.images[:1, :1, :1, :3].expand(len(parts.images), 16, 16, 3)
         small = Types.VideoComponents(
