@@ -66,7 +66,8 @@ def _batch(args: argparse.Namespace) -> None:
     kind_of(info)
     settings = settings_of(info.config, args)
     identity = checkpoint_identity(info.path)
-    clips = plan_batch([Path(path) for path in args.inputs], Path(args.output), args.codec)
+    sources = [Path(path) for path in args.inputs]
+    clips = plan_batch(sources, Path(args.output), args.codec, args.audio, args.deinterlace)
     options = WorkerOptions(
         checkpoint=shipped_checkpoint(args.checkpoint),
         identity=identity,
@@ -87,6 +88,8 @@ def _batch(args: argparse.Namespace) -> None:
             identity=described,
             codec=args.codec,
             crf=args.crf,
+            audio=args.audio,
+            deinterlace=args.deinterlace,
             overwrite=args.overwrite,
         )
         try:

@@ -6,6 +6,7 @@ Exit code 0 only on success; 2 for wrong usage or input, with one line on stderr
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import signal
 import sys
@@ -31,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     form = f"{cleared_line()}%(levelname)s: %(message)s"
     logging.basicConfig(level=logging.WARNING, format=form)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names of files may be bytes that are no text; they are printed as they are.
+        sys.stdout.reconfigure(errors="surrogateescape")
     # A polite kill unwinds like Ctrl-C, so that nothing half-written stays behind.
     signal.signal(signal.SIGTERM, _interrupt)
     try:

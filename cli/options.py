@@ -63,6 +63,18 @@ def add_encoding_options(parser: argparse.ArgumentParser) -> None:
     """Add what all commands that write videos have in common."""
     parser.add_argument("--codec", default="h264", help="h264, h265, ffv1 or prores")
     parser.add_argument("--crf", type=int, help="quality of h264 and h265, 0 to 51")
+    parser.add_argument(
+        "--audio",
+        default="copy",
+        choices=("copy", "encode", "drop"),
+        help="sound: copy (what the output cannot hold is encoded to AAC), encode all, or drop",
+    )
+    parser.add_argument(
+        "--deinterlace",
+        default="off",
+        choices=("off", "frame", "field"),
+        help="interlaced video: make a frame of each frame, or of each field (twice the rate)",
+    )
 
 
 def load_engine(args: argparse.Namespace) -> tuple[Engine, RestorationSettings]:
@@ -149,4 +161,5 @@ def described(args: argparse.Namespace, settings: RestorationSettings) -> dict[s
 def write_json(path: str | None, values: dict[str, Any]) -> None:
     """Write values to a file, if one is wanted."""
     if path is not None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(json.dumps(values, indent=2) + "\n")

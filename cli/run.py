@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +25,20 @@ if TYPE_CHECKING:
 def add_run(commands: Any) -> None:
     """Add the parser of `run`."""
     parser = commands.add_parser("run", help="restore a video, a folder of frames or a photo")
-    parser.add_argument("input", help="video file, folder of images, or image")
     parser.add_argument(
-        "-o", "--output", required=True, help="video file, folder for PNGs, or PNG"
+        "input", help="video, folder of images, animation (GIF, WebP, APNG, TIFF) or photo"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        help="video (.mp4, .mov, .mkv), folder for PNGs (of a video too), or PNG of a photo",
+    )
+    parser.add_argument(
+        "--fps",
+        type=_fps,
+        help="frames per second of a folder of images, or a TIFF, that becomes a video: 25 if "
+        "not given; also 30000/1001",
     )
     add_engine_options(parser)
     add_encoding_options(parser)
@@ -44,19 +56,35 @@ def add_run(commands: Any) -> None:
     parser.set_defaults(run=_run)
 
 
-def _run(args: argparse.Namespace) -> None:
-    from ..jobs.ends import make_ends
-    from ..jobs.files import restore_ends
+def _fps(text: str) -> Fraction:
+    try:
+        return Fraction(text)
+    except ZeroDivisionError as error:
+        raise ValueError(text) from error
 
+
+def _run(args: argparse.Namespace) -> None:
+    from ..jobs.files import restore_ends
+    from ..jobs.kinds import make_ends
+
+    if args.input == "-":
+        raise ValueError("-: an input is read more than once; save it as a file first")
     source, output = Path(args.input), Path(args.output)
-    if not source.exists():
-        raise FileNotFoundError(f"{source}: no such file or folder")
-    if output.exists() and output.samefile(source):
+    if source.exists() and output.exists() and output.samefile(source):
         raise ValueError(f"{output}: is the input itself, choose another output")
-    resumable = _resumable(args, output) if args.resume else None
+    # The text, whose last slash asks for a folder.
+    ends = make_ends(
+        source,
+        args.output,
+        args.codec,
+        args.crf,
+        audio=args.audio,
+        deinterlace=args.deinterlace,
+        fps=args.fps,
+    )
+    resumable = _resumable(args, ends.output) if args.resume else None
     deblurrer, settings = load_engine(args)
     started = time.monotonic()
-    ends = make_ends(source, output, args.codec, args.crf)
     with memory_advice(settings, deblurrer.device.type, lambda: ends.size):
         report = restore_ends(
             ends,

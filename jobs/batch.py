@@ -14,7 +14,8 @@ from typing import Any, Literal
 from ..restoration.settings import RestorationSettings
 from .batch_record import BatchRecord
 from .clip_work import ClipWork, Pool, restore_clips
-from .ends import VideoEnds, make_ends, output_name
+from .ends import Ends, VideoEnds
+from .kinds import make_ends, output_name
 from .part_store import file_identity, identity_digest, resume_folder
 
 BatchCallback = Callable[[float, int | None], None]
@@ -47,39 +48,55 @@ class BatchSettings:
     """JSON values that say which networks restore, and with what."""
     codec: str = "h264"
     crf: int | None = None
+    audio: str = "copy"
+    deinterlace: str = "off"
     overwrite: bool = False
     """Whether to restore again what is there already."""
 
 
-def plan_batch(sources: Sequence[Path], folder: Path, codec: str) -> list[BatchClip]:
-    """Name the outputs of videos; those that cannot be read have failed.
+def plan_batch(
+    sources: Sequence[Path],
+    folder: Path,
+    codec: str,
+    audio: str = "copy",
+    deinterlace: str = "off",
+) -> list[BatchClip]:
+    """Name the outputs of videos; those that cannot be read, or not be named, have failed.
+
+    An input that is named twice is taken once.
 
     Raises:
-        FileNotFoundError: If a source or the folder's parent does not exist.
-        ValueError: If two would become one file, one itself, or the folder is a file.
+        FileNotFoundError: If a source does not exist.
+        ValueError: If the folder is a file.
     """
     for source in sources:
         if not source.exists():
             raise FileNotFoundError(f"{source}: no such file or folder")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder}: is a file, expected a folder for the outputs")
-    folder.mkdir(exist_ok=True)
     clips: list[BatchClip] = []
-    for source in sources:
+    for source in {source.resolve(): source for source in reversed(sources)}.values():
         clip = BatchClip(source=source, output=folder / source.resolve().name)
-        clips.append(clip)
+        clips.insert(0, clip)
         try:
-            name, clip.num_frames = output_name(source, codec)
+            name, clip.num_frames = output_name(source, codec, audio, deinterlace)
             clip.output = folder / name
-        except (ValueError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 (one clip must not end the others)
             _fail(clip, error)
-    outputs: dict[Path, Path] = {}
+    inputs = {clip.source.resolve() for clip in clips}
+    named: dict[Path, list[BatchClip]] = {}
     for clip in clips:
-        if clip.output.exists() and clip.output.samefile(clip.source):
-            raise ValueError(f"{clip.output}: is the input itself, choose another folder")
-        other = outputs.setdefault(clip.output, clip.source)
-        if other is not clip.source:
-            raise ValueError(f"{other} and {clip.source} would both become {clip.output}")
+        named.setdefault(clip.output, []).append(clip)
+    for clip in clips:
+        others = [str(c.source) for c in named[clip.output] if c is not clip]
+        if clip.state == "failed":
+            continue
+        if others:
+            text = f"would become {clip.output}, as would {', '.join(others)}; rename one"
+            _fail(clip, ValueError(f"{clip.source}: {text}"))
+        elif clip.output.resolve() in inputs:
+            text = f"{clip.output}: is the input itself, choose another folder"
+            _fail(clip, ValueError(f"{clip.source}: {text}"))
     return clips
 
 
@@ -138,13 +155,24 @@ def _clip_work(
             clip.state = "restored"
 
     return ClipWork(
-        make_ends(clip.source, clip.output, settings.codec, settings.crf),
+        _ends(clip, settings),
         resume_folder(clip.output),
         settings.identity,
         settings.config,
         settings.restoration,
         on_frames=on_frames,
         on_end=note,
+    )
+
+
+def _ends(clip: BatchClip, settings: BatchSettings) -> Ends:
+    return make_ends(
+        clip.source,
+        clip.output,
+        settings.codec,
+        settings.crf,
+        audio=settings.audio,
+        deinterlace=settings.deinterlace,
     )
 
 
@@ -155,7 +183,7 @@ def _is_there(output: Path) -> bool:
 
 def _made_from(clip: BatchClip, settings: BatchSettings) -> dict[str, Any]:
     """Return what an output depends on, by what messages call it."""
-    ends = make_ends(clip.source, clip.output, settings.codec, settings.crf)
+    ends = _ends(clip, settings)
     # Neither where a file lies nor when it was copied there.
     kept = ("size", "sha256_of_ends")
     identities = [file_identity(path) for path in ends.input_files()]
@@ -168,6 +196,11 @@ def _made_from(clip: BatchClip, settings: BatchSettings) -> dict[str, Any]:
     }
     if isinstance(ends, VideoEnds):
         made_from |= {"codec": settings.codec, "crf": settings.crf}
+        # Left out else, as records of older versions know of no choice.
+        if settings.audio != "copy":
+            made_from["audio"] = settings.audio
+        if settings.deinterlace != "off":
+            made_from["deinterlace"] = settings.deinterlace
     return made_from
 
 

@@ -90,7 +90,7 @@ class ClipWork:
         self._stack = stack.enter_context(contextlib.ExitStack())
         try:
             yield from self._parts()
-        except (ValueError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 (one clip must not end the others)
             # The parts on their way are kept first.
             self._failure = error
         self._read = True
@@ -136,7 +136,7 @@ class ClipWork:
             try:
                 self.report = self._ends.join(self._store)
                 self._ends.check_complete(self.report)
-            except (ValueError, OSError) as caught:
+            except Exception as caught:  # noqa: BLE001 (as above)
                 error = caught
         self._end(error)
 

@@ -1,4 +1,4 @@
-"""What reads an input and writes its output, one class for each kind: video, folder, image.
+"""What reads an input and writes its output, one class for each kind: see also `image_ends`.
 
     with make_ends("in.mp4", "out.mp4", codec="h264") as ends:
         report = ends.write(restore_segments(ends.frames(), engine, settings))
@@ -23,18 +23,14 @@ import numpy as np
 
 from ..restoration.streaming.planning import Position
 from ..restoration.streaming.stream import RestoredSegment
-from ..video.atomic import write_file
-from ..video.codecs import codec_named, container_for
+from ..video.codec_limits import not_kept
+from ..video.codecs import codec_named
 from ..video.encoder import EncodedFrame, PacketEncoder, PictureFormat
-from ..video.frames import (
-    SUFFIXES,
-    FrameFolder,
-    FrameFolderWriter,
-    VideoFrame,
-    encode_png,
-    read_image,
-)
+from ..video.fields import check_deinterlace
+from ..video.frames import VideoFrame
+from ..video.image_clips import ImageClip
 from ..video.output_lock import output_lock
+from ..video.output_place import made_folder, through_links
 from ..video.reader import VideoReader
 from ..video.source import Source, VideoError
 from ..video.writer import VideoWriter
@@ -61,7 +57,7 @@ class Ends(ABC):
 
     def __init__(self, source: Source, output: str | Path) -> None:
         self.source = source
-        self.output = Path(output)
+        self.output = through_links(Path(output))
         self._stack = contextlib.ExitStack()
         self._times: dict[int, tuple[int, int]] = {}
 
@@ -185,7 +181,13 @@ class VideoEnds(Ends):
     """A video file; time stamps, sound and subtitles stay as they are."""
 
     def __init__(
-        self, source: Source, output: str | Path, codec: str = "h264", crf: int | None = None
+        self,
+        source: Source,
+        output: str | Path,
+        codec: str = "h264",
+        crf: int | None = None,
+        audio: str = "copy",
+        deinterlace: str = "off",
     ) -> None:
         """Name the files.
 
@@ -194,42 +196,47 @@ class VideoEnds(Ends):
             output: Target, replaced when complete.
             codec: One of `video.codecs.CODECS`.
             crf: Quality of h264 and h265; None: nearly lossless.
+            audio: What to do with sound: see `VideoWriter`.
+            deinterlace: What to do with interlaced video: see `VideoReader`.
         """
         super().__init__(source, output)
-        self._codec, self._crf = codec, crf
+        self._codec, self._crf, self._audio = codec, crf, audio
+        self._deinterlace = check_deinterlace(deinterlace)
 
     def identity(self) -> dict[str, Any]:
-        return {"input": file_identity(self.source), "pictures": repr(self.pictures)}
+        identity = {"input": file_identity(self.source), "pictures": repr(self.pictures)}
+        return {**identity, "deinterlace": self._deinterlace}
 
     def input_files(self) -> list[Path]:
         assert isinstance(self.source, str | Path)
         return [Path(self.source)]
 
     def _open(self, stack: contextlib.ExitStack) -> None:
-        self._reader = stack.enter_context(VideoReader(self.source))
+        self._reader = stack.enter_context(self._open_reader())
         info = self._reader.info
         self.num_frames, self.size = info.num_frames, (info.height, info.width)
+        stack.enter_context(made_folder(self.output.parent))
         self._writer = self._checked_writer()
         self.pictures = self._writer.pictures
         stack.enter_context(output_lock(self.output))
         self._writer.remove_leftovers()
 
+    def _open_reader(self) -> VideoReader | ImageClip:
+        return VideoReader(self.source, self._deinterlace)
+
     def _checked_writer(self) -> VideoWriter:
         """Return a writer that keeps all that the codec can keep."""
         info = self._reader.info
         alpha = info.has_alpha and codec_named(self._codec).alpha
-        if info.has_alpha and not alpha:
-            logger.warning(
-                "%s: transparency is dropped, %s cannot store it (ffv1 and prores can)",
-                self._reader.name,
-                self._codec,
-            )
+        for line in not_kept(info, self._codec):
+            logger.warning("%s: %s", self._reader.name, line)
         return VideoWriter.like(
             self.output,
             dataclasses.replace(info, has_alpha=alpha),
             codec=self._codec,
             crf=self._crf,
             audio_from=self._sound_source(),
+            audio=self._audio,
         )
 
     def _sound_source(self) -> Source | None:
@@ -260,100 +267,6 @@ class VideoEnds(Ends):
 
     def _damage(self) -> VideoError | None:
         return self.ended_early or self._writer.sound_error
-
-
-class FolderEnds(Ends):
-    """A folder of images, which becomes a folder of PNG files of the same names."""
-
-    source: str | Path
-
-    def identity(self) -> dict[str, Any]:
-        return {"frames": [file_identity(path) for path in self.input_files()], **_AS_PNG}
-
-    def input_files(self) -> list[Path]:
-        folder = FrameFolder(self.source)
-        return [folder.path / name for name in folder.names]
-
-    def _open(self, stack: contextlib.ExitStack) -> None:
-        self._folder = FrameFolder(self.source)
-        self.num_frames = len(self._folder)
-        self.size = (self._folder.height, self._folder.width)
-        self._writer = FrameFolderWriter(self.output)
-        stack.enter_context(output_lock(self.output))
-
-    def _read(self, start: int) -> Iterator[VideoFrame]:
-        return (self._folder[index] for index in range(start, len(self._folder)))
-
-    def _writing(self) -> contextlib.AbstractContextManager[object]:
-        return self._writer
-
-    def _write_pixels(self, index: int, pixels: np.ndarray, time: tuple[int, int]) -> None:
-        self._writer.write(pixels, self._folder.names[index])
-
-    def _write_encoded(self, index: int, frame: EncodedFrame) -> None:
-        self._writer.write_encoded(frame.data, self._folder.names[index])
-
-
-class ImageEnds(Ends):
-    """One image, which becomes a PNG file."""
-
-    source: str | Path
-    num_frames = 1
-
-    def identity(self) -> dict[str, Any]:
-        return {"input": file_identity(self.source), **_AS_PNG}
-
-    def input_files(self) -> list[Path]:
-        return [Path(self.source)]
-
-    def _open(self, stack: contextlib.ExitStack) -> None:
-        if self.output.suffix.lower() != ".png":
-            raise ValueError(f"{self.output}: an image is written as PNG, name the output .png")
-        self._pixels = read_image(Path(self.source))
-        self.size = self._pixels.shape[:2]
-        stack.enter_context(output_lock(self.output))
-
-    def _read(self, start: int) -> Iterator[VideoFrame]:
-        return (VideoFrame(pixels, 0, 1) for pixels in [self._pixels][start:])
-
-    def _writing(self) -> contextlib.AbstractContextManager[object]:
-        return contextlib.nullcontext()
-
-    def _write_pixels(self, index: int, pixels: np.ndarray, time: tuple[int, int]) -> None:
-        write_file(self.output, encode_png(pixels))
-
-    def _write_encoded(self, index: int, frame: EncodedFrame) -> None:
-        write_file(self.output, frame.data)
-
-
-_AS_PNG = {"pictures": "png"}
-
-
-def make_ends(
-    source: str | Path, output: str | Path, codec: str = "h264", crf: int | None = None
-) -> Ends:
-    """Return the ends for what lies at `source`; `codec` and `crf` are of videos."""
-    source = Path(source)
-    if source.is_dir():
-        return FolderEnds(source, output)
-    if source.suffix.lower() in SUFFIXES:
-        return ImageEnds(source, output)
-    return VideoEnds(source, output, codec, crf)
-
-
-def output_name(source: Path, codec: str) -> tuple[str, int | None]:
-    """Return what the output of an input is called in a batch, and how many frames it says.
-
-    Raises:
-        FileNotFoundError, ValueError: If the input cannot be used.
-    """
-    if source.is_dir():
-        return source.resolve().name, len(FrameFolder(source))
-    if source.suffix.lower() in SUFFIXES:
-        return f"{source.stem}.png", 1
-    with VideoReader(source) as reader:
-        suffix = container_for(reader.info.audio_codecs, codec)
-        return f"{source.stem}{suffix}", reader.info.num_frames
 
 
 def drained(items: list[Item]) -> Iterator[Item]:

@@ -13,7 +13,8 @@ from ..restoration.settings import RestorationSettings
 from ..restoration.streaming.stream import FrameCallback, FramesCallback, restore_segments
 from ..video.source import Source
 from .clip_work import ClipWork, restore_clips
-from .ends import Ends, FolderEnds, ImageEnds, VideoEnds
+from .ends import Ends, VideoEnds
+from .image_ends import FolderEnds, ImageEnds
 from .local_pool import LocalPool
 from .report import Report
 
@@ -85,12 +86,14 @@ def restore_file(
     *,
     codec: str = "h264",
     crf: int | None = None,
+    audio: str = "copy",
+    deinterlace: str = "off",
     resumable: Resumable | None = None,
     measure_blur: bool = False,
     callback: FrameCallback | None = None,
     before_segment: Callable[[], None] | None = None,
 ) -> Report:
-    """Restore a video file: time stamps and audio packets stay as they are.
+    """Restore a video file: time stamps stay as they are, and so does sound where it can.
 
     Args:
         source: Path or binary file object.
@@ -99,13 +102,15 @@ def restore_file(
         settings: What the user chose.
         codec: One of `video.codecs.CODECS`.
         crf: Quality of h264 and h265; None: nearly lossless.
+        audio: "copy" (what the output cannot hold is encoded to AAC), "encode" or "drop".
+        deinterlace: One of `video.fields.DEINTERLACE`.
         resumable: As for `restore_ends`, and so are the rest and the errors.
         measure_blur: See there.
         callback: See there.
         before_segment: See there.
     """
     return restore_ends(
-        VideoEnds(source, output, codec, crf),
+        VideoEnds(source, output, codec, crf, audio, deinterlace),
         engine,
         settings,
         resumable=resumable,

@@ -23,6 +23,7 @@ from typing import Any
 from ..restoration.streaming.planning import Position
 from ..video.atomic import write_file
 from ..video.encoder import EncodedFrame
+from ..video.hidden_names import hidden_sibling
 from ..video.source import Source
 from .report import FinishedPart
 
@@ -200,7 +201,7 @@ def kept_parts(store: PartStore, output: Path) -> Iterator[PartStore]:
 
 def resume_folder(output: Path) -> Path:
     """Return the hidden folder beside an output that keeps its finished parts."""
-    return output.absolute().with_name(f".{output.name}.resume")
+    return hidden_sibling(output.absolute(), ".resume")
 
 
 def checkpoint_identity(path: Path) -> dict[str, Any]:

@@ -70,6 +70,10 @@ class WindowEnds(VideoEnds):
         super()._open(stack)
         self.num_frames = self._estimated_frames()
 
+    def _open_reader(self) -> VideoReader:
+        self._video = VideoReader(self.source)
+        return self._video
+
     def _first_frame(self, reader: VideoReader) -> VideoFrame:
         reader.start_at(self._ticks(reader, self._start_s))
         first = next(reader, None)
@@ -85,9 +89,9 @@ class WindowEnds(VideoEnds):
         return first
 
     def _read(self, start: int) -> Iterator[VideoFrame]:
-        self._reader.start_at(self._ticks(self._reader, self._start_s))
+        self._video.start_at(self._ticks(self._video, self._start_s))
         for frame in super()._read(start):
-            if self._is_after(self._reader, frame.pts):
+            if self._is_after(self._video, frame.pts):
                 return
             yield dataclasses.replace(
                 frame, pts=frame.pts - self._origin, duration=self._shown(frame)
@@ -97,7 +101,7 @@ class WindowEnds(VideoEnds):
         """Return for how long: a still picture no longer than the window."""
         if not self._duration_s:
             return frame.duration
-        left = self._stop_ticks(self._reader) - frame.pts
+        left = self._stop_ticks(self._video) - frame.pts
         # At a constant rate the last frame is as long as the others.
         return min(frame.duration, max(left, self._writer.pictures.step))
 
@@ -114,7 +118,7 @@ class WindowEnds(VideoEnds):
         return int(seconds / reader.info.time_base)
 
     def _estimated_frames(self) -> int | None:
-        info = self._reader.info
+        info = self._video.info
         seconds = [self._duration_s] if self._duration_s else []
         if info.duration is not None:
             seconds.append(float(info.duration) - self._start_s)

@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "evaluation": {"evaluation", "jobs", "restoration", "video", "models"},
     "nodes": {"nodes", "video", "models", "restoration", "jobs", "evaluation", "synthesis"},
     "cli": set(FOLDERS) - {"nodes", "benchmarks"},
-    "benchmarks": set(FOLDERS) - {"nodes", "cli"},
+    "benchmarks": set(FOLDERS) - {"nodes"},
 }
 """By folder; "" is the root's `__init__.py`."""
 FILE_ACCESS = {"checkpoint.py", "tensor_file.py"}

@@ -23,7 +23,9 @@ CODE_FOLDERS = (
 TOP_LEVEL_FILES = {
     ".comfyignore",
     ".gitignore",
+    ".pre-commit-config.yaml",
     "CHANGELOG.md",
+    "CONTRIBUTING.md",
     "LICENSE",
     "README.md",
     "__init__.py",

@@ -8,18 +8,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from .hidden_names import hidden_sibling
+from .output_place import through_links
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a file that takes the place of `path` once the block has ended without an error.
 
-    Missing folders are made.
+    Missing folders are made; a link stays, and what it stands for is replaced.
 
     Raises:
         OSError: If the disk is full or cannot be written; `path` is as it was.
     """
+    path = through_links(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part-{os.getpid()}")
+    temporary = hidden_sibling(path, f".part-{os.getpid()}")
     try:
         with temporary.open("wb") as file:
             yield file

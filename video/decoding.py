@@ -1,122 +1,215 @@
-"""Decode the pictures of a stream, and tell a complete file from a truncated one."""
+"""Decode the pictures of a file, past what is damaged, and tell whether its end is missing."""
 
 from __future__ import annotations
 
+import itertools
+import logging
 from collections.abc import Generator, Iterator
 from fractions import Fraction
 from typing import Any
 
 import av
 import av.error
-from av.container import InputContainer
 from av.error import FFmpegError
 from av.video.stream import VideoStream
 
+from .alpha import decoder_for
 from .info import VideoInfo
-from .probe import average_rate, stream_duration, tagged_duration
-from .source import VideoError
+from .places import Picture, Places
+from .probe import average_rate, stream_duration, tagged_duration, video_stream
+from .source import Source, VideoError, ends_inside_a_box, open_input, source_name
+from .timestamps import JoinedClock
+
+logger = logging.getLogger(__name__)
+
+_MAX_READ_ERRORS = 8
+"""Errors in a row after which reading is given up."""
+_MAX_LOST_END = Fraction(1)
+"""Seconds of pictures at the end, none of which decodes, that count as a missing end."""
+
+
+class _UndecodableError(Exception):
+    """A packet that cannot be decoded, met by a decoder that cannot say which one."""
 
 
 class Decoder:
-    """The pictures of one stream of an open file."""
+    """The pictures of one file: of the stream that a player would show."""
 
-    def __init__(
-        self, container: InputContainer, stream: VideoStream, name: str, cut_short: bool
-    ) -> None:
-        """Decode nothing yet.
+    def __init__(self, source: Source) -> None:
+        """Open the file; decode nothing yet.
 
-        Args:
-            container: The open file, which this reads from its present position.
-            stream: What to decode.
-            name: What errors call the file.
-            cut_short: Whether it is known that the file misses its end.
+        Raises:
+            FileNotFoundError: If the path does not exist.
+            VideoError: If the source is empty, or no video.
         """
-        self._container = container
-        self._stream = stream
-        self._name = name
-        self._cut_short = cut_short
-        self._rate = average_rate(stream)
-        self._time_base = stream.time_base or 1 / self._rate
+        self._source = source
+        self.name = source_name(source)
+        self.container = open_input(source)
+        try:
+            self.stream = video_stream(self.container, self.name)
+            is_mp4 = "mp4" in self.container.format.name
+            self._cut_short = is_mp4 and ends_inside_a_box(source)
+            self._rate = average_rate(self.stream)
+            self._time_base = self.stream.time_base or 1 / self._rate
+        except BaseException:
+            self.container.close()
+            raise
         self._progress = _Progress()
-        self.durations: dict[int, int] = {}
-        """By time stamp, of packets whose picture may be still to come."""
         self.info: VideoInfo | None = None
         """Set once a picture was described: for the error at a missing end."""
 
-    def frames(self) -> Generator[av.VideoFrame]:
+    def close(self) -> None:
+        """Close the file."""
+        self.container.close()
+
+    def pictures(self) -> Generator[Picture]:
         """Yield the pictures in order of display, once.
 
+        What cannot be decoded is replaced by its neighbour, and counted in one warning.
+
         Raises:
-            VideoError: After the last good one, if the file is damaged or ends early.
+            VideoError: After the last good one, if the file ends early.
         """
-        progress = self._progress
-        failure = ""
+        count = 0
         try:
-            for packet in self._packets():
-                for frame in self._decode_packet(packet):
-                    self._note_frame(frame)
-                    yield frame
-        except av.error.EOFError:
-            pass
-        except FFmpegError as error:
-            failure = f" ({error.strerror})"
-        if failure or progress.damaged:
-            yield from self._drain()
-        if progress.num_frames and (failure or progress.damaged or self._ends_early()):
-            promised = self.info.num_frames if self.info is not None else None
-            expected = f" of {promised}" if promised else ""
-            raise VideoError(
-                f"{self._name}: stops after frame {progress.num_frames}{expected} "
-                f"({progress.last_time:.2f} s): the file is truncated or damaged{failure}. "
-                "Copy or record it again."
-            )
+            # Threads of whole frames are several times as fast, but report an error some
+            # packets late, and lose what is in flight at the end.
+            for picture in self._decode("AUTO"):
+                count += 1
+                yield picture
+        except _UndecodableError:
+            self._open_again()
+            yield from itertools.islice(self._decode("SLICE"), count, None)
+        self._warn_of_damage()
 
-    def _decode_packet(self, packet: Any) -> list[av.VideoFrame]:
-        try:
-            return packet.decode()
-        except av.error.InvalidDataError:
-            if self._progress.num_frames:
-                raise
-            # A recording may start between two key frames; nothing can be shown before.
-            return []
+    def _open_again(self) -> None:
+        index = self.stream.index
+        self.container.close()
+        self.container = open_input(self._source)
+        stream = self.container.streams[index]
+        assert isinstance(stream, VideoStream)
+        self.stream = stream
+        self._progress = _Progress()
 
-    def _drain(self) -> Iterator[av.VideoFrame]:
-        """Yield the pictures the decoder still holds when reading broke off."""
-        try:
-            frames = self._stream.codec_context.decode(None)
-        except FFmpegError:
-            return
-        for frame in frames:
-            self._note_frame(frame)
-            yield frame
-
-    def _note_frame(self, frame: av.VideoFrame) -> None:
-        self._progress.num_frames += 1
-        if frame.pts is not None:
-            self._progress.last_time = float(frame.pts * (frame.time_base or self._time_base))
-
-    def _packets(self) -> Iterator[Any]:
-        """Yield the video packets up to the first damaged one, and the final flush."""
-        lossy = "mpegts" in self._container.format.name
-        for packet in self._container.demux():
-            self._progress.note_end(packet)
-            if packet.stream.index != self._stream.index:
+    def _decode(self, thread_type: str) -> Iterator[Picture]:
+        careful = thread_type == "SLICE"
+        decoder = decoder_for(self.stream, self.name)
+        decoder.thread_type = thread_type
+        places = Places(
+            self._time_base,
+            self._rate,
+            from_dts=self.container.format.name == "avi",
+            may_reorder=careful,
+        )
+        for packet, clock in self._packets():
+            if packet.size:
+                places.expect(packet, clock)
+            if places.is_damaged and not careful:
+                raise _UndecodableError
+            try:
+                frames = decoder.decode(packet)
+            except av.error.EOFError:
+                break
+            except FFmpegError as error:
+                if not careful:
+                    raise _UndecodableError from error
+                if packet.size:
+                    places.lose(packet)
                 continue
-            if packet.is_corrupt and not lossy:
-                # Half a picture: decoding it would invent the rest.
-                self._progress.damaged = True
-                return
-            if packet.dts is not None or packet.size:
+            for frame in frames:
+                self._progress.num_corrupt += frame.is_corrupt
+                yield from self._noted(places.place(frame))
+        if places.awaits_more and not careful:
+            # Threads end without an error when one comes up in the last pictures.
+            raise _UndecodableError
+        yield from self._noted(places.flush())
+        if places.num_missing > self._rate * _MAX_LOST_END:
+            self._progress.failure = self._progress.failure or " (none can be decoded after it)"
+        elif self._progress.num_frames:
+            yield from self._noted(places.repeats_at_end())
+        self._check_end()
+
+    def _noted(self, pictures: Iterator[Picture]) -> Iterator[Picture]:
+        for picture in pictures:
+            self._progress.num_frames += 1
+            self._progress.num_lost += picture.is_repeat
+            if picture.pts is not None:
+                self._progress.last_time = float(picture.pts * self._time_base)
+            yield picture
+
+    def _packets(self) -> Iterator[tuple[Any, int]]:
+        """Yield the video packets with the number of their clock, and the final flush."""
+        lossy = "mpegts" in self.container.format.name
+        held = None
+        for packet, clock in self._read():
+            if packet.stream.index != self.stream.index:
+                continue
+            is_flush = packet.dts is None and not packet.size
+            if held is not None and is_flush:
+                # The end is missing, and decoding half a picture would invent the rest.
+                self._progress.failure = self._progress.failure or " (half a picture)"
+            elif held is not None:
+                yield held, clock
+            held = None
+            if not is_flush:
                 self._progress.num_packets += 1
                 if packet.size == 0:
                     continue
-                if packet.pts is not None and packet.duration:
-                    self.durations[packet.pts] = packet.duration
-            yield packet
+                if packet.is_corrupt and not lossy:
+                    held = packet
+                    continue
+            yield packet, clock
+
+    def _read(self) -> Iterator[tuple[Any, int]]:
+        """Yield all packets with their clock, past what the container cannot make sense of."""
+        progress, num_errors = self._progress, 0
+        clock = JoinedClock(self.container)
+        while num_errors < _MAX_READ_ERRORS:
+            try:
+                for packet in self.container.demux():
+                    if packet.size:
+                        num_errors, progress.failure = 0, ""
+                    progress.note_end(packet)
+                    yield packet, clock.correct(packet)
+                return
+            except av.error.EOFError:
+                return
+            except FFmpegError as error:
+                num_errors += 1
+                progress.failure = f" ({error.strerror})"
+
+    def _warn_of_damage(self) -> None:
+        progress = self._progress
+        if progress.num_lost:
+            logger.warning(
+                "%s: %d of %d frames cannot be decoded and repeat their neighbour",
+                self.name,
+                progress.num_lost,
+                progress.num_frames,
+            )
+        if progress.num_corrupt:
+            logger.warning(
+                "%s: %d of %d frames are damaged and restored as they are decoded",
+                self.name,
+                progress.num_corrupt,
+                progress.num_frames,
+            )
+
+    def _check_end(self) -> None:
+        progress = self._progress
+        if not progress.num_frames or not (progress.failure or self._ends_early()):
+            return
+        promised = self.info.num_frames if self.info is not None else None
+        expected = f" of {promised}" if promised else ""
+        raise VideoError(
+            f"{self.name}: stops after frame {progress.num_frames}{expected} "
+            f"({progress.last_time:.2f} s): the file is truncated or damaged"
+            f"{progress.failure}. Copy or record it again."
+        )
 
     def _ends_early(self) -> bool:
         """Compare what was read with what the container promised."""
-        progress, stream, name = self._progress, self._stream, self._container.format.name
+        progress, stream, name = self._progress, self.stream, self.container.format.name
         if self._cut_short:
             return True
         if "mp4" in name and stream.frames:
@@ -127,10 +220,10 @@ class Decoder:
         if "matroska" in name:
             promised, tolerance = tagged_duration(stream), Fraction(1, 50)
             if promised is None:
-                promised = stream_duration(self._container, None)
+                promised = stream_duration(self.container, None)
                 reached = max(progress.end_times.values(), default=reached)
         elif "mp4" in name or name in ("avi", "flv", "asf"):
-            promised, tolerance = stream_duration(self._container, stream), Fraction(1, 2)
+            promised, tolerance = stream_duration(self.container, stream), Fraction(1, 2)
         else:
             # Transport streams and the like promise nothing.
             return False
@@ -143,8 +236,13 @@ class _Progress:
     def __init__(self) -> None:
         self.num_packets = 0
         self.num_frames = 0
+        self.num_lost = 0
+        """Pictures that could not be decoded, and are replaced."""
+        self.num_corrupt = 0
+        """Pictures that were decoded in spite of an error."""
         self.last_time = 0.0
-        self.damaged = False
+        self.failure = ""
+        """Why reading stopped, with a blank and brackets; empty if nothing did."""
         self.end_times: dict[int, Fraction] = {}
 
     def note_end(self, packet: Any) -> None:

@@ -14,12 +14,16 @@ from typing import Any
 
 import av
 import numpy as np
+from av.codec.context import Flags
 from av.container import OutputContainer
 from av.error import FFmpegError
 from av.video.stream import VideoStream
 
-from .codecs import codec_named, pixel_format
-from .color import ColorTags, PixelConverter, picture
+from .codecs import codec_named, codes_fields, pixel_format
+from .color import PixelConverter, picture
+from .color_tags import ColorTags
+from .hdr import HdrMetadata, add_to_container
+from .info import FieldOrder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +53,10 @@ class PictureFormat:
     has_alpha: bool
     color: ColorTags
     """As stored: see `stored_tags`."""
+    hdr: HdrMetadata | None
     sample_aspect_ratio: Fraction
+    fields: FieldOrder | None
+    """Of interlaced pictures."""
     time_base: Fraction
     """Seconds per unit of `pts`."""
     average_rate: Fraction
@@ -71,23 +78,38 @@ class PictureFormat:
         options = dict(codec.options)
         if self.crf is not None:
             options["crf"] = str(self.crf)
+        if self.hdr and codec.encoder == "libx265":
+            options["x265-params"] += self.hdr.x265_params()
+        if self.fields and codec.encoder == "libx264" and codes_fields(self.codec, self.height):
+            # The flag of the pictures alone comes too late for the order in their headers.
+            options["x264-params"] = {"top": "tff=1", "bottom": "bff=1"}[self.fields]
         stream = output.add_stream(codec.encoder, rate=self.average_rate, options=options)
         assert isinstance(stream, VideoStream)
+        if self.hdr and codec.hdr_in_container:
+            add_to_container(stream, self.hdr)
         stream.height, stream.width = self.height, self.width
         stream.pix_fmt = self.pix_fmt
         stream.time_base = self.time_base
         context = stream.codec_context
         context.time_base = self.time_base
+        context.framerate = self.average_rate
         context.thread_type = "AUTO"
         context.sample_aspect_ratio = self.sample_aspect_ratio
-        if not codec.rgb:
-            context.colorspace = self.color.space
-            context.color_range = self.color.range
+        context.colorspace = self.color.space
+        context.color_range = self.color.range
         context.color_primaries = self.color.primaries
         context.color_trc = self.color.transfer
+        if self.fields:
+            self._flag_fields(context)
         if codec.encoder == "libx265" and suffix != ".mkv":
             context.codec_tag = "hvc1"  # The only one that Apple's players take.
         return stream
+
+    def _flag_fields(self, context: Any) -> None:
+        if hasattr(context, "field_order"):  # PyAV 15; without it the pictures alone say it.
+            context.field_order = {"top": 2, "bottom": 3}[self.fields or "top"]
+        if codes_fields(self.codec, self.height):
+            context.flags |= Flags.interlaced_dct
 
 
 class FrameEncoder:
@@ -107,15 +129,17 @@ class FrameEncoder:
         layout = source.format.name
         if layout not in self._converters:
             self._converters[layout] = PixelConverter(
-                pictures.width, pictures.height, layout, pictures.pix_fmt, pictures.color
+                pictures.width,
+                pictures.height,
+                layout,
+                pictures.pix_fmt,
+                pictures.color,
+                fields=pictures.fields,
             )
         frame = self._converters[layout](source)
         frame.pts = pts
         frame.time_base = pictures.time_base
-        if not codec_named(pictures.codec).rgb:
-            # The converter names the matrix it used; the tag may be "unspecified".
-            frame.colorspace = pictures.color.space
-            frame.color_range = pictures.color.range
+        _tag(frame, pictures.color)
         self._durations[pts] = duration or pictures.step
         self._began = True
         return self._packets(frame)
@@ -191,13 +215,47 @@ def cannot_encode(pictures: PictureFormat, error: FFmpegError) -> ValueError:
     )
 
 
-def stored_tags(codec: str, color: ColorTags) -> ColorTags:
-    """Return the colour description that a codec can store."""
+def stored_tags(codec: str, color: ColorTags, width: int, height: int) -> ColorTags:
+    """Return the colour description that a codec stores for a source of this one.
+
+    Args:
+        codec: A name of `codecs.CODECS`.
+        color: Of the source; decided by the size of its pictures as coded, if it has one.
+        width: Of the output, pixels: decides what is still open, the matrix of RGB included.
+        height: Of the output, pixels.
+    """
     if codec_named(codec).rgb:
-        return color
-    tags = color.without_rgb()
-    # The ProRes bitstream has no field for the range, and players assume limited.
-    return replace(tags, range=1) if codec == "prores" else tags
+        return color.decided(width, height, "gbrp")
+    tags = color.decided(width, height, "yuv420p")
+    if color.is_rgb:
+        tags = replace(tags, range=1)
+    return _prores_tags(tags) if codec == "prores" else tags
+
+
+# What the header of a ProRes picture has numbers for (SMPTE RDD 36); others read back as
+# unspecified, whatever the container says.
+_PRORES_SPACES = {1: 1, 4: 6, 5: 6, 6: 6, 9: 9, 10: 9}
+_PRORES_PRIMARIES = (1, 5, 6, 9, 11, 12)
+_PRORES_TRANSFERS = (1, 16, 18)
+
+
+def _prores_tags(tags: ColorTags) -> ColorTags:
+    return ColorTags(
+        space=_PRORES_SPACES.get(tags.space, 1),
+        # It has no field for the range, and players assume limited.
+        range=1,
+        primaries=tags.primaries if tags.primaries in _PRORES_PRIMARIES else 1,
+        transfer=tags.transfer if tags.transfer in _PRORES_TRANSFERS else 1,
+    )
+
+
+def _tag(frame: Any, color: ColorTags) -> None:
+    """Name the colours of a picture: encoders of FFmpeg 8 follow it, and not the stream."""
+    frame.colorspace = color.space
+    frame.color_range = color.range
+    if hasattr(frame, "color_primaries"):  # PyAV 15; the FFmpeg of 14 follows the stream.
+        frame.color_primaries = color.primaries
+        frame.color_trc = color.transfer
 
 
 def _portable(packets: list[Any]) -> list[EncodedFrame]:

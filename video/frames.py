@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import glob
 import os
 import re
 import shutil
@@ -10,11 +10,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import NoReturn
 
 import cv2
 import numpy as np
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+from .hidden_names import hidden_sibling
+from .image_facts import image_facts
+from .image_reading import read_image
+
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp"),
+    *(".heic", ".heif", ".avif"),
+)
 """What counts as a frame in a folder; other files are ignored."""
 
 
@@ -28,6 +36,8 @@ class VideoFrame:
     """Start of display, in units of the clip's `time_base`."""
     duration: int
     """Time on display, same unit."""
+    is_repeat: bool = False
+    """Whether it stands for a frame that could not be decoded: a copy of its neighbour."""
 
 
 def natural_key(name: str) -> list[tuple[int, int | str]]:
@@ -79,11 +89,42 @@ class FrameFolder:
         name = self.names[index]
         pixels = read_image(self.path / name)
         if (pixels.shape, pixels.dtype) != self._kind:
-            raise ValueError(
-                f"{self.path / name}: is {_describe(pixels.shape, pixels.dtype)}, but "
-                f"{self.names[0]} is {_describe(*self._kind)}; all frames must be alike"
-            )
+            self._refuse(name, pixels.shape, 8 * pixels.dtype.itemsize)
         return VideoFrame(pixels, index % len(self.names), 1)
+
+    def check_files(self) -> None:
+        """Look at the headers of all files, which takes a moment for thousands.
+
+        Raises:
+            ValueError: If one is damaged, as far as its headers tell, holds several pictures,
+                or differs from the first.
+        """
+        (height, width, channels), dtype = self._kind
+        depth = 8 * dtype.itemsize
+        for name in self.names:
+            path = self.path / name
+            facts = image_facts(path, in_haste=True)
+            if facts is not None and facts.shown_size != (height, width):
+                # What turns a PNG may lie behind its picture.
+                facts = image_facts(path)
+            if facts is None:
+                continue
+            if facts.num_pictures > 1:
+                raise ValueError(
+                    f"{path}: holds {facts.num_pictures} pictures, expected one in each file "
+                    "of a folder; restore it by itself, as a clip"
+                )
+            found = facts.shown_size
+            shape = (*found, facts.channels or channels)
+            if (shape, facts.depth or depth) != ((height, width, channels), depth):
+                self._refuse(name, shape, facts.depth or depth)
+
+    def _refuse(self, name: str, shape: tuple[int, ...], depth: int) -> NoReturn:
+        first, dtype = self._kind
+        raise ValueError(
+            f"{self.path / name}: is {_describe(shape, depth)}, but {self.names[0]} is "
+            f"{_describe(first, 8 * dtype.itemsize)}; all frames must be alike"
+        )
 
     def __iter__(self) -> Iterator[VideoFrame]:
         return (self[index] for index in range(len(self)))
@@ -115,7 +156,7 @@ class FrameFolderWriter:
             raise ValueError(f"{path}: is not empty, choose another output folder")
         if not os.access(parent, os.W_OK | os.X_OK):
             raise PermissionError(f"{path}: the folder {parent} cannot be written to")
-        self._part = parent / f".{self.path.absolute().name}.part-{os.getpid()}"
+        self._part = hidden_sibling(self.path.absolute(), f".part-{os.getpid()}")
 
     def __enter__(self) -> FrameFolderWriter:
         if self._part.exists():
@@ -136,6 +177,12 @@ class FrameFolderWriter:
                 os.replace(self._part, self.path)
         finally:
             shutil.rmtree(self._part, ignore_errors=True)
+
+    def remove_leftovers(self) -> None:
+        """Remove what killed runs left of this output; only where no other run can be at it."""
+        pattern = glob.escape(hidden_sibling(self.path.absolute(), ".part-").name) + "*"
+        for leftover in self.path.absolute().parent.glob(pattern):
+            shutil.rmtree(leftover, ignore_errors=True)
 
     def write(self, pixels: np.ndarray, name: str) -> None:
         """Write one frame.
@@ -177,31 +224,6 @@ def encode_png(pixels: np.ndarray) -> bytes:
     return data.tobytes()
 
 
-def read_image(path: Path) -> np.ndarray:
-    """Read an image as `[H, W, 3 or 4]` RGB(A), uint8 or uint16; EXIF rotation applied.
-
-    Raises:
-        ValueError: If it is no image, or its pixels are neither 8- nor 16-bit.
-    """
-    data = np.frombuffer(path.read_bytes(), np.uint8)
-    pixels = None
-    if data.size:
-        # Only the colour mode of OpenCV applies EXIF rotation, only the other keeps alpha.
-        is_jpeg = path.suffix.lower() in (".jpg", ".jpeg")
-        mode = cv2.IMREAD_COLOR if is_jpeg else cv2.IMREAD_UNCHANGED
-        # A size that cannot be is an exception, all other damage is not.
-        with contextlib.suppress(cv2.error):
-            pixels = cv2.imdecode(data, mode)
-    if pixels is None:
-        raise ValueError(f"{path}: cannot be read as an image")
-    if pixels.dtype not in (np.uint8, np.uint16):
-        raise ValueError(f"{path}: has {pixels.dtype} pixels, expected 8 or 16 bits")
-    if pixels.ndim == 2:
-        return cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
-    code = cv2.COLOR_BGRA2RGBA if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB
-    return cv2.cvtColor(pixels, code)
-
-
 def _refuse_same_stems(folder: Path, names: list[str]) -> None:
     seen: dict[str, str] = {}
     for name in names:
@@ -210,5 +232,5 @@ def _refuse_same_stems(folder: Path, names: list[str]) -> None:
             raise ValueError(f"{folder}: {other} and {name} would both become one PNG file")
 
 
-def _describe(shape: tuple[int, ...], dtype: np.dtype) -> str:
-    return f"{shape[1]}x{shape[0]} with {shape[2]} channels of {8 * dtype.itemsize} bits"
+def _describe(shape: tuple[int, ...], depth: int) -> str:
+    return f"{shape[1]}x{shape[0]} with {shape[2]} channels of {depth} bits"

@@ -14,9 +14,9 @@ import struct
 import zlib
 from pathlib import Path
 
-from .frames import read_image
+from .image_facts import PNG_START, facts_of
+from .image_reading import read_image
 
-_PNG_START = b"\x89PNG\r\n\x1a\n"
 _JPEG_START = b"\xff\xd8"
 
 
@@ -29,8 +29,11 @@ def check_image(path: Path) -> tuple[int, int]:
     """
     data = path.read_bytes()
     try:
-        if data.startswith(_PNG_START):
-            return _check_png(data)
+        if data.startswith(PNG_START):
+            _check_png(data)
+            facts = facts_of(path, data)
+            if facts is not None and facts.num_pictures == 1:
+                return facts.shown_size
         if data.startswith(_JPEG_START):
             _decode_strictly(data)
         height, width = read_image(path).shape[:2]
@@ -45,9 +48,9 @@ class _DamagedError(Exception):
     pass
 
 
-def _check_png(data: bytes) -> tuple[int, int]:
+def _check_png(data: bytes) -> None:
     """Walk through the chunks: length, type, contents, checksum of type and contents."""
-    view, start = memoryview(data), len(_PNG_START)
+    view, start = memoryview(data), len(PNG_START)
     kinds: list[bytes] = []
     while not kinds or kinds[-1] != b"IEND":
         if start + 12 > len(data):
@@ -62,8 +65,6 @@ def _check_png(data: bytes) -> tuple[int, int]:
         start = end + 4
     if kinds[0] != b"IHDR" or b"IDAT" not in kinds:
         raise _DamagedError("it holds no picture")
-    width, height = struct.unpack_from(">II", data, len(_PNG_START) + 8)
-    return height, width
 
 
 def _decode_strictly(data: bytes) -> None:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Literal
 
-from .color import ColorTags
+from .color_tags import ColorTags
+from .hdr import HdrMetadata
+
+FieldOrder = Literal["top", "bottom"]
+"""The field that is shown first: the one of the first line, or of the second."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +36,14 @@ class VideoInfo:
     bit_depth: int
     has_alpha: bool
     color: ColorTags
+    """Decided: what the file does not name is filled in as players do."""
+    hdr: HdrMetadata | None = None
+    """Mastering display and light level, where the file says them."""
+    dynamic_hdr: tuple[str, ...] = ()
+    """Kinds of metadata that change from frame to frame: HDR10+, Dolby Vision."""
     sample_aspect_ratio: Fraction
     """Width of a pixel over its height, after rotation; 1 for square pixels."""
+    fields: FieldOrder | None = None
+    """Of interlaced video, after rotation; None for progressive video."""
     audio_codecs: tuple[str, ...]
     """libav codec names, one per audio stream."""

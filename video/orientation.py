@@ -1,20 +1,22 @@
-"""Turn and mirror pictures upright, as a display matrix says."""
+"""Find out how a decoded picture is to be turned upright: its display matrix."""
 
 from __future__ import annotations
 
-from typing import Any, cast
+import re
+from fractions import Fraction
+from typing import Any
 
 import av
 import numpy as np
+from av.filter import Graph
 
-Matrix = tuple[int, int, int, int]
-"""The signs (a, b, c, d) of x' = a x + c y, y' = b x + d y."""
+from .turning import Matrix
 
 
 def display_matrix(frame: av.VideoFrame) -> Matrix:
     """Return how a decoded picture is to be turned; the identity where it does not say."""
     try:
-        data = cast(Any, frame.side_data)["DISPLAYMATRIX"]  # the stubs know fewer kinds
+        data = side_data(frame)["DISPLAYMATRIX"]
     except KeyError:
         return (1, 0, 0, 1)
     a, b, _, c, d = np.sign(np.frombuffer(bytes(data), dtype="<i4"))[:5].tolist()
@@ -23,22 +25,35 @@ def display_matrix(frame: av.VideoFrame) -> Matrix:
     return (0, b, c, 0) if b and c else (1, 0, 0, 1)
 
 
-def swaps_axes(matrix: Matrix) -> bool:
-    """Tell whether width and height change places."""
-    return matrix[0] == 0
+def side_data(frame: av.VideoFrame) -> Any:
+    """Return side data by kind, without the kinds that PyAV has no name for.
+
+    One such kind, EXIF among them (31), and PyAV gives out none.
+    """
+    while True:
+        try:
+            return frame.side_data
+        except ValueError as error:
+            unknown = re.match(r"(\d+) is not a valid", str(error))
+            if unknown is None:
+                raise
+            frame = _without(frame, unknown[1])
 
 
-def rotation(matrix: Matrix) -> int:
-    """Return degrees clockwise; a mirrored picture counts as its rotation alone."""
-    a, b, _, d = matrix
-    if swaps_axes(matrix):
-        return 90 if b > 0 else 270
-    return 180 if a < 0 and d < 0 else 0
-
-
-def upright(pixels: np.ndarray, matrix: Matrix) -> np.ndarray:
-    """Turn and mirror `[H, W, C]` as the display matrix says."""
-    a, b, c, d = matrix
-    if swaps_axes(matrix):
-        return np.ascontiguousarray(np.swapaxes(pixels, 0, 1)[::b, ::c])
-    return np.ascontiguousarray(pixels[::d, ::a])
+def _without(frame: av.VideoFrame, kind: str) -> av.VideoFrame:
+    graph = Graph()
+    first = graph.add_buffer(
+        width=frame.width,
+        height=frame.height,
+        format=frame.format,
+        time_base=Fraction(1, 1000),
+    )
+    delete = graph.add("sidedata", f"mode=delete:type={kind}")
+    last = graph.add("buffersink")
+    first.link_to(delete)
+    delete.link_to(last)
+    graph.configure()
+    graph.push(frame)
+    copy = graph.pull()
+    assert isinstance(copy, av.VideoFrame)
+    return copy

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from .hidden_names import hidden_sibling
+
+logger = logging.getLogger(__name__)
+
+_NO_LOCKS = {
+    *(errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL),
+    *(errno.ENOTTY, errno.EIO),
+}
+"""What file systems without locks answer: NFS, SMB, FUSE, whatever a container mounts."""
+_warned_of: set[int] = set()
 _RETRY_S = 0.01
 """Between two tries to get a lock that is held for a moment only."""
 
@@ -31,7 +43,7 @@ def output_lock(path: Path) -> Iterator[None]:
         raise FileNotFoundError(f"{path}: the folder {folder} does not exist, create it first")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(f"{path}: the folder {folder} cannot be written to")
-    lock_path = folder / f".{path.name}.lock"
+    lock_path = hidden_sibling(path.absolute(), ".lock")
     with _open_locked(lock_path) as file:
         if file is None:
             raise ValueError(
@@ -54,7 +66,7 @@ def waiting_lock(path: Path) -> Iterator[None]:
     Args:
         path: The file; need not exist, its folder must.
     """
-    lock_path = path.with_name(f".{path.name}.lock")
+    lock_path = hidden_sibling(path, ".lock")
     while True:
         with _open_locked(lock_path) as file:
             if file is not None:
@@ -98,7 +110,21 @@ def _try_lock(descriptor: int) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        _warn_once(os.fstat(descriptor).st_dev, error)
     return True
+
+
+def _warn_once(device: int, error: OSError) -> None:
+    if device not in _warned_of:
+        _warned_of.add(device)
+        logger.warning(
+            "files cannot be locked where the output is (%s): make sure yourself that no two "
+            "runs write the same output",
+            error.strerror,
+        )
 
 
 def _try_lock_on_windows(descriptor: int) -> bool:

@@ -6,18 +6,29 @@ passes for a complete one: its frames are yielded, then `VideoError` is raised.
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 from collections.abc import Generator, Iterator
 from types import TracebackType
 
 import av
+import numpy as np
+from av.error import FFmpegError
 
-from .color import PixelConverter, array_format, decoded_pixels
+from .color import PixelConverter, array_format, bit_depth, decoded_pixels, has_alpha
 from .decoding import Decoder
+from .fields import check_deinterlace, deinterlaced, deinterlaced_info, field_order
 from .frames import VideoFrame
 from .info import VideoInfo
-from .orientation import display_matrix, upright
-from .probe import describe, video_stream
-from .source import Source, VideoError, ends_inside_a_box, open_input, source_name
+from .orientation import display_matrix
+from .places import Picture
+from .probe import describe, picture_rate
+from .source import Source, VideoError
+from .turning import upright
+
+logger = logging.getLogger(__name__)
+
+_RANGE_FULL = 2
 
 
 class VideoReader:
@@ -33,48 +44,52 @@ class VideoReader:
 
     info: VideoInfo
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, deinterlace: str = "off") -> None:
         """Open the source and decode its first frame.
 
         Args:
             source: A path, or a binary file object (read through its own position, so that
                 several readers can share it).
+            deinterlace: One of `fields.DEINTERLACE`; progressive video stays as it is.
 
         Raises:
+            ValueError: If there is no such way to deinterlace.
             FileNotFoundError: If the path does not exist.
             VideoError: If the source is empty, no video, or has no frame.
         """
-        self.name = source_name(source)
-        self._container = open_input(source)
-        is_mp4 = "mp4" in self._container.format.name
-        self._cut_short = is_mp4 and ends_inside_a_box(source)
+        self._deinterlace = check_deinterlace(deinterlace)
+        self._decoder = Decoder(source)
+        self.name = self._decoder.name
         try:
-            self._open()
+            self._open(source)
         except BaseException:
-            self._container.close()
+            self._decoder.close()
             raise
 
-    def _open(self) -> None:
-        stream = video_stream(self._container, self.name)
-        stream.thread_type = "AUTO"
-        self._decoder = Decoder(self._container, stream, self.name, self._cut_short)
-        self._decoded = self._decoder.frames()
-        first = next(self._decoded, None)
-        if first is None:
+    def _open(self, source: Source) -> None:
+        decoder = self._decoder
+        self._pictures = decoder.pictures()
+        picture = next(self._pictures, None)
+        if picture is None:
             raise VideoError(f"{self.name}: has no video frame that can be decoded")
-        self._first: av.VideoFrame | None = first
-        self._size = (first.width, first.height, first.format.name)
+        first = picture.frame
+        self._size = (first.width, first.height)
         self._matrix = display_matrix(first)
-        self.info = self._decoder.info = describe(self._container, stream, first)
+        rate = picture_rate(source, decoder.stream, first)
+        self.info = describe(decoder.container, decoder.stream, first, rate)
+        decoder.info = self.info
+        order = field_order(first, decoder.stream.codec_context)
+        if order and self._deinterlace != "off":
+            self._pictures = deinterlaced(
+                _put_back(picture, self._pictures), self.info, order, self._deinterlace
+            )
+            self.info = deinterlaced_info(self.info, self._deinterlace)
+            picture = next(self._pictures)
+        self._first: Picture | None = picture
         self._time_base = self.info.time_base
         self._step = max(1, round(1 / (self.info.average_rate * self._time_base)))
-        self._converter = PixelConverter(
-            first.width,
-            first.height,
-            first.format.name,
-            array_format(self.info.bit_depth, self.info.has_alpha),
-            self.info.color,
-        )
+        self._converters: dict[str, PixelConverter] = {}
+        self._has_late_fields = False
         self._start_pts: int | None = None
         self._stamped = self._stamp()
         self._frames = self._read()
@@ -94,8 +109,8 @@ class VideoReader:
         """Close the file; no frame can be read afterwards."""
         self._frames.close()
         self._stamped.close()
-        self._decoded.close()
-        self._container.close()
+        self._pictures.close()
+        self._decoder.close()
 
     def __iter__(self) -> Iterator[VideoFrame]:
         return self
@@ -123,43 +138,98 @@ class VideoReader:
         self._start_pts = pts
 
     def _read(self) -> Generator[VideoFrame]:
-        for frame, pts, duration in self._stamped:
-            pixels = decoded_pixels(frame, self.info.pix_fmt, self._converter)
-            yield VideoFrame(upright(pixels, self._matrix), pts, duration)
+        for picture, pts, duration in self._stamped:
+            pixels = self._pixels(picture.frame)
+            yield VideoFrame(
+                upright(pixels, self._matrix), pts, duration, is_repeat=picture.is_repeat
+            )
 
-    def _stamp(self) -> Generator[tuple[av.VideoFrame, int, int]]:
+    def _pixels(self, frame: av.VideoFrame) -> np.ndarray:
+        pix_fmt = frame.format.name
+        try:
+            if pix_fmt not in self._converters:
+                self._converters[pix_fmt] = self._converter(frame)
+            return decoded_pixels(frame, pix_fmt, self._converters[pix_fmt])
+        except MemoryError as error:
+            raise VideoError(
+                f"{self.name}: no memory for pictures of {frame.width}x{frame.height} pixels"
+            ) from error
+        except (FFmpegError, ValueError) as error:
+            raise VideoError(
+                f"{self.name}: pictures of {frame.width}x{frame.height} {pix_fmt} cannot be "
+                f"converted ({error})"
+            ) from error
+
+    def _converter(self, frame: av.VideoFrame) -> PixelConverter:
+        info, pix_fmt = self.info, frame.format.name
+        tags = info.color
+        if pix_fmt != info.pix_fmt:
+            # Cameras that change their mind change the range as well.
+            is_full = pix_fmt.startswith("yuvj") or frame.color_range == _RANGE_FULL
+            tags = dataclasses.replace(tags, range=_RANGE_FULL if is_full else 1)
+        target = array_format(info.bit_depth, info.has_alpha)
+        return PixelConverter(
+            frame.width, frame.height, pix_fmt, target, tags, fields=info.fields
+        )
+
+    def _stamp(self) -> Generator[tuple[Picture, int, int]]:
         """Yield decoded pictures with time stamp and duration."""
         index, last_pts = 0, None
         while True:
-            frame, self._first = self._first, None
-            frame = frame or next(self._decoded, None)
-            if frame is None:
+            picture, self._first = self._first, None
+            picture = picture or next(self._pictures, None)
+            if picture is None:
                 return
-            self._check_same_kind(frame, index)
-            pts = self._pts(frame, last_pts)
-            duration = self._decoder.durations.pop(pts, 0) or self._step
+            self._check_same_kind(picture.frame, index)
+            self._note_fields(picture.frame, index)
+            pts = self._pts(picture, last_pts)
             if self._start_pts is None or pts >= self._start_pts:
-                yield frame, pts, duration
+                yield picture, pts, self._duration(picture)
             index, last_pts = index + 1, pts
 
     def _check_same_kind(self, frame: av.VideoFrame, index: int) -> None:
-        found = (frame.width, frame.height, frame.format.name)
-        if found != self._size:
-            raise VideoError(
-                f"{self.name}: changes from {'x'.join(map(str, self._size[:2]))} "
-                f"{self._size[2]} to {found[0]}x{found[1]} {found[2]} at frame {index}; "
-                "cut the clip there"
+        """Refuse what cannot become an array like the first one without loss."""
+        info, pix_fmt = self.info, frame.format.name
+        if (frame.width, frame.height) == self._size and (
+            pix_fmt == info.pix_fmt or _kind(pix_fmt) == _kind(info.pix_fmt)
+        ):
+            return
+        raise VideoError(
+            f"{self.name}: changes from {self._size[0]}x{self._size[1]} {info.pix_fmt} to "
+            f"{frame.width}x{frame.height} {pix_fmt} at frame {index}; cut the clip there"
+        )
+
+    def _note_fields(self, frame: av.VideoFrame, index: int) -> None:
+        if frame.interlaced_frame and self.info.fields is None and not self._has_late_fields:
+            self._has_late_fields = True
+            logger.warning(
+                "%s: is interlaced from frame %d on, and not at its start: those frames are "
+                "restored whole, and lose their field flags",
+                self.name,
+                index,
             )
 
-    def _pts(self, frame: av.VideoFrame, last_pts: int | None) -> int:
-        """Return the frame's time stamp; from the frame rate where it has none."""
+    def _duration(self, picture: Picture) -> int:
+        # Where each field has a packet of its own, that one's duration is half a frame.
+        is_field = picture.frame.interlaced_frame and picture.duration == self._step // 2
+        return self._step if is_field else picture.duration or self._step
+
+    def _pts(self, picture: Picture, last_pts: int | None) -> int:
+        """Return the picture's time stamp; from the frame rate where it has none."""
         following = 0 if last_pts is None else last_pts + self._step
-        if frame.pts is None:
+        if picture.pts is None:
             return following
-        # PyAV 14 leaves the time base of the decoder's last frames unset.
-        unit = frame.time_base or self._time_base
-        pts = (
-            frame.pts if unit == self._time_base else round(frame.pts * unit / self._time_base)
-        )
-        # Time must move on: concatenated recordings jump back.
-        return pts if last_pts is None or pts > last_pts else following
+        # Time must move on, whatever the file says.
+        return picture.pts if last_pts is None or picture.pts > last_pts else following
+
+
+def _put_back(first: Picture, others: Generator[Picture]) -> Generator[Picture]:
+    try:
+        yield first
+        yield from others
+    finally:
+        others.close()
+
+
+def _kind(pix_fmt: str) -> tuple[int, bool, bool]:
+    return bit_depth(pix_fmt), has_alpha(pix_fmt), bool(av.VideoFormat(pix_fmt).is_rgb)

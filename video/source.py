@@ -54,7 +54,8 @@ def open_input(source: Source) -> InputContainer:
     if size == 0:
         raise VideoError(f"{name}: is empty, expected a video file")
     try:
-        container = av.open(target, mode="r")
+        # Old cameras and editors write titles in the alphabet of their country.
+        container = av.open(target, mode="r", metadata_errors="replace")
     except PermissionError as error:
         raise PermissionError(f"{name}: cannot be read, permission denied") from error
     except FFmpegError as error:

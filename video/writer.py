@@ -4,7 +4,8 @@ The file is written under a hidden temporary name beside its target and renamed 
 complete: whatever interrupts the work, nothing incomplete has the final name.
 
 Time stamps are stored as given in mp4 and mov. Matroska rounds them to milliseconds (the
-frame rate is kept beside them and reads back as 30000/1001).
+frame rate is kept beside them and reads back as 30000/1001), and what lies closer moves to
+the next one.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import glob
+import logging
 import math
 import os
 from collections.abc import Iterator
@@ -25,9 +27,8 @@ import numpy as np
 from av.container import OutputContainer
 from av.error import FFmpegError
 
-from .audio import PacketCopier
 from .codecs import FORMATS, check_container, codec_named
-from .color import REC709, ColorTags
+from .color_tags import REC709, ColorTags
 from .encoder import (
     EncodedFrame,
     FrameEncoder,
@@ -36,8 +37,16 @@ from .encoder import (
     stored_tags,
     to_packet,
 )
-from .info import VideoInfo
-from .source import Source, VideoError
+from .hdr import HdrMetadata
+from .hidden_names import hidden_stem
+from .info import FieldOrder, VideoInfo
+from .matroska import reserve_display_size, write_display_size
+from .source import Source, VideoError, source_name
+from .stream_copy import PacketCopier
+from .stream_plan import check_audio_choice
+from .ticks import MillisecondTicks
+
+logger = logging.getLogger(__name__)
 
 
 class VideoWriter:
@@ -63,8 +72,11 @@ class VideoWriter:
         bit_depth: int = 8,
         has_alpha: bool = False,
         color: ColorTags = REC709,
+        hdr: HdrMetadata | None = None,
         sample_aspect_ratio: Fraction = Fraction(1),
+        fields: FieldOrder | None = None,
         audio_from: Source | None = None,
+        audio: str = "copy",
     ) -> None:
         """Check everything that can be checked before the first frame.
 
@@ -78,9 +90,14 @@ class VideoWriter:
             crf: Quality of h264 and h265, 0 (lossless) to 51; None: nearly lossless.
             bit_depth: Of the source; above 8, h265, prores and ffv1 keep more than 8 bits.
             has_alpha: Pixels are RGBA; only prores and ffv1 store transparency.
-            color: What to tag, and the matrix and range to convert with.
+            color: What to tag, and the matrix and range to convert with; the size
+                decides what is open.
+            hdr: Mastering display and light level; h264 has no room for them.
             sample_aspect_ratio: Width of a pixel over its height.
-            audio_from: Video whose audio and subtitle packets are copied unchanged.
+            fields: Which field is first, of interlaced frames.
+            audio_from: Video whose sound, subtitles and other streams are brought along.
+            audio: What to do with sound: "copy" encodes to AAC what the file cannot hold,
+                "encode" all; "drop" leaves all out.
 
         Raises:
             ValueError: If the codec, file type, audio and options do not fit together, or
@@ -90,6 +107,7 @@ class VideoWriter:
         """
         self.path = Path(path)
         self._source = audio_from
+        self._audio = check_audio_choice(audio)
         self._ends_early = False
         self.sound_error: VideoError | None = None
         """Why the sound could not be copied to its end; the pictures are written anyway."""
@@ -99,9 +117,12 @@ class VideoWriter:
         check_container(self.path, codec)
         _check_target(self.path, audio_from)
         if audio_from is not None:
-            copier = PacketCopier(audio_from)
+            copier = PacketCopier(audio_from, self.path.suffix.lower(), audio)
             copier.close()
-            check_container(self.path, codec, copier.audio_codecs)
+            losses = copier.description.losses(self.path.suffix.lower(), average_rate)
+            name = source_name(audio_from)
+            for warning in (*copier.plan.warnings, *(f"{name}: {each}" for each in losses)):
+                logger.warning("%s", warning)
         self.pictures = PictureFormat(
             width=width,
             height=height,
@@ -109,14 +130,16 @@ class VideoWriter:
             crf=checked_crf,
             bit_depth=bit_depth,
             has_alpha=has_alpha,
-            color=stored_tags(codec, color),
+            color=stored_tags(codec, color, width, height),
+            hdr=hdr,
             sample_aspect_ratio=sample_aspect_ratio,
+            fields=fields,
             time_base=time_base,
             average_rate=average_rate,
         )
         """How the pictures are encoded; `PacketEncoder` takes it."""
         self._part = self.path.with_name(
-            f".{self.path.stem}.part-{os.getpid()}{self.path.suffix}"
+            f"{hidden_stem(self.path.stem)}.part-{os.getpid()}{self.path.suffix}"
         )
 
     @classmethod
@@ -128,6 +151,7 @@ class VideoWriter:
         codec: str = "h264",
         crf: int | None = None,
         audio_from: Source | None = None,
+        audio: str = "copy",
     ) -> VideoWriter:
         """Return a writer with the size, timing, depth, alpha and colours of a source."""
         return cls(
@@ -141,32 +165,43 @@ class VideoWriter:
             bit_depth=info.bit_depth,
             has_alpha=info.has_alpha,
             color=info.color,
+            hdr=info.hdr,
             sample_aspect_ratio=info.sample_aspect_ratio,
+            fields=info.fields,
             audio_from=audio_from,
+            audio=audio,
         )
 
     def __enter__(self) -> VideoWriter:
         self._num_frames = 0
         self._last_pts: int | None = None
         self._end = Fraction(0)
+        self._ticks = MillisecondTicks()
         self._copier: PacketCopier | None = None
         self._container: OutputContainer | None = None
         # A Python file: libav's own hides write errors that come while it closes.
-        self._file: BinaryIO = open(self._part, "wb")
+        self._file: BinaryIO = open(self._part, "w+b")
         try:
-            name = FORMATS[self.path.suffix.lower()]
+            suffix = self.path.suffix.lower()
+            name = FORMATS[suffix]
             # The start of a track is stored in ticks of the whole movie: milliseconds, if
             # not as fine as the video's own, which shifts a clip that starts late.
             options = {"movie_timescale": str(self._movie_timescale())}
+            if self._source is not None:
+                self._copier = PacketCopier(self._source, suffix, self._audio)
+                options |= self._copier.description.container_options(suffix)
             output = av.open(
                 self._file, "w", format=name, options={} if name == "matroska" else options
             )
             self._container = output
-            self._stream = self.pictures.add_stream(output, self.path.suffix.lower())
+            self._stream = self.pictures.add_stream(output, suffix)
             self._encoder = FrameEncoder(self._stream, self.pictures)
-            if self._source is not None:
-                self._copier = PacketCopier(self._source)
-                self._copier.attach(output, self.path.suffix.lower())
+            if self._copier is not None:
+                self._copier.attach(output)
+                rate = self.pictures.average_rate
+                self._copier.description.write(output, self._stream, suffix, rate)
+            if self._shapes_pixels:
+                reserve_display_size(self._stream)
             # Now, and not with the first frame: what is refused is refused before the work.
             with self._one_line_errors():
                 output.start_encoding()
@@ -220,7 +255,8 @@ class VideoWriter:
 
     def remove_leftovers(self) -> None:
         """Remove what killed runs left of this output; only where no other run can be at it."""
-        pattern = f".{glob.escape(self.path.stem)}.part-*{glob.escape(self.path.suffix)}"
+        stem, suffix = glob.escape(hidden_stem(self.path.stem)), glob.escape(self.path.suffix)
+        pattern = f"{stem}.part-*{suffix}"
         for leftover in self.path.parent.glob(pattern):
             leftover.unlink(missing_ok=True)
 
@@ -240,21 +276,19 @@ class VideoWriter:
     def _note(self, pts: int, duration: int | None) -> None:
         """Check that time moves on, and remember how far it came."""
         time_base = self.pictures.time_base
-        if self._last_pts is not None:
-            last, now = self._last_pts, pts
-            if self.path.suffix.lower() == ".mkv":
-                last, now = (self._milliseconds(p) for p in (last, now))
-            if now <= last:
-                raise ValueError(
-                    f"{self.path}: frame {self._num_frames} at pts {pts} does not come after "
-                    f"the one before it at {self._last_pts} ({time_base} s)"
-                )
+        if self._last_pts is not None and pts <= self._last_pts:
+            raise ValueError(
+                f"{self.path}: frame {self._num_frames} at pts {pts} does not come after "
+                f"the one before it at {self._last_pts} ({time_base} s)"
+            )
         self._num_frames += 1
         self._last_pts = pts
         self._end = (pts + (duration or self.pictures.step)) * time_base
 
-    def _milliseconds(self, pts: int) -> int:
-        return math.floor(pts * self.pictures.time_base * 1000 + Fraction(1, 2))
+    @property
+    def _shapes_pixels(self) -> bool:
+        """Whether the container must be told the shape of pixels beside the encoder."""
+        return self.path.suffix.lower() == ".mkv" and self.pictures.sample_aspect_ratio != 1
 
     def _movie_timescale(self) -> int:
         ticks = self.pictures.time_base.denominator
@@ -267,6 +301,8 @@ class VideoWriter:
         for packet in packets:
             if packet.pts is not None:
                 self._copy_sound(packet.pts * packet.time_base)
+                if self.path.suffix.lower() == ".mkv":
+                    self._ticks.place(packet)
             output.mux(packet)
 
     def _copy_sound(self, until: Fraction | None) -> None:
@@ -289,8 +325,18 @@ class VideoWriter:
             if self._copier is not None:
                 self._copier.close()
             output.close()
+            if self._shapes_pixels:
+                write_display_size(self._file, self.pictures.sample_aspect_ratio)
             self._file.close()
             os.replace(self._part, self.path)
+        if self._ticks.num_moved:
+            logger.warning(
+                "%s: %d frames lie closer than the milliseconds that mkv counts in and come up "
+                "to %.1f ms late; mp4 and mov keep the exact times",
+                self.path,
+                self._ticks.num_moved,
+                float(1000 * self._ticks.furthest),
+            )
 
     def _discard(self) -> None:
         """Close everything and remove the temporary file, whatever state it is in."""

@@ -180,8 +180,6 @@ def test_unusable_outputs_are_named_before_work_starts(clip, checkpoint, tmp_pat
     content = clip.read_bytes()
     assert "input itself" in refused(capsys, "run", clip, "-o", clip, *options)
     assert clip.read_bytes() == content
-    nowhere = tmp_path / "nowhere" / "out.mp4"
-    assert "nowhere" in refused(capsys, "run", clip, "-o", nowhere, *options)
     assert "out.xyz" in refused(capsys, "run", clip, "-o", tmp_path / "out.xyz", *options)
 
 
@@ -315,6 +313,37 @@ def test_sharp_frames_and_cuts_are_reported(checkpoint, tmp_path, capsys):
     for index in range(6):
         pictures = [cv2.imread(str(folder / f"{index}.png")) for folder in (sharp, output)]
         assert np.array_equal(*pictures) == (index < 4)
+
+
+def test_interlaced_video_says_so_and_becomes_a_frame_for_each_field(
+    checkpoint, tmp_path, capsys, caplog
+):
+    clip = tmp_path / "clip.mp4"
+    with VideoWriter(
+        clip,
+        width=64,
+        height=48,
+        time_base=Fraction(1, 25),
+        average_rate=Fraction(25),
+        fields="bottom",
+    ) as writer:
+        for index in range(5):
+            writer.write(np.full((48, 64, 3), 40 * index, np.uint8), index)
+    whole, fields = tmp_path / "whole.mp4", tmp_path / "fields.mp4"
+    options = ["--checkpoint", checkpoint, "--strength", "0"]
+    assert run(capsys, "run", clip, "-o", whole, *options)[0] == 0
+    (line,) = [r.getMessage() for r in caplog.records if "interlaced" in r.getMessage()]
+    assert "bottom field first" in line
+    caplog.clear()
+    options += ["--deinterlace", "field"]
+    assert run(capsys, "run", clip, "-o", fields, *options)[0] == 0
+    assert not caplog.records
+    with VideoReader(whole) as reader:
+        assert (reader.info.fields, len(list(reader))) == ("bottom", 5)
+    with VideoReader(fields) as reader:
+        assert (reader.info.fields, reader.info.average_rate) == (None, 50)
+        times = [frame.pts * reader.info.time_base for frame in reader]
+    assert times == [Fraction(index, 50) for index in range(10)]
 
 
 def test_audio_is_copied(checkpoint, tmp_path, capsys):

@@ -20,9 +20,11 @@ from video_deblur.jobs.ray_pool import RayPool, WorkerOptions, connected
 from video_deblur.models.checkpoint import read_info
 from video_deblur.restoration.load import load_deblurrer
 from video_deblur.restoration.settings import RestorationSettings
-from video_deblur.video.frames import FrameFolder, FrameFolderWriter
+from video_deblur.video.frames import FrameFolder, FrameFolderWriter, read_image
 from video_deblur.video.reader import VideoReader
 from video_deblur.video.writer import VideoWriter
+
+from ..video import image_files
 
 pytest.importorskip("ray")
 # Ray leaves its processes and sockets to the end of the interpreter.
@@ -196,9 +198,13 @@ def test_outputs_of_other_settings_are_named_and_left_alone(batch):
         "restoration": dataclasses.replace(SETTINGS, strength=0.5),
         "identity": {"checkpoint": "another"},
         "crf": 30,
+        "deinterlace": "field",
     }
     (again,) = batch.run(LastFirstPool(deblurrer), **changed)
-    assert (again.state, again.changes) == ("skipped", ["checkpoint", "crf", "settings"])
+    assert (again.state, again.changes) == (
+        "skipped",
+        ["checkpoint", "crf", "deinterlace", "settings"],
+    )
     write_clip(batch.sources[0], 12)
     assert batch.run(LastFirstPool(deblurrer))[0].changes == ["input"]
     assert clip.output.read_bytes() == before
@@ -265,12 +271,53 @@ def test_what_the_encoder_refuses_is_named_by_its_file(batch, tmp_path):
 
 
 def test_an_input_is_not_overwritten(batch):
-    with pytest.raises(ValueError, match="is the input itself"):
-        plan_batch(batch.sources, batch.sources[0].parent, "h264")
+    (clip,) = plan_batch(batch.sources, batch.sources[0].parent, "h264")
+    assert clip.state == "failed"
+    assert "is the input itself" in clip.error
 
 
-def test_two_videos_of_one_name_are_refused(tmp_path):
+def test_of_inputs_that_would_share_an_output_only_those_are_refused(batch, tmp_path):
     (tmp_path / "other").mkdir()
-    clips = [write_clip(tmp_path / "a.mp4", 2), write_clip(tmp_path / "other" / "a.mp4", 2)]
-    with pytest.raises(ValueError, match="would both become"):
-        plan_batch(clips, tmp_path / "out", "h264")
+    twins = [write_clip(tmp_path / "a.mp4", 2), write_clip(tmp_path / "other" / "a.mov", 2)]
+    batch.sources = [twins[0], batch.sources[0], twins[1], batch.sources[0], twins[0]]
+    batch.folder = tmp_path / "new" / "out"
+    deblurrer = load_deblurrer(batch.options.checkpoint, "cpu", "float32")
+    first, clip, second = batch.run(LastFirstPool(deblurrer))
+    assert [c.state for c in (first, clip, second)] == ["failed", "restored", "failed"]
+    for one, other in ((first, second), (second, first)):
+        assert one.error.startswith(f"{one.source}: would become ")
+        assert str(other.source) in one.error
+    assert sorted(os.listdir(batch.folder)) == [RECORD_NAME, "clip.mp4"]
+
+
+def test_no_folder_is_made_for_inputs_that_cannot_be_used(batch, tmp_path):
+    batch.sources[0].write_bytes(b"no video at all")
+    batch.folder = tmp_path / "new" / "out"
+    assert [clip.state for clip in batch.run(LastFirstPool(None))] == ["failed"]
+    assert not batch.folder.parent.exists()
+
+
+def test_photos_animations_and_pages_are_restored_as_what_they_are(batch, tmp_path):
+    """Also after a stop, and not again."""
+    frames = decoded(batch.sources[0])[:20]
+    names = ["photo.webp", "loop.webp", "pages.tif", "frames"]
+    batch.sources = [tmp_path / name for name in names]
+    batch.sources[0].write_bytes(image_files.webp(frames[0], image_files.exif(6)))
+    opaque = np.full_like(frames[0][..., :1], 255)
+    parts = [(np.concatenate([f, opaque], 2), 0, 0, 40, 0) for f in frames]
+    batch.sources[1].write_bytes(image_files.webp_animation((48, 64), parts))
+    batch.sources[2].write_bytes(image_files.tiff(list(frames)))
+    batch.sources[3].mkdir()
+    for index, pixels in enumerate(frames):
+        (batch.sources[3] / f"{index}.jpg").write_bytes(image_files.jpeg(pixels))
+    deblurrer = load_deblurrer(batch.options.checkpoint, "cpu", "float32")
+    with pytest.raises(KeyboardInterrupt):
+        batch.run(LastFirstPool(deblurrer, most=4))
+    clips = batch.run(LastFirstPool(deblurrer))
+    assert "failed" not in {clip.state for clip in clips}
+    assert [clip.output.name for clip in clips] == ["photo.png", "loop.mp4", "pages", "frames"]
+    assert read_image(clips[0].output).shape == (64, 48, 3)
+    assert decoded(clips[1].output).shape == frames.shape
+    assert [clip.num_frames for clip in clips] == [1, 20, 20, 20]
+    assert len(FrameFolder(clips[2].output)) == len(FrameFolder(clips[3].output)) == 20
+    assert {clip.state for clip in batch.run(LastFirstPool(deblurrer))} == {"skipped"}

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 import subprocess
 import sys
 
 import pytest
+from video_deblur.video import output_lock as module
 from video_deblur.video.output_lock import output_lock
 
 HOLD = """
@@ -52,4 +56,30 @@ def test_a_missing_folder_is_named(tmp_path):
         pytest.raises(FileNotFoundError, match="nowhere"),
         output_lock(tmp_path / "nowhere" / "o"),
     ):
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL])
+def test_where_files_cannot_be_locked_one_warning_says_so(
+    number, tmp_path, monkeypatch, caplog
+):
+    def refuse(descriptor, operation):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(module, "_warned_of", set())
+    for name in ("a.mp4", "b.mp4"):
+        with output_lock(tmp_path / name):
+            pass
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "cannot be locked" in caplog.text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_troubles_with_a_lock_are_errors(tmp_path, monkeypatch):
+    def refuse(descriptor, operation):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(OSError, match="No space"), output_lock(tmp_path / "a.mp4"):
         pass

@@ -217,6 +217,15 @@ def test_sound_alone_is_refused(tmp_path):
         VideoReader(path)
 
 
+def test_titles_in_another_alphabet_are_no_error(make_clip):
+    path = make_clip("clip.mkv")
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"Lavf", b"L\xe4vf").replace(b"DURATION", b"DURATI\xd6N"))
+    assert path.read_bytes() != data
+    _, frames = read(path)
+    assert len(frames) == 12
+
+
 def test_nothing_is_printed(make_clip, capfd):
     path = make_clip()
     path.write_bytes(path.read_bytes()[:-200])

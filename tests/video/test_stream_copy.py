@@ -1,0 +1,308 @@
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from video_deblur.video.codecs import container_for, unsupported_audio
+from video_deblur.video.reader import VideoReader
+from video_deblur.video.writer import VideoWriter
+
+from .footage import (
+    audio_codecs,
+    audio_packets,
+    clicks,
+    end_of,
+    heard_clicks,
+    restore,
+    write_film,
+    write_sound,
+)
+
+
+def num_frames(path):
+    with VideoReader(path) as reader:
+        return sum(1 for _ in reader)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+@pytest.mark.parametrize(
+    ("name", "codec", "rate", "layout"),
+    [
+        ("clip.mov", "pcm_mulaw", 8000, "mono"),
+        ("clip.avi", "adpcm_ima_wav", 22050, "stereo"),
+        ("clip.wmv", "wmav2", 44100, "stereo"),
+        ("clip.mkv", "pcm_s16le", 48000, "5.1"),
+    ],
+)
+def test_sound_that_cannot_be_copied_is_encoded_in_time(
+    name, codec, rate, layout, suffix, tmp_path, caplog
+):
+    source = write_film(tmp_path / name, codec, rate=rate, layout=layout)
+    output = tmp_path / f"out{suffix}"
+    restore(source, output)
+    kept = audio_codecs(output) == [codec]
+    assert kept == (
+        (suffix, codec)
+        in {
+            (".mov", "pcm_mulaw"),
+            (".mov", "pcm_s16le"),
+            (".mkv", "pcm_s16le"),
+        }
+    )
+    if kept:
+        assert audio_packets(output) == audio_packets(source)
+        assert caplog.messages == []
+    else:
+        assert audio_codecs(output) == ["aac"]
+        (warning,) = caplog.messages
+        assert f"clip{source.suffix}: audio stream" in warning
+        assert f"({codec}) is encoded to AAC" in warning
+    with av.open(str(source)) as before, av.open(str(output)) as after:
+        channels = [each.streams.audio[0].codec_context.channels for each in (before, after)]
+        assert channels[0] == channels[1]
+    # A tick of Matroska, whose stamps are in milliseconds.
+    np.testing.assert_allclose(heard_clicks(output), heard_clicks(source), atol=0.0012)
+    assert num_frames(output) == num_frames(source)
+
+
+@pytest.mark.parametrize("audio", ["copy", "encode"])
+@pytest.mark.parametrize("start", [Fraction(1, 3), Fraction(-1, 5)])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_sound_keeps_its_offset_to_the_pictures(suffix, start, audio, tmp_path):
+    source = write_film(tmp_path / "clip.ts", start=start)
+    output = tmp_path / f"out{suffix}"
+    restore(source, output, audio=audio)
+    apart = []
+    for path in (source, output):
+        with VideoReader(path) as reader:
+            first = float(next(reader).pts * reader.info.time_base)
+        apart.append([time - first for time in heard_clicks(path)])
+    assert apart[0] == pytest.approx(apart[1], abs=0.0012)
+    assert apart[0][-1] == pytest.approx(0.9 + float(start), abs=0.0012)
+
+
+def test_sound_can_be_encoded_or_dropped(tmp_path, caplog):
+    source = write_film(tmp_path / "clip.mp4", "aac")
+    restore(source, tmp_path / "encoded.mp4", audio="encode")
+    restore(source, tmp_path / "dropped.mp4", audio="drop")
+    assert audio_codecs(tmp_path / "encoded.mp4") == ["aac"]
+    assert audio_packets(tmp_path / "encoded.mp4") != audio_packets(source)
+    assert heard_clicks(tmp_path / "encoded.mp4") == pytest.approx(
+        heard_clicks(source), abs=1e-4
+    )
+    assert audio_codecs(tmp_path / "dropped.mp4") == []
+    assert caplog.messages == []
+    with pytest.raises(ValueError, match="audio must be one of copy, encode, drop, got 'no'"):
+        restore(source, tmp_path / "a.mp4", audio="no")
+
+
+def unknown_sound(path):
+    """Make the second sound of a film one that libav does not know, as iPhones do."""
+
+    def second(container, _):
+        stream = container.add_stream("aac", rate=48000, layout="mono")
+        write_sound(container, stream, clicks(48000), "mono")
+
+    source = write_film(path.with_name("two.mov"), more=second)
+    data = bytearray(source.read_bytes())
+    entry = data.rfind(b"stsd")
+    for name, new in ((b"mp4a", b"apac"), (b"esds", b"dapa")):
+        place = data.find(name, entry)
+        data[place : place + 4] = new
+    inner = data.find(b"mp4a", entry)
+    if inner >= 0:
+        data[inner : inner + 4] = b"apac"
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("audio", ["copy", "encode"])
+def test_a_sound_codec_that_is_not_known_is_named_and_left_out(audio, tmp_path, caplog):
+    source = unknown_sound(tmp_path / "iphone.mov")
+    with VideoReader(source) as reader:
+        assert reader.info.audio_codecs == ("aac", "unknown")
+    restore(source, tmp_path / "out.mov", audio=audio)
+    (warning,) = caplog.messages
+    assert "audio stream 2 (unknown) is left out" in warning
+    assert audio_codecs(tmp_path / "out.mov") == ["aac"]
+    assert heard_clicks(tmp_path / "out.mov") == pytest.approx([0.2, 0.9], abs=1e-3)
+
+
+def repeat_stamp(path, source):
+    """Copy a film, with one audio stamp repeated and two that jump back."""
+    with av.open(str(source)) as before, av.open(str(path), "w") as after:
+        copies = {
+            each.index: after.add_stream_from_template(each, opaque=True)
+            for each in before.streams
+        }
+        count, stamp = 0, 0
+        for packet in before.demux():
+            if packet.dts is None:
+                continue
+            if packet.stream.type == "audio":
+                count += 1
+                if count == 10:
+                    packet.pts = packet.dts = stamp
+                stamp = packet.dts
+            packet.stream = copies[packet.stream.index]
+            after.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_repeated_stamp_of_the_sound_costs_nothing(suffix, tmp_path, caplog):
+    source = repeat_stamp(tmp_path / "dup.mkv", write_film(tmp_path / "clip.mkv"))
+    output = tmp_path / f"out{suffix}"
+    restore(source, output)
+    assert num_frames(output) == 30
+    assert audio_packets(output) == audio_packets(source)
+    assert heard_clicks(output)[-1] == pytest.approx(0.9, abs=0.0012)
+    if suffix == ".mp4":
+        (warning,) = caplog.messages
+        assert "audio stream 1 (aac) had time stamps that do not go forward" in warning
+
+
+@pytest.mark.parametrize("audio", ["copy", "encode"])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_joined_transport_streams_play_one_after_the_other(suffix, audio, tmp_path):
+    part = write_film(tmp_path / "part.ts").read_bytes()
+    source = tmp_path / "joined.ts"
+    source.write_bytes(part + part)
+    output = tmp_path / f"out{suffix}"
+    restore(source, output, audio=audio)
+    assert num_frames(output) == 60
+    with VideoReader(output) as reader:
+        times = [float(frame.pts * reader.info.time_base) for frame in reader]
+    heard = heard_clicks(output)
+    assert [time - times[0] for time in heard[:2]] == pytest.approx([0.2, 0.9], abs=2e-3)
+    assert [time - times[30] for time in heard[2:]] == pytest.approx([0.2, 0.9], abs=2e-3)
+    # The next part begins where the longer of sound and pictures ended.
+    assert times[30] - times[29] == pytest.approx(0.04, abs=0.045)
+    if audio == "copy":
+        assert len(audio_packets(output)) == 2 * len(audio_packets(tmp_path / "part.ts"))
+
+
+def test_damaged_sound_costs_neither_pictures_nor_the_rest(tmp_path, caplog):
+    source = write_film(tmp_path / "clip.mkv", "mp2", rate=48000)
+    data = bytearray(source.read_bytes())
+    before = heard_clicks(source)
+    with av.open(str(source)) as container:
+        packets = [packet for packet in container.demux(audio=0) if packet.size]
+        for packet in packets[20:26]:
+            place = data.find(bytes(packet), packet.pos)
+            data[place : place + packet.size] = b"U" * packet.size
+    source.write_bytes(data)
+    output = tmp_path / "out.mp4"
+    restore(source, output, audio="encode")
+    assert num_frames(output) == 30
+    assert heard_clicks(output)[-1] == pytest.approx(before[-1], abs=0.0012)
+    (warning,) = caplog.messages
+    # Six packets of 24 ms, and what the decoder needs to find its way again.
+    assert re.search(r"audio stream 1 \(mp2\) is damaged or has gaps, 0.1[4-9] s", warning)
+
+
+def test_other_video_streams_are_named_and_copied(tmp_path, caplog):
+    added = []
+
+    def second(container, video):
+        other = container.add_stream("mpeg4", rate=25)
+        other.width, other.height = 32, 32
+        container.start_encoding()
+        for index in range(8):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 9, np.uint8), "rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, 25)
+            added.extend(other.encode(frame))
+        added.extend(other.encode(None))
+        container.mux(added)
+
+    source = write_film(tmp_path / "clip.mkv", more=second)
+    restore(source, tmp_path / "out.mp4")
+    (warning,) = caplog.messages
+    assert "video stream 2 (mpeg4) is copied as it is" in warning
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert [each.codec_context.name for each in container.streams.video] == [
+            "h264",
+            "mpeg4",
+        ]
+        packets = [bytes(p) for p in container.demux(video=1) if p.size]
+    assert len(packets) == 8
+
+
+def test_the_container_that_keeps_more_sound_is_chosen():
+    assert container_for(["aac"], "h264") == ".mp4"
+    assert container_for(["pcm_s16le"], "h264") == ".mkv"
+    assert container_for(["vorbis", "wmav2"], "h264") == ".mkv"
+    # No container of ours holds it, so the usual one is taken and the sound encoded.
+    assert container_for(["wmav2"], "h264") == ".mp4"
+    assert container_for(["unknown"], "h265", ".mov") == ".mov"
+
+
+def test_sound_ends_with_the_pictures_of_a_source_that_is_cut_short(tmp_path):
+    source = write_film(tmp_path / "clip.mkv", "pcm_s16le", num_frames=10)
+    for audio in ("copy", "encode"):
+        output = tmp_path / f"{audio}.mp4"
+        with (
+            VideoReader(source) as reader,
+            VideoWriter.like(output, reader.info, audio_from=source, audio=audio) as writer,
+        ):
+            for frame in reader:
+                writer.write(frame.pixels, frame.pts, frame.duration)
+            writer.end_early()
+        assert end_of(output, "audio") <= end_of(output, "video") + 0.03
+        assert end_of(output, "audio") > 0.35
+
+
+@pytest.mark.parametrize(
+    ("codecs", "held_by"),
+    [
+        (("aac", "mp3", "mp3float", "mp2", "ac3", "eac3", "alac"), ".mp4 .mov .mkv"),
+        (("opus", "flac", "dca"), ".mp4 .mkv"),
+        (("vorbis",), ".mkv"),
+        (("pcm_s16le", "pcm_s24be", "pcm_f32le", "pcm_u8"), ".mov .mkv"),
+        (("pcm_mulaw", "pcm_alaw", "pcm_s8", "adpcm_ima_qt"), ".mov"),
+        (("wmav2", "adpcm_ima_wav", "aac_latm", "unknown"), ""),
+    ],
+)
+def test_each_container_copies_the_sound_of_the_table_in_the_docs(codecs, held_by):
+    for suffix in (".mp4", ".mov", ".mkv"):
+        refused = [] if suffix in held_by.split() else list(codecs)
+        assert unsupported_audio(suffix, codecs) == refused, suffix
+
+
+@pytest.mark.parametrize(
+    ("codec", "text", "name", "kept_by"),
+    [
+        ("subrip", b"Hello", "clip.mkv", (".mkv",)),
+        ("mov_text", b"\0\5Hello", "clip.mp4", (".mp4", ".mov")),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_subtitles_are_copied_or_named(suffix, codec, text, name, kept_by, tmp_path, caplog):
+    def subtitle(container, _):
+        stream = container.add_mux_stream(codec)
+        stream.time_base = Fraction(1, 1000)
+        container.start_encoding()
+        packet = av.Packet(text)
+        packet.stream, packet.time_base = stream, Fraction(1, 1000)
+        packet.pts = packet.dts = 200
+        packet.duration = 400
+        container.mux(packet)
+
+    source = write_film(tmp_path / name, more=subtitle)
+    output = tmp_path / f"out{suffix}"
+    restore(source, output)
+    with av.open(str(output)) as container:
+        found = [
+            (bytes(packet), packet.pts * packet.time_base)
+            for stream in container.streams.subtitles
+            for packet in container.demux(stream)
+            if packet.size and bytes(packet) != b"\0\0"
+        ]
+    assert found == ([(text, Fraction(1, 5))] if suffix in kept_by else [])
+    named = [
+        f"subtitle stream 2 ({codec.replace('subrip', 'srt')})" in m for m in caplog.messages
+    ]
+    assert named == ([] if suffix in kept_by else [True])
