@@ -27,16 +27,18 @@ CHECKPOINT_SCHEDULER = "checkpoint"
 """Our own choice of scheduler: the timesteps that the library visits."""
 
 
-def seed_input() -> io.Int.Input:
-    """Return the input for the seed of the start noise."""
+def seed_input(
+    tooltip: str = "Seed of the noise that sampling starts from, a whole number. The same seed "
+    "gives the same frames.",
+) -> io.Int.Input:
+    """Return the input for a seed, by default of the start noise."""
     return io.Int.Input(
         "seed",
         default=0,
         min=0,
         max=MAX_SEED,
         control_after_generate=True,
-        tooltip="Seed of the noise that sampling starts from, a whole number. The same seed "
-        "gives the same frames.",
+        tooltip=tooltip,
     )
 
 
