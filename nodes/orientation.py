@@ -32,8 +32,8 @@ _SIDE = 32
 _LIKENESS = 0.6
 _MARGIN = 0.1
 """Correlation that another orientation must have, and by how much it must beat the present
-one. Restored latents of the bundled clips have 0.97 or more with those of their blurry frames, so
-that no other can win by the margin; noise has none with any."""
+one. Restored latents of the bundled clips have 0.97 or more with those of their blurry frames,
+so that no other can win by the margin; noise has none with any."""
 
 
 def refuse_turned(divd: Any, latents: Tensor, frames: DeviceFrames) -> None:
