@@ -7,11 +7,13 @@ from comfy_api.latest import ComfyExtension, io
 from .borrow import Borrow
 from .checkpoint import LoadCheckpoint
 from .clip import Deblur, DeblurVideo
+from .compare import Compare, MeasureRestoration
 from .decode import DecodeLatents
 from .encode import EncodeFrames
 from .example import ExampleClip
 from .measure import MeasureBlur
 from .sample import Sample
+from .synthesize import SynthesizeBlur
 from .temporary import remove_leftovers
 
 
@@ -31,4 +33,7 @@ class VideoDeblurExtension(ComfyExtension):
             MeasureBlur,
             Borrow,
             ExampleClip,
+            Compare,
+            MeasureRestoration,
+            SynthesizeBlur,
         ]

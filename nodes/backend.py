@@ -8,6 +8,7 @@ four files know its internals; differences between its versions are absorbed in 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 import sys
 from dataclasses import dataclass
@@ -53,10 +54,25 @@ DeblurEncoderType = io.Custom("DEBLUR_ENCODER")
 """Socket type of `DeblurEncoder`."""
 
 
-def make_schema(**fields: Any) -> io.Schema:
-    """Build a node schema, leaving out fields that this ComfyUI does not have yet."""
+def make_schema(found_by: str = "", **fields: Any) -> io.Schema:
+    """Build a node schema, leaving out fields that this ComfyUI does not have yet.
+
+    Args:
+        found_by: Words that stand behind the display name where the schema has no
+            `search_aliases`. Such a version searches ids and display names alone, and of
+            these the first 30 characters.
+        **fields: Of `io.Schema`, of any version.
+    """
     known = {field.name for field in dataclasses.fields(io.Schema)}
+    if found_by and "search_aliases" not in known:
+        fields["display_name"] += f" ({found_by})"
     return io.Schema(**{name: value for name, value in fields.items() if name in known})
+
+
+def advanced(input_class: Any) -> dict[str, Any]:
+    """Return the argument that folds a less used widget away, where this ComfyUI has it."""
+    known = inspect.signature(input_class.__init__).parameters
+    return {"advanced": True} if "advanced" in known else {}
 
 
 def trim_window(video: Any) -> tuple[float, float]:

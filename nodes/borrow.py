@@ -26,10 +26,11 @@ class Borrow(io.ComfyNode):
         return make_schema(
             node_id="VideoDeblur_Borrow",
             display_name="Borrow Detail",
+            found_by="shake",
             category=CATEGORY,
-            description="Give each frame the detail of sharper neighbours, up to three frames "
-            "away. Needs no checkpoint. Deblur Frames, Deblur Video and Decode Deblurred "
-            "Latents do it already: this is for frames that came another way.",
+            description="Give each frame of shaking footage the detail of sharper neighbours, "
+            "up to three frames away. Needs no checkpoint. Deblur Frames, Deblur Video and "
+            "Decode Deblurred Latents do it already: this is for frames that came another way.",
             search_aliases=["deblur", "lucky frames", "shake", "temporal fusion", "align"],
             inputs=[
                 io.Image.Input(
@@ -41,7 +42,7 @@ class Borrow(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output(
-                    display_name="frames", tooltip="The frames, sharper where one could help."
+                    display_name="IMAGE", tooltip="The frames, sharper where one could help."
                 )
             ],
         )

@@ -17,6 +17,7 @@ from .backend import (
     DeblurEncoderType,
     LoadedCheckpoint,
     LoadedFeedForward,
+    advanced,
     build_checkpoint,
     make_schema,
     refuse_without_sampler,
@@ -127,16 +128,18 @@ class LoadCheckpoint(io.ComfyNode):
                     "precision where the checkpoint is stored so and the device is fast at it, "
                     "else float32. float8 takes half the memory of that and is less exact. "
                     "Encoders and decoder always use float32.",
+                    **advanced(io.Combo.Input),
                 ),
             ],
             outputs=[
                 io.Model.Output(
-                    display_name="model",
-                    tooltip="The denoising network; takes any sampler and LoRA.",
+                    display_name="MODEL",
+                    tooltip="The denoising network, for Sample Deblurred Latents, KSampler and "
+                    "LoRA loaders.",
                 ),
-                io.Vae.Output(display_name="vae", tooltip="The autoencoder, a native VAE."),
+                io.Vae.Output(display_name="VAE", tooltip="The autoencoder, a native VAE."),
                 DeblurEncoderType.Output(
-                    display_name="encoder",
+                    display_name="DEBLUR_ENCODER",
                     tooltip="The image encoders, for Encode Blurry Frames.",
                 ),
             ],

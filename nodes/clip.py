@@ -20,6 +20,7 @@ from .backend import (
     CATEGORY,
     LoadedCheckpoint,
     LoadedFeedForward,
+    advanced,
     has_other_frames,
     make_schema,
     trim_window,
@@ -43,9 +44,9 @@ def preset_input() -> io.Combo.Input:
         "preset",
         options=list(PRESET_NAMES),
         default=PRESET_NAMES[0],
-        tooltip="fast: the checkpoint's own number of steps. detailed: four times as many. "
-        "paper: 50 steps as in the paper, fifty times slower; the bundled checkpoint gains "
-        "nothing from it.",
+        tooltip="fast: the checkpoint's own number of steps, 1 for the bundled one. detailed: "
+        "four times as many, a little steadier where a hand shakes; the bundled checkpoint "
+        "gains no detail from it. paper: 50 times as slow, and worse with the bundled one.",
     )
 
 
@@ -57,6 +58,7 @@ def skip_sharp_input() -> io.Boolean.Input:
         optional=True,
         tooltip="Whether to leave frames alone that are sharp already, with a smooth change to "
         "restored ones. Measure Blur shows what counts as sharp.",
+        **advanced(io.Boolean.Input),
     )
 
 
@@ -68,9 +70,12 @@ class Deblur(io.ComfyNode):
         return make_schema(
             node_id="VideoDeblur_Deblur",
             display_name="Deblur Frames",
+            found_by="unblur, sharpen",
             category=CATEGORY,
-            description="Remove motion blur from the frames of a clip, or from one image.",
-            search_aliases=["deblur", "motion blur", "sharpen", "restore", "unblur"],
+            description="Remove motion blur and camera shake from the frames of a clip, or "
+            "from one image: unblur and sharpen what moved.",
+            search_aliases=["deblur", "motion blur", "unblur", "sharpen", "shake", "restore"],
+            essentials_category="Image Tools",
             inputs=[
                 io.Image.Input(
                     "frames",
@@ -85,7 +90,7 @@ class Deblur(io.ComfyNode):
                 skip_sharp_input(),
                 borrow_input(),
             ],
-            outputs=[io.Image.Output(display_name="frames", tooltip="Restored frames.")],
+            outputs=[io.Image.Output(display_name="IMAGE", tooltip="Restored frames.")],
         )
 
     @classmethod
@@ -162,16 +167,19 @@ class DeblurVideo(io.ComfyNode):
         return make_schema(
             node_id="VideoDeblur_DeblurVideo",
             display_name="Deblur Video",
+            found_by="motion blur, shake",
             category=CATEGORY,
-            description="Remove motion blur from a video of any length. Sound and time stamps "
-            "stay as they are.",
+            description="Remove motion blur and camera shake from a video of any length: "
+            "unblur and sharpen what moved. Sound and time stamps stay as they are.",
             search_aliases=[
                 "deblur",
                 "motion blur",
-                "sharpen video",
-                "restore video",
                 "unblur",
+                "sharpen video",
+                "shake",
+                "restore video",
             ],
+            essentials_category="Video Tools",
             inputs=[
                 io.Video.Input(
                     "video", tooltip="Blurry video, from Load Video or Create Video."
@@ -186,6 +194,7 @@ class DeblurVideo(io.ComfyNode):
                     default=CODEC_NAMES[0],
                     tooltip="How the pictures are stored. h264 plays everywhere; h265 makes "
                     "smaller files and keeps 10 bits.",
+                    **advanced(io.Combo.Input),
                 ),
                 io.Int.Input(
                     "crf",
@@ -194,6 +203,7 @@ class DeblurVideo(io.ComfyNode):
                     max=51,
                     tooltip="Quality of the stored pictures, a number from 0 (lossless, large) "
                     "to 51 (poor, small). 14 looks lossless.",
+                    **advanced(io.Int.Input),
                 ),
                 scene_cuts_input(),
                 skip_sharp_input(),
@@ -202,7 +212,7 @@ class DeblurVideo(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
             outputs=[
                 io.Video.Output(
-                    display_name="video", tooltip="Restored video, a file for Save Video."
+                    display_name="VIDEO", tooltip="Restored video, a file for Save Video."
                 )
             ],
         )

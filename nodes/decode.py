@@ -16,9 +16,10 @@ from ..restoration.denoising.windows import shots
 from ..restoration.frames import TensorFrames, usable_frames
 from ..restoration.phases import blend_clip, decode, frame_groups, fuse
 from ..restoration.progress import Work
-from .backend import CATEGORY, make_schema
+from .backend import CATEGORY, advanced, make_schema
 from .denoiser import OPTIONS_KEY
 from .memory import load_to_device
+from .orientation import refuse_turned
 from .progress import Cancellable, Progress, ProgressFn
 from .vae import AssembledDivd, decoding_divd
 
@@ -39,10 +40,11 @@ def borrow_input() -> io.Boolean.Input:
     """Return the input that lets frames borrow from each other."""
     return io.Boolean.Input(
         "borrow",
+        display_name="use sharper neighbours",
         default=True,
         optional=True,
         tooltip="Whether frames take detail from sharper neighbours, up to three frames away. "
-        "Most of the gain where a hand shakes.",
+        "Most of the gain where a hand shakes, and most of the time on a CPU.",
     )
 
 
@@ -55,10 +57,13 @@ def decode_latents(
     callback: ProgressFn,
     shares: Sequence[float] | None = None,
     borrow: bool = True,
+    *,
+    may_be_turned: bool = False,
 ) -> Tensor:
     """Decode LATENT to frames `[T, H, W, C]` of the size and channels of the blurry ones.
 
-    `shares` are factors on the strength, one per frame.
+    `shares` are factors on the strength, one per frame. `may_be_turned` has latents checked
+    that came through nodes of others.
 
     Raises:
         ValueError: If the blurry frames are missing or do not fit the latents.
@@ -73,8 +78,10 @@ def decode_latents(
     device = vae.patcher.load_device
     _reserve(vae, divd, frames, borrow)
     latents = normalise_latents(divd.config.autoencoder, samples.float())
-    latents = rearrange(latents, "t c h w -> 1 c t h w")
     on_device = TensorFrames(frames, device)
+    if may_be_turned:
+        refuse_turned(divd, latents, TensorFrames(_made_from(latent, frames), device))
+    latents = rearrange(latents, "t c h w -> 1 c t h w")
     spans = shots(len(frames), _cuts(latent, frames) if borrow else ())
     groups = [frame_groups(divd.config.autoencoder, span, on_device.size) for span in spans]
     work = Work(callback, sum(map(len, groups)) + borrow * len(frames))
@@ -125,6 +132,13 @@ def _blurry_frames(latent: dict[str, Any], original: Tensor | None) -> Tensor:
     return usable_frames(frames)
 
 
+def _made_from(latent: dict[str, Any], frames: Tensor) -> Tensor:
+    """Return the frames that were encoded, where the latents still have them all."""
+    source = latent.get(OPTIONS_KEY)
+    made_from = source["frames"] if source else frames
+    return made_from if made_from.shape[:3] == frames.shape[:3] else frames
+
+
 def _check_fit(samples: Tensor, frames: Tensor, divd: AssembledDivd) -> None:
     downscale, channels = divd.downscale, divd.config.autoencoder.latent_channels
     height, width = (-(-extent // downscale) for extent in frames.shape[1:3])
@@ -169,10 +183,11 @@ class DecodeLatents(io.ComfyNode):
                     default=False,
                     tooltip="Whether to take colour and brightness (low frequencies) from the "
                     "blurry frames.",
+                    **advanced(io.Boolean.Input),
                 ),
                 borrow_input(),
             ],
-            outputs=[io.Image.Output(display_name="frames", tooltip="Restored frames.")],
+            outputs=[io.Image.Output(display_name="IMAGE", tooltip="Restored frames.")],
         )
 
     @classmethod
@@ -188,6 +203,13 @@ class DecodeLatents(io.ComfyNode):
         advance = Progress(1).stage(0)
         with Cancellable():
             restored = decode_latents(
-                vae, latent, original, strength, color_match, advance, borrow=borrow
+                vae,
+                latent,
+                original,
+                strength,
+                color_match,
+                advance,
+                borrow=borrow,
+                may_be_turned=True,
             )
         return io.NodeOutput(restored)

@@ -16,7 +16,7 @@ from ..restoration.denoising.coding import pixels_at_once
 from ..restoration.frames import TensorFrames, usable_frames
 from ..restoration.phases import encode, encode_tokens, frame_groups
 from ..restoration.progress import Work
-from .backend import CATEGORY, DeblurEncoder, DeblurEncoderType, make_schema
+from .backend import CATEGORY, DeblurEncoder, DeblurEncoderType, advanced, make_schema
 from .denoiser import CUTS_KEY, OPTIONS_KEY
 from .memory import load_to_device
 from .progress import Cancellable, Progress, ProgressFn
@@ -32,6 +32,7 @@ def scene_cuts_input() -> io.Boolean.Input:
         optional=True,
         tooltip="Whether to find scene cuts and restore every shot on its own. Off takes the "
         "frames for one shot.",
+        **advanced(io.Boolean.Input),
     )
 
 

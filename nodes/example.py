@@ -37,8 +37,8 @@ class ExampleClip(io.ComfyNode):
                 )
             ],
             outputs=[
-                io.Video.Output(display_name="video", tooltip="The clip as a file."),
-                io.Image.Output(display_name="images", tooltip="All of its frames."),
+                io.Video.Output(display_name="VIDEO", tooltip="The clip as a file."),
+                io.Image.Output(display_name="IMAGE", tooltip="All of its frames."),
             ],
         )
 

@@ -19,8 +19,10 @@ class MeasureBlur(io.ComfyNode):
         return make_schema(
             node_id="VideoDeblur_MeasureBlur",
             display_name="Measure Blur",
+            found_by="blur detection",
             category=CATEGORY,
-            description="Score how blurry each frame is, without a sharp one to compare with.",
+            description="Score how blurry each frame is (blur detection), without a sharp one "
+            "to compare with.",
             search_aliases=["blur score", "sharpness", "blur detection", "focus"],
             inputs=[
                 io.Image.Input(

@@ -26,6 +26,10 @@ class Movement:
     sub_frames: np.ndarray
     """float32 `[T, S, 3, 3]`, over each exposure."""
 
+    def part(self, start: int, stop: int) -> Movement:
+        """Return the movement over some of the frames."""
+        return Movement(middle=self.middle[start:stop], sub_frames=self.sub_frames[start:stop])
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Shot:
@@ -46,6 +50,15 @@ class Shot:
     """Of a picture that passes in front."""
     mask: np.ndarray | None = None
     """float32 `[64, 64]`: that picture covers where this smooth field is above 0."""
+
+    def part(self, start: int, stop: int) -> Shot:
+        """Return some of the frames as a shot of their own, which renders to the same."""
+        return replace(
+            self,
+            counts=self.counts[start:stop],
+            scene=self.scene.part(start, stop),
+            front=self.front and self.front.part(start, stop),
+        )
 
 
 def draw_shot(

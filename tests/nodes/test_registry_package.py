@@ -109,6 +109,18 @@ def every_node() -> dict:
         "borrow": node("Borrow", frames=["decode", 0], scene_cuts=True),
         "measure": node("MeasureBlur", frames=["borrow", 0]),
         "frames": node("Deblur", frames=["clip", 1], **restore),
+        "blur": node(
+            "SynthesizeBlur", sharp=["frames", 0], amount=9.0, seed=1, length=1, pauses=False
+        ),
+        "fidelity": node("MeasureRestoration", restored=["blur", 0], sharp=["blur", 1]),
+        "compare": node(
+            "Compare",
+            before=["blur", 0],
+            after=["blur", 1],
+            view="crops",
+            position=0.5,
+            labels=True,
+        ),
         "video": node("DeblurVideo", video=["clip", 0], codec="h264", crf=14, **restore),
         "saved video": {
             "class_type": "SaveVideo",
@@ -119,7 +131,12 @@ def every_node() -> dict:
             "class_type": "SaveImage",
             "inputs": {"images": ["frames", 0], "filename_prefix": "packed"},
         },
+        "saved pictures": {
+            "class_type": "SaveImage",
+            "inputs": {"images": ["compare", 0], "filename_prefix": "packed"},
+        },
         "report": {"class_type": "PreviewAny", "inputs": {"source": ["measure", 2]}},
+        "figures": {"class_type": "PreviewAny", "inputs": {"source": ["fidelity", 2]}},
     }
 
 

@@ -62,6 +62,9 @@ INPUTS = {
     "VideoDeblur_MeasureBlur": ["frames"],
     "VideoDeblur_Borrow": ["frames", "scene_cuts"],
     "VideoDeblur_ExampleClip": ["clip"],
+    "VideoDeblur_Compare": ["before", "after", "view", "position", "labels"],
+    "VideoDeblur_MeasureRestoration": ["restored", "sharp", "blurry"],
+    "VideoDeblur_SynthesizeBlur": ["sharp", "amount", "seed", "length", "pauses"],
 }
 OUTPUTS = {
     "VideoDeblur_LoadCheckpoint": ["MODEL", "VAE", "DEBLUR_ENCODER"],
@@ -73,6 +76,9 @@ OUTPUTS = {
     "VideoDeblur_MeasureBlur": ["FLOAT", "FLOAT", "STRING"],
     "VideoDeblur_Borrow": ["IMAGE"],
     "VideoDeblur_ExampleClip": ["VIDEO", "IMAGE"],
+    "VideoDeblur_Compare": ["IMAGE"],
+    "VideoDeblur_MeasureRestoration": ["FLOAT", "FLOAT", "STRING"],
+    "VideoDeblur_SynthesizeBlur": ["IMAGE", "IMAGE"],
 }
 
 

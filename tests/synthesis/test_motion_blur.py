@@ -298,3 +298,12 @@ def test_every_response_is_drawn_and_half_of_the_clips_see_the_measured_one(monk
     monkeypatch.setattr(shot, "RESPONSES", (*RESPONSES, "another"))
     more = [draw_shot(1, (8, 8), CALM, seeded(seed)).response for seed in range(400)]
     assert np.bincount(more) / len(more) == pytest.approx([0.5, *[1 / 6] * 3], abs=0.07)
+
+
+def test_a_part_of_a_shot_renders_to_the_same_frames():
+    shot = draw_shot(4, (40, 56), ShakeConfig(), torch.Generator().manual_seed(3))
+    clip = torch.randint(0, 256, (1, 4, 3, 60, 80), dtype=torch.uint8)
+    whole = render_clips(clip, [shot])
+    part = render_clips(clip[:, 1:3], [shot.part(1, 3)])
+    for all_frames, some in zip(whole, part, strict=True):
+        assert torch.equal(all_frames[:, 1:3], some)
