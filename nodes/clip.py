@@ -30,7 +30,7 @@ from .encode import encode_frames, scene_cuts_input
 from .memory import load_to_device
 from .progress import Progress, ProgressFn
 from .sample import sample_preset, seed_input
-from .temporary import PREFIX, TemporaryPath, temporary_file
+from .temporary import PREFIX, RESULTS, TemporaryPath, temporary_file
 
 CODEC_NAMES = ("h264", "h265")
 """Codecs of `video.codecs` that Save Video can put into its mp4 files."""
@@ -195,7 +195,8 @@ class DeblurVideo(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, checkpoint: str | None = None, **others: Any) -> str:
-        return fingerprint(checkpoint)
+        removed = RESULTS.num_removed(repr((checkpoint, sorted(others.items()))))
+        return f"{fingerprint(checkpoint)} {removed}"
 
     @classmethod
     def execute(
@@ -226,7 +227,7 @@ class DeblurVideo(io.ComfyNode):
             path = _restore_components(video, loaded, settings, codec, crf, progress)
         else:
             path = _restore_file(video, loaded, settings, codec, crf, progress, checkpoint)
-        return io.NodeOutput(InputImpl.VideoFromFile(TemporaryPath(path)))
+        return io.NodeOutput(InputImpl.VideoFromFile(RESULTS.add(TemporaryPath(path))))
 
 
 def _restore_file(
