@@ -32,7 +32,7 @@ from .live import LiveView
 from .memory import load_to_device
 from .progress import Cancellable, Progress, ProgressFn
 from .sample import sample_preset, seed_input
-from .temporary import PREFIX, TemporaryPath, temporary_file
+from .temporary import PREFIX, RESULTS, TemporaryPath, temporary_file
 
 CODEC_NAMES = ("h264", "h265")
 """Codecs of `video.codecs` that Save Video can put into its mp4 files."""
@@ -219,7 +219,8 @@ class DeblurVideo(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, checkpoint: str | None = None, **others: Any) -> str:
-        return fingerprint(checkpoint)
+        removed = RESULTS.num_removed(repr((checkpoint, sorted(others.items()))))
+        return f"{fingerprint(checkpoint)} {removed}"
 
     @classmethod
     def execute(
@@ -250,7 +251,7 @@ class DeblurVideo(io.ComfyNode):
             path = _restore_components(video, loaded, settings, codec, crf, view)
         else:
             path = _restore_file(video, loaded, settings, codec, crf, view, checkpoint)
-        return io.NodeOutput(InputImpl.VideoFromFile(TemporaryPath(path)))
+        return io.NodeOutput(InputImpl.VideoFromFile(RESULTS.add(TemporaryPath(path))))
 
 
 def _restore_file(

@@ -2,6 +2,8 @@
 
 A finished video belongs to its path: `TemporaryPath` removes the file with the last reference
 to it. ComfyUI's cache holds the VIDEO, and with it the path, as long as a graph may read it.
+Caches that hold results for as long as memory is plentiful would fill the disk: `Results`
+removes the oldest files then, and the node runs again where such a result is wanted once more.
 """
 
 from __future__ import annotations
@@ -12,14 +14,19 @@ import shutil
 import tempfile
 import time
 import weakref
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import folder_paths
+from comfy_execution.utils import get_executing_context
 
 PREFIX = "video_deblur_"
 """Begins the name of every file and folder of ours in the temporary folder."""
+_MOST_KEPT = 8
+"""Files of finished results; a graph may need more at once, and gets them."""
 _LEFTOVER_AGE_S = 24 * 3600
 """Another ComfyUI may use the same folder; nobody's run is as old as this."""
 
@@ -42,6 +49,67 @@ def _remove_file(path: str) -> None:
     # Somebody may have moved it away, and Windows removes nothing that is open.
     with suppress(OSError):
         os.unlink(path)
+
+
+@dataclass(frozen=True)
+class _Result:
+    path: str
+    prompt: str
+    key: str
+
+
+class Results:
+    """Results that ComfyUI's cache holds, and which of their files may go.
+
+    A key stands for the widgets of a node: what is linked to it is not known when ComfyUI asks
+    whether it changed. A file may go if its run is over and every node of the present run with
+    its key has run anew, so that none takes it from the cache. Its key then counts one removal
+    more: as part of the node's fingerprint that makes the cache forget all results of the key.
+    """
+
+    def __init__(self) -> None:
+        self._prompt = ""
+        self._keys: dict[str, str] = {}
+        self._ran: set[str] = set()
+        self._finished: list[_Result] = []
+        self._removals: Counter[str] = Counter()
+
+    def num_removed(self, key: str) -> int:
+        """Return how many results of a key have lost their file.
+
+        ComfyUI asks for each node before it runs a graph, or when the node joins it.
+        """
+        if (context := get_executing_context()) is not None:
+            self._enter(context.prompt_id)
+            self._keys[context.node_id] = key
+        return self._removals[key]
+
+    def add(self, path: TemporaryPath) -> TemporaryPath:
+        """Take in the result of the node that runs; older files may go."""
+        context = get_executing_context()
+        if context is None or context.prompt_id != self._prompt:
+            return path
+        key = self._keys.get(context.node_id)
+        if key is None:
+            return path
+        self._ran.add(context.node_id)
+        self._finished = [result for result in self._finished if os.path.exists(result.path)]
+        self._finished.append(_Result(str(path), context.prompt_id, key))
+        # Nodes that take their result from the cache never run.
+        waiting = {k for node, k in self._keys.items() if node not in self._ran}
+        removable = [
+            result
+            for result in self._finished
+            if result.prompt != context.prompt_id and result.key not in waiting
+        ]
+        for result in removable[: max(len(self._finished) - _MOST_KEPT, 0)]:
+            _remove_file(result.path)
+            self._removals[result.key] += 1
+        return path
+
+    def _enter(self, prompt: str) -> None:
+        if prompt != self._prompt:
+            self._prompt, self._keys, self._ran = prompt, {}, set()
 
 
 @contextmanager
@@ -83,3 +151,7 @@ def remove_leftovers() -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink()
+
+
+RESULTS = Results()
+"""Of this process, which runs one graph at a time."""

@@ -57,6 +57,7 @@ class ComfyServer:
         self.base = base
         self.log_path = base / "server.log"
         self.client_id = uuid.uuid4().hex
+        self.options: list[str] = []
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._process: subprocess.Popen | None = None
@@ -70,6 +71,7 @@ class ComfyServer:
         command += ["--disable-api-nodes", "--disable-auto-launch"]
         command += ["--preview-method", "latent2rgb"]
         command += [] if wants_gpu() else ["--cpu"]
+        command += self.options
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
                 command, stdout=log, stderr=subprocess.STDOUT, cwd=self.base

@@ -22,7 +22,7 @@ _BLOCK = """
 import builtins, sys
 
 ALLOWED = {allowed!r}
-COMFYUI = ("comfy", "comfy_api", "folder_paths", "latent_preview")
+COMFYUI = ("comfy", "comfy_api", "comfy_execution", "folder_paths", "latent_preview")
 original = builtins.__import__
 
 

@@ -95,6 +95,52 @@ def test_runs_leave_the_folder_flat_and_a_cached_result_can_be_saved_again(serve
     assert server.log_text().count("Prompt executed") == runs + 1
 
 
+def test_a_cache_that_keeps_everything_does_not_fill_the_disk(server, tmp_path):
+    temporary = server.base / "temp"
+    # More than any of the two versions would keep by itself.
+    server.options = ["--cache-lru", "1000"]
+    server.start()
+    clips = [
+        server.upload(write_clip(tmp_path / f"{i}.mp4", blurry_clip(3, 32, 48), Fraction(25)))
+        for i in range(2)
+    ]
+    for run in range(12):
+        server.run(_graph(clips[run % 2], run // 6, f"run_{run}"))
+        assert len(list(temporary.iterdir())) <= 8
+    runs = server.log_text().count("Prompt executed")
+    for run in (0, 1, 11):
+        # Seed and clip of a run whose file is gone, and of the last, whose file is there.
+        (saved,) = server.run(_graph(clips[run % 2], run // 6, f"again_{run}"))
+        assert saved.stat().st_size > 0
+    assert server.log_text().count("Prompt executed") == runs + 3
+
+
+def _two_videos(clips: list[str], seed: int, run: int) -> dict:
+    """A graph whose first video stays the same, with the same widgets in both at first."""
+    graph = _graph(clips[0], 0, f"first_{run}")
+    other = _graph(clips[1], seed, f"second_{run}")
+    for key, node in other.items():
+        inputs = {
+            name: [f"b{value[0]}", value[1]] if isinstance(value, list) else value
+            for name, value in node["inputs"].items()
+        }
+        graph[f"b{key}"] = {**node, "inputs": inputs}
+    return graph
+
+
+def test_what_the_present_graph_takes_from_the_cache_stays(server, tmp_path):
+    server.options = ["--cache-lru", "1000"]
+    server.start()
+    clips = [
+        server.upload(write_clip(tmp_path / f"{i}.mp4", blurry_clip(3, 32, 48), Fraction(25)))
+        for i in range(2)
+    ]
+    for run in range(12):
+        saved = server.run(_two_videos(clips, run, run))
+        assert len(saved) == 2
+        assert len(list((server.base / "temp").iterdir())) <= 9
+
+
 def test_what_a_crashed_session_left_goes_at_the_next_start(server):
     temporary = server.base / "temp"
     old, parts = temporary / "video_deblur_a.mp4", temporary / "video_deblur_parts_b"
