@@ -29,6 +29,7 @@ from .backend import (
 from .checkpoint import checkpoint_input, checkpoint_path, fingerprint, load_checkpoint
 from .decode import borrow_input, decode_latents, strength_input
 from .encode import encode_frames, scene_cuts_input
+from .mask import feather_input, mask_input, mask_weights, mix_by_mask
 from .memory import load_to_device
 from .progress import Progress, ProgressFn
 from .sample import sample_preset, seed_input
@@ -84,6 +85,8 @@ class Deblur(io.ComfyNode):
                 scene_cuts_input(),
                 skip_sharp_input(),
                 borrow_input(),
+                feather_input(),
+                mask_input(),
             ],
             outputs=[io.Image.Output(display_name="frames", tooltip="Restored frames.")],
         )
@@ -103,11 +106,9 @@ class Deblur(io.ComfyNode):
         scene_cuts: bool = True,
         skip_sharp: bool = False,
         borrow: bool = True,
+        feather: int = 8,
+        mask: Tensor | None = None,
     ) -> io.NodeOutput:
-        # Here and below: what works on frames and files is imported when it is needed, so
-        # that ComfyUI starts without it.
-        from ..restoration.streaming.footage import survey_clip
-
         loaded = load_checkpoint(checkpoint)
         settings = preset_settings(
             loaded.config,
@@ -119,27 +120,42 @@ class Deblur(io.ComfyNode):
             borrow=borrow,
         )
         frames = usable_frames(frames)
-        if isinstance(loaded, LoadedFeedForward):
-            _load(loaded, settings, *frames.shape[1:3])
-            advance = Progress(1).stage(0)
-            return io.NodeOutput(loaded.engine().restore(frames, settings, advance))
-        cuts, shares = survey_clip((frame.cpu().numpy() for frame in frames), settings)
-        if strength == 0 or not any(shares):
+        if mask is None:
+            return io.NodeOutput(_restore_frames(frames, loaded, settings))
+        weights = mask_weights(mask, frames, feather)
+        if not weights.any():
             return io.NodeOutput(frames)
-        progress = Progress(1, 4 * settings.passes, 1 + 2 * borrow)
-        conditions = encode_frames(loaded.encoder, frames, progress.stage(0), cuts)
-        latent = sample_preset(loaded.model, *conditions, settings, progress.stage(1))
-        restored = decode_latents(
-            loaded.vae,
-            latent,
-            None,
-            strength,
-            settings.color_match,
-            progress.stage(2),
-            shares,
-            borrow,
-        )
-        return io.NodeOutput(restored)
+        restored = _restore_frames(frames, loaded, settings)
+        return io.NodeOutput(mix_by_mask(frames, restored, weights))
+
+
+def _restore_frames(
+    frames: Tensor, loaded: LoadedCheckpoint | LoadedFeedForward, settings: RestorationSettings
+) -> Tensor:
+    """Restore a clip `[T, H, W, C]`."""
+    # Here and below: what works on frames and files is imported when it is needed, so that
+    # ComfyUI starts without it.
+    from ..restoration.streaming.footage import survey_clip
+
+    if isinstance(loaded, LoadedFeedForward):
+        _load(loaded, settings, *frames.shape[1:3])
+        return loaded.engine().restore(frames, settings, Progress(1).stage(0))
+    cuts, shares = survey_clip((frame.cpu().numpy() for frame in frames), settings)
+    if settings.strength == 0 or not any(shares):
+        return frames
+    progress = Progress(1, 4 * settings.passes, 1 + 2 * settings.borrow)
+    conditions = encode_frames(loaded.encoder, frames, progress.stage(0), cuts)
+    latent = sample_preset(loaded.model, *conditions, settings, progress.stage(1))
+    return decode_latents(
+        loaded.vae,
+        latent,
+        None,
+        settings.strength,
+        settings.color_match,
+        progress.stage(2),
+        shares,
+        settings.borrow,
+    )
 
 
 class DeblurVideo(io.ComfyNode):
