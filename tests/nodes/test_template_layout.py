@@ -10,6 +10,7 @@ from itertools import combinations
 import pytest
 
 from .browser import ComfyPage, new_context
+from .conftest import REPOSITORY
 from .workflow_files import ALL_WORKFLOWS, NEWER_NODES, VHS_WORKFLOW, read_nodes, title
 
 TITLE_HEIGHT = 30
@@ -119,6 +120,17 @@ def test_titles_are_words_and_numbered_from_the_simplest():
         # Safe in an address, which the page does not escape, and as a file on Windows.
         assert re.fullmatch(r"\d\d [A-Z][A-Za-z ,-]+", path.stem), path.stem
     assert len(read_nodes(ALL_WORKFLOWS[0])) == min(map(len, map(read_nodes, ALL_WORKFLOWS)))
+
+
+def test_help_pages_name_templates_that_exist():
+    named = {
+        name
+        for page in (REPOSITORY / "web" / "docs").glob("*.md")
+        for names in re.findall(r"[tT]emplates? ((?:\*[^*]+\*(?:, )?)+)", page.read_text())
+        for name in re.findall(r"\*([^*]+)\*", names)
+    }
+    assert len(named) >= 5
+    assert named <= {title(path) for path in ALL_WORKFLOWS}
 
 
 @by_name
