@@ -29,6 +29,7 @@ from .checkpoint import checkpoint_input, checkpoint_path, fingerprint, load_che
 from .decode import borrow_input, decode_latents, strength_input
 from .encode import encode_frames, scene_cuts_input
 from .live import LiveView
+from .mask import feather_input, mask_input, mask_weights, mix_by_mask
 from .memory import load_to_device
 from .progress import Cancellable, Progress, ProgressFn
 from .sample import sample_preset, seed_input
@@ -89,6 +90,8 @@ class Deblur(io.ComfyNode):
                 scene_cuts_input(),
                 skip_sharp_input(),
                 borrow_input(),
+                feather_input(),
+                mask_input(),
             ],
             outputs=[io.Image.Output(display_name="IMAGE", tooltip="Restored frames.")],
         )
@@ -108,11 +111,9 @@ class Deblur(io.ComfyNode):
         scene_cuts: bool = True,
         skip_sharp: bool = False,
         borrow: bool = True,
+        feather: int = 8,
+        mask: Tensor | None = None,
     ) -> io.NodeOutput:
-        # Here and below: what works on frames and files is imported when it is needed, so
-        # that ComfyUI starts without it.
-        from ..restoration.streaming.footage import survey_clip
-
         # At once: loading takes a while.
         Progress(1).stage(0)(0, 1)
         loaded = load_checkpoint(checkpoint)
@@ -126,30 +127,45 @@ class Deblur(io.ComfyNode):
             borrow=borrow,
         )
         frames = usable_frames(frames)
-        progress = Progress(0.2, 1, 4 * settings.passes, 1 + 2 * borrow)
-        if isinstance(loaded, LoadedFeedForward):
-            _load(loaded, settings, *frames.shape[1:3])
-            with Cancellable():
-                restored = loaded.engine().restore(frames, settings, Progress(1).stage(0))
-            return io.NodeOutput(restored)
-        cuts, shares = survey_clip(_watched(frames, progress.stage(0)), settings)
-        if strength == 0 or not any(shares):
+        if mask is None:
+            return io.NodeOutput(_restore_frames(frames, loaded, settings))
+        weights = mask_weights(mask, frames, feather)
+        if not weights.any():
             return io.NodeOutput(frames)
+        restored = _restore_frames(frames, loaded, settings)
+        return io.NodeOutput(mix_by_mask(frames, restored, weights))
+
+
+def _restore_frames(
+    frames: Tensor, loaded: LoadedCheckpoint | LoadedFeedForward, settings: RestorationSettings
+) -> Tensor:
+    """Restore a clip `[T, H, W, C]`."""
+    # Here and below: what works on frames and files is imported when it is needed, so that
+    # ComfyUI starts without it.
+    from ..restoration.streaming.footage import survey_clip
+
+    if isinstance(loaded, LoadedFeedForward):
+        _load(loaded, settings, *frames.shape[1:3])
         with Cancellable():
-            conditions = encode_frames(loaded.encoder, frames, progress.stage(1), cuts)
-        latent = sample_preset(loaded.model, *conditions, settings, progress.stage(2))
-        with Cancellable():
-            restored = decode_latents(
-                loaded.vae,
-                latent,
-                None,
-                strength,
-                settings.color_match,
-                progress.stage(3),
-                shares,
-                borrow,
-            )
-        return io.NodeOutput(restored)
+            return loaded.engine().restore(frames, settings, Progress(1).stage(0))
+    progress = Progress(0.2, 1, 4 * settings.passes, 1 + 2 * settings.borrow)
+    cuts, shares = survey_clip(_watched(frames, progress.stage(0)), settings)
+    if settings.strength == 0 or not any(shares):
+        return frames
+    with Cancellable():
+        conditions = encode_frames(loaded.encoder, frames, progress.stage(1), cuts)
+    latent = sample_preset(loaded.model, *conditions, settings, progress.stage(2))
+    with Cancellable():
+        return decode_latents(
+            loaded.vae,
+            latent,
+            None,
+            settings.strength,
+            settings.color_match,
+            progress.stage(3),
+            shares,
+            settings.borrow,
+        )
 
 
 def _watched(frames: Tensor, advance: ProgressFn) -> Iterator[np.ndarray]:

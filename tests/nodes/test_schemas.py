@@ -46,6 +46,8 @@ INPUTS = {
         "scene_cuts",
         "skip_sharp",
         "borrow",
+        "feather",
+        "mask",
     ],
     "VideoDeblur_DeblurVideo": [
         "video",

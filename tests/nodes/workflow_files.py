@@ -11,15 +11,26 @@ from typing import Any
 from .conftest import REPOSITORY
 
 ALL_WORKFLOWS = sorted((REPOSITORY / "workflows").glob("*.json"))
-VHS_WORKFLOW = REPOSITORY / "workflows" / "video_helper_suite.json"
+VHS_WORKFLOW = REPOSITORY / "workflows" / "10 With VideoHelperSuite.json"
 """Needs nodes of ComfyUI-VideoHelperSuite."""
 WORKFLOWS = [path for path in ALL_WORKFLOWS if path != VHS_WORKFLOW]
 """Run on ComfyUI's own nodes and ours."""
+
+NEWER_NODES = {
+    "Compare with a slider": "ImageCompare",
+    "Deblur, then slow motion": "FrameInterpolate",
+}
+"""Templates by title that need a node which the oldest supported ComfyUI lacks."""
 
 _NOTES = ("Note", "MarkdownNote")
 _WIDGET_KINDS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 _DYNAMIC = "COMFY_DYNAMICCOMBO_V3"
 _EXTRA_WIDGET = ("control_after_generate", "image_upload", "video_upload")
+
+
+def title(path: Path) -> str:
+    """Return a workflow's name without the number that orders it."""
+    return path.stem.partition(" ")[2]
 
 
 def read_nodes(path: Path) -> list[dict[str, Any]]:
@@ -103,5 +114,7 @@ def to_api(path: Path, object_info: dict[str, Any]) -> dict[str, Any]:
             if slot.get("link") is not None:
                 _, source, source_slot, *_ = links[slot["link"]]
                 inputs[slot["name"]] = [str(source), source_slot]
+        if "compare_view" in input_names(object_info[node["type"]]):
+            inputs["compare_view"] = {"__value__": ["", ""]}  # as the page fills it
         graph[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
     return graph
