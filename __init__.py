@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from comfy_api.latest import ComfyExtension
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 WEB_DIRECTORY = "./web"
 """Folder whose `docs/` holds the help page of each node."""

@@ -189,23 +189,21 @@ def _table(rows: list[_Row], summary: str) -> list[str]:
         "# What a copy keeps",
         "",
         f"Written by `python -m video_deblur.benchmarks.footage` ({machine}). Every kind of "
-        f"file was made with {NUM_FRAMES} pictures, restored with strength 0 into mp4 and mkv "
-        '(h264) and read back as a player does. "kept": the same pictures at the same times, '
-        f"colours within {_COLOUR_TOLERANCE:g} levels of 255, the same sound packets at the "
-        "same distance from the picture, the same shape. "
+        f"file was made with {NUM_FRAMES} pictures, restored with strength 0 into five kinds "
+        'of output and read back as a player does. "kept": the same pictures at the same '
+        f"times, colours within {_COLOUR_TOLERANCE:g} levels of 255, the same sound packets at "
+        "the same distance from the picture, the same shape. "
         f"{summary}.",
         "",
         f"| container | codec | stored as | what is special | {' | '.join(_OUTPUTS)} |",
         "|---" * (4 + len(_OUTPUTS)) + "|",
     ]
     for kind, found in rows:
-        special = kind.name.split(" ", 3)[3].split(" ", 1)
-        rate, rest = special[0], special[1] if len(special) > 1 else ""
-        told = ", ".join(part for part in ("" if rate == "25/s" else rate, rest) if part)
-        size = "{}x{}".format(*kind.size)
+        size, rate, *others = kind.name.split(" ")[3:]
+        special = " ".join(others if rate == "25/s" else [rate, *others])
         cells = [_cell(entry) for entry in found]
         lines.append(
-            f"| {kind.suffix[1:]} | {kind.codec} | {kind.pix_fmt} {size} | {told} | "
+            f"| {kind.suffix[1:]} | {kind.codec} | {kind.pix_fmt} {size} | {special} | "
             f"{' | '.join(cells)} |"
         )
     notes = Counter(note for _, found in rows for entry in found for note in entry["notes"])

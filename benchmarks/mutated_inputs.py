@@ -3,16 +3,18 @@
     python -m video_deblur.benchmarks.mutated_inputs --count 10000 --runs 500
 
 Small videos and images get bytes flipped, zeroed, cut out, repeated or moved. Each mutation
-is read to its end by a process of its own with limits on time and memory; some go through the
-whole `run` command besides. The same seed gives the same mutations.
+is read to its end in a forked process with limits on time and memory, which is replaced when it
+dies; some go through the whole `run` command besides. The same seed gives the same mutations.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib
 import io
+import json
 import os
 import resource
 import signal
@@ -21,7 +23,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,8 @@ from .footage_clips import Footage, write_footage
 _MEMORY_BYTES = 3 << 30
 """Beyond what the process that forks has taken."""
 _READ_S, _RUN_S = 20, 60
+_PER_PROCESS = 100
+"""Mutations that one process reads: forking takes longer than most of them."""
 _GOOD = ("read", "refused")
 
 KINDS = (
@@ -88,7 +92,7 @@ def write_seeds(folder: Path) -> list[Path]:
         for suffix in IMAGES:
             cv2.imwrite(str(folder / f"image{suffix}"), picture)
 
-    outcome, told = _in_child(write, 120)
+    ((outcome, told),) = _in_child([write], 120)
     if outcome != "read":
         raise RuntimeError(f"the files to mutate could not be written: {told}")
     return sorted(folder.iterdir())
@@ -109,29 +113,37 @@ def try_mutations(
     Returns:
         How many went wrong.
     """
-    counts: Counter[str] = Counter()
-    wrong = 0
     # Threads of this process would be missing in its children.
     cv2.setNumThreads(0)
     if how == "run":
         # Children share what is imported here.
         importlib.import_module("..restoration.load", __package__)
+    seconds, work = (_READ_S, _read) if how == "read" else (_RUN_S, _run)
+    counts: Counter[str] = Counter()
+    wrong = done = 0
     with tempfile.TemporaryDirectory() as folder:
-        for index in range(count):
+
+        def mutated(index: int) -> Path:
             source = seeds[index % len(seeds)]
             random = np.random.default_rng([seed, index, how == "run"])
             target = Path(folder) / f"mutated{source.suffix}"
             target.write_bytes(mutate(source.read_bytes(), random))
-            outcome, told = _read(target) if how == "read" else _run(target)
-            counts[outcome] += 1
-            if outcome not in _GOOD:
-                wrong += 1
-                print(f"{how} {source.name} {index}: {outcome}: {told}", flush=True)
-                if keep:
-                    kept = Path(keep) / f"{how}{index}{source.suffix}"
-                    kept.parent.mkdir(parents=True, exist_ok=True)
-                    kept.write_bytes(target.read_bytes())
-            target.unlink()
+            return target
+
+        while done < count:
+            indices = range(done, min(done + _PER_PROCESS, count))
+            works = [functools.partial(lambda i: work(mutated(i)), index) for index in indices]
+            for outcome, told in _in_child(works, seconds):
+                counts[outcome] += 1
+                if outcome not in _GOOD:
+                    wrong += 1
+                    name = seeds[done % len(seeds)].name
+                    print(f"{how} {name} {done}: {outcome}: {told}", flush=True)
+                    if keep:
+                        kept = Path(keep) / f"{how}{done}_{name}"
+                        kept.parent.mkdir(parents=True, exist_ok=True)
+                        kept.write_bytes(mutated(done).read_bytes())
+                done += 1
     print(f"{how}: {count}: " + ", ".join(f"{n} {name}" for name, n in counts.most_common()))
     return wrong
 
@@ -165,82 +177,82 @@ def mutate(data: bytes, random: np.random.Generator) -> bytes:
     return data
 
 
-def _read(path: Path) -> tuple[str, str]:
-    def read() -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            suffix = ".png" if path.suffix in IMAGES else ".mkv"
-            ends = make_ends(path, Path(folder) / f"out{suffix}", codec="ffv1")
-            with ends:
-                for _ in ends.frames():
-                    pass
-
-    return _in_child(read, _READ_S)
+def _read(path: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        suffix = ".png" if path.suffix in IMAGES else ".mkv"
+        with make_ends(path, Path(folder) / f"out{suffix}", codec="ffv1") as ends:
+            for _ in ends.frames():
+                pass
 
 
-def _run(path: Path) -> tuple[str, str]:
+def _run(path: Path) -> None:
     """Run the command; what it leaves behind must be whole."""
-
-    def run() -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            suffix = ".png" if path.suffix in IMAGES else ".mkv"
-            output = Path(folder) / f"out{suffix}"
-            argv = ["run", str(path), "-o", str(output), "--strength", "0", "--device", "cpu"]
-            said = io.StringIO()
-            with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-                status = command(argv)
-            if "Traceback" in said.getvalue():
-                raise AssertionError(said.getvalue()[-2000:])
-            left = sorted(p.name for p in Path(folder).iterdir() if p != output)
-            if left:
-                raise AssertionError(f"left behind: {left}")
-            if output.exists() and suffix == ".mkv":
-                with VideoReader(output) as reader:
-                    for _ in reader:
-                        pass
-            if status and not said.getvalue().strip():
-                raise AssertionError(f"exit {status} without a word")
-            if status:
-                raise ValueError(said.getvalue().strip().splitlines()[-1])
-
-    return _in_child(run, _RUN_S)
+    with tempfile.TemporaryDirectory() as folder:
+        suffix = ".png" if path.suffix in IMAGES else ".mkv"
+        output = Path(folder) / f"out{suffix}"
+        argv = ["run", str(path), "-o", str(output), "--strength", "0", "--device", "cpu"]
+        said = io.StringIO()
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+            status = command(argv)
+        if "Traceback" in said.getvalue():
+            raise AssertionError(said.getvalue()[-2000:])
+        left = sorted(p.name for p in Path(folder).iterdir() if p != output)
+        if left:
+            raise AssertionError(f"left behind: {left}")
+        if output.exists() and suffix == ".mkv":
+            with VideoReader(output) as reader:
+                for _ in reader:
+                    pass
+        if status and not said.getvalue().strip():
+            raise AssertionError(f"exit {status} without a word")
+        if status:
+            raise ValueError(said.getvalue().strip().splitlines()[-1])
 
 
-def _in_child(work: Callable[[], Any], seconds: int) -> tuple[str, str]:
-    """Do work in a forked process; returns how it ended, and what it said.
+def _in_child(works: Sequence[Callable[[], Any]], seconds: int) -> Iterator[tuple[str, str]]:
+    """Do works in a forked process; yield how each ended, and what it said.
 
     "read": it came to its end. "refused": by an error that is meant for users, of one line.
-    Anything else went wrong.
+    Anything else went wrong; after a crash nothing more comes.
+
+    Args:
+        works: What to do, one after the other.
+        seconds: That each may take.
     """
     receiver, sender = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(receiver)
-        outcome, told = "crashed", ""
         try:
-            _limit(seconds)
-            outcome, told = _outcome(work)
+            _limit()
+            for work in works:
+                signal.alarm(seconds)
+                outcome, told = _outcome(work)
+                os.write(sender, (json.dumps([outcome, told[-4000:]]) + "\n").encode())
         finally:
-            os.write(sender, f"{outcome}\n{told[:4000]}".encode(errors="replace"))
             os._exit(0)
     os.close(sender)
+    num_ended = 0
     with os.fdopen(receiver, "rb") as pipe:
-        answer = pipe.read().decode(errors="replace")
+        for line in pipe:
+            outcome, told = json.loads(line)
+            num_ended += 1
+            yield outcome, told
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         kind = "hangs" if number in (signal.SIGALRM, signal.SIGXCPU) else "crashed"
-        return kind, signal.Signals(number).name
-    outcome, _, told = answer.partition("\n")
-    return outcome, told
+        yield kind, signal.Signals(number).name
+    elif num_ended < len(works):
+        yield "crashed", f"exit status {status}"
 
 
-def _limit(seconds: int) -> None:
+def _limit() -> None:
     with open("/proc/self/statm") as file:
         taken = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + _MEMORY_BYTES, taken + _MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(seconds)
     # libav and OpenCV write to the standard error of the process.
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, 2)

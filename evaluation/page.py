@@ -19,7 +19,11 @@ from .metrics import Group
 from .report import MeasuredSequence
 from .table import MEANS, cell
 
-_ARROWS = {"higher": "↑", "lower": "↓", "one": "→ 1"}
+_ARROWS = {
+    "higher": "\N{UPWARDS ARROW}",
+    "lower": "\N{DOWNWARDS ARROW}",
+    "one": "\N{RIGHTWARDS ARROW} 1",
+}
 """Where a figure should go."""
 
 _STYLE = """

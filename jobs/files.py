@@ -10,7 +10,7 @@ from typing import Any
 
 from ..restoration.engine import Engine
 from ..restoration.settings import RestorationSettings
-from ..restoration.streaming.stream import FrameCallback, restore_segments
+from ..restoration.streaming.stream import FrameCallback, FramesCallback, restore_segments
 from ..video.source import Source
 from .clip_work import ClipWork, restore_clips
 from .ends import Ends, VideoEnds
@@ -38,6 +38,7 @@ def restore_ends(
     measure_blur: bool = False,
     callback: FrameCallback | None = None,
     before_segment: Callable[[], None] | None = None,
+    on_frame: FramesCallback | None = None,
 ) -> Report:
     """Restore an input of any kind into its output.
 
@@ -49,6 +50,7 @@ def restore_ends(
         measure_blur: Whether to measure blur even if no frame is to be left alone.
         callback: Progress; may raise to cancel, which leaves nothing under the output's name.
         before_segment: Called before each segment.
+        on_frame: Called with each frame that is restored.
 
     Raises:
         FileNotFoundError, ValueError: If input or output cannot be used, or another run writes
@@ -58,7 +60,7 @@ def restore_ends(
     """
     if resumable is not None:
         return _restore_in_parts(
-            ends, engine, settings, resumable, measure_blur, callback, before_segment
+            ends, engine, settings, resumable, measure_blur, callback, before_segment, on_frame
         )
     with ends:
         segments = restore_segments(
@@ -69,6 +71,7 @@ def restore_ends(
             callback=callback,
             num_frames=ends.num_frames,
             before_segment=before_segment,
+            on_frame=on_frame,
         )
         report = ends.write(segments)
     ends.check_complete(report)
@@ -171,6 +174,7 @@ def _restore_in_parts(
     measure_blur: bool,
     callback: FrameCallback | None,
     before_segment: Callable[[], None] | None,
+    on_frame: FramesCallback | None,
 ) -> Report:
     """Restore a batch of one clip in this process."""
     identity = {
@@ -192,7 +196,13 @@ def _restore_in_parts(
         if callback is not None:
             callback(done, ends.num_frames)
 
-    pool = LocalPool(engine, settings, callback=progress, before_segment=before_segment)
+    pool = LocalPool(
+        engine,
+        settings,
+        callback=progress,
+        before_segment=before_segment,
+        on_frame=on_frame,
+    )
     restore_clips([work], pool)
     if work.error is not None:
         raise work.error

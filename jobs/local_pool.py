@@ -10,7 +10,7 @@ import numpy as np
 from ..restoration.engine import Engine
 from ..restoration.settings import RestorationSettings
 from ..restoration.streaming.segments import Segment
-from ..restoration.streaming.stream import SegmentRestorer
+from ..restoration.streaming.stream import FramesCallback, SegmentRestorer
 from .clip_work import PartDone
 from .parts import PartEncoder, PartTask, restored_frames
 
@@ -29,6 +29,7 @@ class LocalPool:
         *,
         callback: Callable[[float], None] | None = None,
         before_segment: Callable[[], None] | None = None,
+        on_frame: FramesCallback | None = None,
     ) -> None:
         """Begin a clip.
 
@@ -38,11 +39,13 @@ class LocalPool:
             callback: Called with the frames done, from the start of the clip; may raise to
                 cancel.
             before_segment: Called before each segment.
+            on_frame: Called with each frame that is restored.
         """
         self._engine = engine
         self._settings = settings
         self._callback = callback
         self._before_segment = before_segment
+        self._on_frame = on_frame
         self._waiting: tuple[Any, list[np.ndarray], PartTask] | None = None
         self._encoding: tuple[Any, PartEncoder] | None = None
         self._restorer: SegmentRestorer | None = None
@@ -115,6 +118,6 @@ class LocalPool:
         if self._restorer is None or self._following != start:
             height, width = frames[0].shape[:2]
             self._restorer = SegmentRestorer(
-                self._engine, self._settings, height, width, task.noise_state
+                self._engine, self._settings, height, width, task.noise_state, self._on_frame
             )
         return self._restorer

@@ -17,6 +17,7 @@ from av.error import FFmpegError
 from ..video.frames import VideoFrame
 from ..video.reader import VideoReader
 from ..video.source import Source, VideoError, open_input, source_name
+from ..video.timestamps import JoinedClock
 from .ends import VideoEnds
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,8 @@ class WindowEnds(VideoEnds):
     """The frames of a video file that start within a window of time; they start the output.
 
     Frames are counted as ComfyUI counts them after its Trim Video: both times are cut to the
-    stream's time base, the first one is inside, the last one is not.
+    stream's time base, the first one is inside, the last one is not. Of files that count from
+    anywhere, such as transport streams, time 0 is where they begin (`video.timestamps`).
     """
 
     def __init__(
@@ -166,8 +168,12 @@ def _copy_packets(
             return False
         last: dict[int, int] = {}
         ended: set[int] = set()
-        for packet in container.demux(*streams):
-            if packet.dts is None or packet.pts is None or not packet.size:
+        clock = JoinedClock(container)
+        for packet in container.demux():
+            clock.correct(packet)
+            if packet.stream.index not in copies or not packet.size:
+                continue
+            if packet.dts is None or packet.pts is None:
                 continue
             index, time = packet.stream.index, packet.pts * packet.time_base
             if stop_s is not None and time >= stop_s:

@@ -12,13 +12,15 @@ from .encode import EncodeFrames
 from .example import ExampleClip
 from .measure import MeasureBlur
 from .sample import Sample
+from .temporary import remove_leftovers
 
 
 class VideoDeblurExtension(ComfyExtension):
     """What `comfy_entrypoint` hands to ComfyUI."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """Return the node classes."""
+        """Return the node classes; ComfyUI asks once, when it starts."""
+        remove_leftovers()
         return [
             LoadCheckpoint,
             EncodeFrames,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,8 @@ import av
 import comfy.model_management
 import comfy.ops
 import comfy.patcher_extension
+import latent_preview
+import numpy as np
 import torch
 from comfy_api.latest import InputImpl, io
 from torch import Tensor, nn
@@ -88,6 +91,21 @@ def _differs_in_size(video: Any) -> bool:
     with av.open(video.get_stream_source()) as container:
         stream = container.streams.video[0]
         return video.get_dimensions() != (stream.width, stream.height)
+
+
+def picture(frame: np.ndarray) -> Any:
+    """Make a preview picture of a frame `[H, W, 3]`, float32 in 0..1."""
+    # Newer versions can leave the range alone; older ones take -1..1 only.
+    return latent_preview.preview_to_image(torch.from_numpy(frame) * 2 - 1)
+
+
+def show_text(node_id: str, text: str) -> None:
+    """Show a line of text on a node that runs, where the page has room for it."""
+    # Loaded wherever there is a page; importing it here would start half a server.
+    module: Any = sys.modules.get("server")
+    instance: Any = getattr(getattr(module, "PromptServer", None), "instance", None)
+    if hasattr(instance, "send_progress_text"):
+        instance.send_progress_text(text, node_id)
 
 
 class DeblurEncoder(nn.Module):

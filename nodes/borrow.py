@@ -15,7 +15,7 @@ from ..restoration.progress import Work
 from .backend import CATEGORY, make_schema
 from .encode import scene_cuts_input
 from .memory import load_to_device
-from .progress import Progress, ProgressFn
+from .progress import Cancellable, Progress, ProgressFn
 
 
 class Borrow(io.ComfyNode):
@@ -52,7 +52,8 @@ class Borrow(io.ComfyNode):
 
         frames = usable_frames(frames)
         cuts = find_cuts(frames.cpu().numpy()) if scene_cuts else ()
-        return io.NodeOutput(_borrowed(frames, cuts, Progress(1).stage(0)))
+        with Cancellable():
+            return io.NodeOutput(_borrowed(frames, cuts, Progress(1).stage(0)))
 
 
 def _borrowed(frames: Tensor, cuts: Sequence[int], callback: ProgressFn) -> Tensor:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,9 +27,11 @@ from .backend import (
 from .checkpoint import checkpoint_input, checkpoint_path, fingerprint, load_checkpoint
 from .decode import borrow_input, decode_latents, strength_input
 from .encode import encode_frames, scene_cuts_input
+from .live import LiveView
 from .memory import load_to_device
-from .progress import Progress, ProgressFn
+from .progress import Cancellable, Progress, ProgressFn
 from .sample import sample_preset, seed_input
+from .temporary import PREFIX, TemporaryPath, temporary_file
 
 CODEC_NAMES = ("h264", "h265")
 """Codecs of `video.codecs` that Save Video can put into its mp4 files."""
@@ -108,6 +108,8 @@ class Deblur(io.ComfyNode):
         # that ComfyUI starts without it.
         from ..restoration.streaming.footage import survey_clip
 
+        # At once: loading takes a while.
+        Progress(1).stage(0)(0, 1)
         loaded = load_checkpoint(checkpoint)
         settings = preset_settings(
             loaded.config,
@@ -119,27 +121,37 @@ class Deblur(io.ComfyNode):
             borrow=borrow,
         )
         frames = usable_frames(frames)
+        progress = Progress(0.2, 1, 4 * settings.passes, 1 + 2 * borrow)
         if isinstance(loaded, LoadedFeedForward):
             _load(loaded, settings, *frames.shape[1:3])
-            advance = Progress(1).stage(0)
-            return io.NodeOutput(loaded.engine().restore(frames, settings, advance))
-        cuts, shares = survey_clip((frame.cpu().numpy() for frame in frames), settings)
+            with Cancellable():
+                restored = loaded.engine().restore(frames, settings, Progress(1).stage(0))
+            return io.NodeOutput(restored)
+        cuts, shares = survey_clip(_watched(frames, progress.stage(0)), settings)
         if strength == 0 or not any(shares):
             return io.NodeOutput(frames)
-        progress = Progress(1, 4 * settings.passes, 1 + 2 * borrow)
-        conditions = encode_frames(loaded.encoder, frames, progress.stage(0), cuts)
-        latent = sample_preset(loaded.model, *conditions, settings, progress.stage(1))
-        restored = decode_latents(
-            loaded.vae,
-            latent,
-            None,
-            strength,
-            settings.color_match,
-            progress.stage(2),
-            shares,
-            borrow,
-        )
+        with Cancellable():
+            conditions = encode_frames(loaded.encoder, frames, progress.stage(1), cuts)
+        latent = sample_preset(loaded.model, *conditions, settings, progress.stage(2))
+        with Cancellable():
+            restored = decode_latents(
+                loaded.vae,
+                latent,
+                None,
+                strength,
+                settings.color_match,
+                progress.stage(3),
+                shares,
+                borrow,
+            )
         return io.NodeOutput(restored)
+
+
+def _watched(frames: Tensor, advance: ProgressFn) -> Iterator[np.ndarray]:
+    """Yield frames as arrays, with progress."""
+    for index, frame in enumerate(frames):
+        advance(index, len(frames))
+        yield frame.cpu().numpy()
 
 
 class DeblurVideo(io.ComfyNode):
@@ -187,6 +199,7 @@ class DeblurVideo(io.ComfyNode):
                 skip_sharp_input(),
                 borrow_input(),
             ],
+            hidden=[io.Hidden.unique_id],
             outputs=[
                 io.Video.Output(
                     display_name="video", tooltip="Restored video, a file for Save Video."
@@ -212,6 +225,7 @@ class DeblurVideo(io.ComfyNode):
         skip_sharp: bool = False,
         borrow: bool = True,
     ) -> io.NodeOutput:
+        view = LiveView(Progress(1).stage(0), cls.hidden and cls.hidden.unique_id)
         loaded = load_checkpoint(checkpoint)
         settings = preset_settings(
             loaded.config,
@@ -222,12 +236,11 @@ class DeblurVideo(io.ComfyNode):
             skip_sharp=skip_sharp,
             borrow=borrow,
         )
-        progress = Progress(1).stage(0)
         if has_other_frames(video):
-            path = _restore_components(video, loaded, settings, codec, crf, progress)
+            path = _restore_components(video, loaded, settings, codec, crf, view)
         else:
-            path = _restore_file(video, loaded, settings, codec, crf, progress, checkpoint)
-        return io.NodeOutput(InputImpl.VideoFromFile(str(path)))
+            path = _restore_file(video, loaded, settings, codec, crf, view, checkpoint)
+        return io.NodeOutput(InputImpl.VideoFromFile(TemporaryPath(path)))
 
 
 def _restore_file(
@@ -236,7 +249,7 @@ def _restore_file(
     settings: RestorationSettings,
     codec: str,
     crf: int,
-    callback: ProgressFn,
+    view: LiveView,
     checkpoint: str,
 ) -> Path:
     """Restore a file; a run that is cancelled goes on where it was when it is queued again."""
@@ -261,8 +274,9 @@ def _restore_file(
         "crf": crf,
     }
     digest = identity_digest({**work, "settings": dataclasses.asdict(settings)})
-    folder = Path(folder_paths.get_temp_directory()) / f"video_deblur_parts_{digest}"
-    with _temporary_file(container_for(info.audio_codecs, codec)) as path:
+    folder = Path(folder_paths.get_temp_directory()) / f"{PREFIX}parts_{digest}"
+    suffix = container_for(info.audio_codecs, codec)
+    with temporary_file(suffix) as path, Cancellable():
         if start_s or duration_s:
             ends = WindowEnds(source, path, codec, crf, start_s=start_s, duration_s=duration_s)
         else:
@@ -272,8 +286,9 @@ def _restore_file(
             loaded.engine(),
             settings,
             resumable=Resumable(folder=folder, identity=identity),
-            callback=lambda done, total: callback(done, total or done + 1),
+            callback=view.on_progress,
             before_segment=lambda: _load(loaded, settings, info.height, info.width),
+            on_frame=view.on_frame,
         )
     return path
 
@@ -284,7 +299,7 @@ def _restore_components(
     settings: RestorationSettings,
     codec: str,
     crf: int,
-    callback: ProgressFn,
+    view: LiveView,
 ) -> Path:
     """Restore a video that exists only as frames, without encoding them first."""
     from ..restoration.streaming.stream import restore_stream
@@ -298,7 +313,7 @@ def _restore_components(
     deep = CODECS[codec].max_depth > 8
     dtype = np.dtype(np.uint16 if deep else np.uint8)
     frames = (to_array(rounded(image[..., :3], dtype)) for image in images)
-    with _temporary_file(".mp4") as path, _sound_of(parts) as sound:
+    with temporary_file(".mp4") as path, _sound_of(parts) as sound:
         writer = VideoWriter(
             path,
             width=width,
@@ -310,14 +325,15 @@ def _restore_components(
             bit_depth=CODECS[codec].max_depth,
             audio_from=sound,
         )
-        with writer:
+        with writer, Cancellable():
             restored = restore_stream(
                 frames,
                 loaded.engine(),
                 settings,
-                lambda done, total: callback(done, num_frames),
+                view.on_progress,
                 num_frames,
                 lambda: _load(loaded, settings, height, width),
+                view.on_frame,
             )
             for index, frame in enumerate(restored):
                 writer.write(frame, index * rate.denominator, rate.denominator)
@@ -339,36 +355,12 @@ def _load(
 
 
 @contextmanager
-def _temporary_file(suffix: str) -> Iterator[Path]:
-    """Give a free path in ComfyUI's temporary folder; nothing is left there on failure.
-
-    Except of a video that ends early: what came before is there, and the error names it.
-    """
-    from ..video.source import VideoError
-
-    folder = folder_paths.get_temp_directory()
-    os.makedirs(folder, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix="video_deblur_", suffix=suffix, dir=folder)
-    os.close(handle)
-    path = Path(name)
-    try:
-        yield path
-    except VideoError:
-        if path.stat().st_size == 0:
-            path.unlink()
-        raise
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-
-
-@contextmanager
 def _sound_of(parts: Any) -> Iterator[str | None]:
     """Give a file with the sound of video components, or None where there is none."""
     if parts.audio is None:
         yield None
         return
-    with _temporary_file(".mp4") as path:
+    with temporary_file(".mp4") as path:
         # ComfyUI cuts the sound to the number of frames, so that many small ones it is.
         images = parts.images[:1, :1, :1, :3].expand(len(parts.images), 16, 16, 3)
         small = Types.VideoComponents(

@@ -19,7 +19,7 @@ from ..restoration.progress import Work
 from .backend import CATEGORY, make_schema
 from .denoiser import OPTIONS_KEY
 from .memory import load_to_device
-from .progress import Progress, ProgressFn
+from .progress import Cancellable, Progress, ProgressFn
 from .vae import AssembledDivd, decoding_divd
 
 
@@ -186,6 +186,8 @@ class DecodeLatents(io.ComfyNode):
         borrow: bool = True,
     ) -> io.NodeOutput:
         advance = Progress(1).stage(0)
-        return io.NodeOutput(
-            decode_latents(vae, latent, original, strength, color_match, advance, borrow=borrow)
-        )
+        with Cancellable():
+            restored = decode_latents(
+                vae, latent, original, strength, color_match, advance, borrow=borrow
+            )
+        return io.NodeOutput(restored)

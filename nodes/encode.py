@@ -19,7 +19,7 @@ from ..restoration.progress import Work
 from .backend import CATEGORY, DeblurEncoder, DeblurEncoderType, make_schema
 from .denoiser import CUTS_KEY, OPTIONS_KEY
 from .memory import load_to_device
-from .progress import Progress, ProgressFn
+from .progress import Cancellable, Progress, ProgressFn
 from .vae import AssembledDivd
 
 
@@ -134,4 +134,6 @@ class EncodeFrames(io.ComfyNode):
 
         frames = usable_frames(frames)
         cuts = find_cuts(frames.cpu().numpy()) if scene_cuts else ()
-        return io.NodeOutput(*encode_frames(encoder, frames, Progress(1).stage(0), cuts))
+        with Cancellable():
+            encoded = encode_frames(encoder, frames, Progress(1).stage(0), cuts)
+        return io.NodeOutput(*encoded)

@@ -214,3 +214,15 @@ def test_the_table_of_packages_is_that_of_the_project():
     imported_as = {"opencv-python": "cv2"}
     by_nodes = {imported_as.get(name, name) for name, _, use in rows if "nodes," in use}
     assert by_nodes == NODE_PACKAGES
+
+
+def test_sources_can_be_shown_on_a_windows_console():
+    """Tracebacks do, and comfy-test refuses what code page 1252 does not know."""
+    unknown = []
+    for path in ROOT.glob("**/*.py"):
+        if not any(part.startswith(".") for part in path.relative_to(ROOT).parts):
+            try:
+                path.read_text(encoding="utf-8").encode("cp1252")
+            except UnicodeEncodeError as error:
+                unknown.append(f"{path}: {error}")
+    assert unknown == []

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 
 yaml = pytest.importorskip("yaml")
@@ -64,3 +66,33 @@ def test_contributing_names_files_that_exist() -> None:
     assert links
     for link in links:
         assert (ROOT / link).exists(), link
+
+
+def test_the_address_that_is_not_known_stands_in_one_file_and_is_filled_in() -> None:
+    place = "OWNER/" + "video-deblur"
+    command = ["git", "grep", "--files-with-matches", place]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if found.returncode == 128:
+        pytest.skip("no git checkout")
+    assert set(found.stdout.split()) == {"pyproject.toml", ".github/workflows/publish.yml"}
+    steps = _workflow("publish.yml")["jobs"]["registry"]["steps"]
+    runs = [step.get("run", "") for step in steps]
+    filled = next(i for i, run in enumerate(runs) if f"s|{place}|$GITHUB_REPOSITORY|" in run)
+    published = next(i for i, step in enumerate(steps) if "publish" in step.get("uses", ""))
+    assert filled < published
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    version = _pyproject(r'(?m)^version = "([^"]+)"')
+    assert f'__version__ = "{version}"' in (ROOT / "__init__.py").read_text()
+    assert f"\n## {version}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+@pytest.mark.parametrize(("key", "ratio", "most"), [("Icon", 1, 400), ("Banner", 21 / 9, 4000)])
+def test_icon_and_banner_have_the_shape_that_the_registry_wants(
+    key: str, ratio: float, most: int
+) -> None:
+    path = ROOT / _pyproject(rf'(?m)^{key} = "https://\S+/HEAD/(\S+)"')
+    height, width = cv2.imread(str(path)).shape[:2]
+    assert width / height == pytest.approx(ratio, rel=0.01)
+    assert width <= most

@@ -78,7 +78,7 @@ class ColorTags:
 
     @property
     def has_known_matrix(self) -> bool:
-        """Whether the samples can be made RGB: not those of YCgCo, ICtCp and the like."""
+        """Whether the samples can be converted to RGB: not those of YCgCo and ICtCp."""
         return self.is_rgb or self.space in _MATRICES
 
     @property

@@ -33,6 +33,10 @@ FrameCallback = Callable[[float, int | None], None]
 None); may raise to cancel."""
 
 
+FramesCallback = Callable[[np.ndarray, np.ndarray], None]
+"""Called with a blurry frame and the same one restored; may raise to cancel."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RestoredSegment:
     """What a segment hands out."""
@@ -54,6 +58,7 @@ def restore_stream(
     callback: FrameCallback | None = None,
     num_frames: int | None = None,
     before_segment: Callable[[], None] | None = None,
+    on_frame: FramesCallback | None = None,
 ) -> Iterator[np.ndarray]:
     """Restore frames as they come.
 
@@ -64,6 +69,7 @@ def restore_stream(
         callback: Progress; may raise to cancel.
         num_frames: Number of frames where it is known, for the callback.
         before_segment: Called before each segment, where ComfyUI loads the models.
+        on_frame: Called with each frame that is restored.
 
     Yields:
         Restored frames, like the inputs, in order.
@@ -75,6 +81,7 @@ def restore_stream(
         callback=callback,
         num_frames=num_frames,
         before_segment=before_segment,
+        on_frame=on_frame,
     )
     for segment in segments:
         yield from segment.frames
@@ -90,6 +97,7 @@ def restore_segments(
     callback: FrameCallback | None = None,
     num_frames: int | None = None,
     before_segment: Callable[[], None] | None = None,
+    on_frame: FramesCallback | None = None,
 ) -> Iterator[RestoredSegment]:
     """Restore frames as they come, from the start or from where a run was stopped.
 
@@ -102,6 +110,7 @@ def restore_segments(
         callback: Progress; may raise to cancel.
         num_frames: Number of frames of the whole clip where it is known.
         before_segment: Called before each segment.
+        on_frame: See there.
 
     Yields:
         The segments that are left, in order.
@@ -116,7 +125,9 @@ def restore_segments(
         segment = planned.segment
         if restorer is None:
             height, width = planned.frames[0].pixels.shape[:2]
-            restorer = SegmentRestorer(engine, settings, height, width, position.noise_state)
+            restorer = SegmentRestorer(
+                engine, settings, height, width, position.noise_state, on_frame
+            )
         if before_segment is not None:
             before_segment()
         progress = _progress(callback, segment, num_frames)
@@ -179,8 +190,10 @@ class SegmentRestorer:
         height: int,
         width: int,
         noise_state: bytes | None = None,
+        on_frame: FramesCallback | None = None,
     ) -> None:
         self._engine = engine
+        self._on_frame = on_frame
         self._settings = settings
         self._grid = engine.grid(engine.config, settings, height, width)
         self._session = engine.session(settings, height, width, noise_state)
@@ -223,14 +236,20 @@ class SegmentRestorer:
         work = Work(callback, self.count(segment))
         origin, results = segment.context_start, {}
         pending: tuple[int, Tensor] | None = None
+
+        def keep(index: int, rounded: Tensor) -> None:
+            results[index] = to_array(rounded)
+            if self._on_frame is not None:
+                self._on_frame(frames[index - origin].pixels, results[index])
+
         for index, pixels in self.restored(on_device, shares, segment, next_context, work):
             rounded = self._rounded(pixels, frames[index - origin], on_device, index - origin)
             # One frame late: the device works on while the host waits for the one before.
             if pending is not None:
-                results[pending[0]] = to_array(pending[1])
+                keep(*pending)
             pending = (index, rounded)
         if pending is not None:
-            results[pending[0]] = to_array(pending[1])
+            keep(*pending)
         work.finish()
         return [
             _with_colors(frames[index - origin].pixels, results.get(index))

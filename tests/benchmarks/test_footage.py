@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -137,8 +138,9 @@ class TestMutatedInputs:
             (lambda: _for_ever(), "hangs"),
         ],
     )
-    def test_how_a_process_ends_is_told(self, work: object, outcome: str) -> None:
-        assert mutated_inputs._in_child(work, 1)[0] == outcome  # type: ignore[arg-type]
+    def test_how_a_process_ends_is_told(self, work: Callable[[], object], outcome: str) -> None:
+        ((found, _),) = mutated_inputs._in_child([work], 1)
+        assert found == outcome
 
 
 def _raise(error: Exception) -> None:

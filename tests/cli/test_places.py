@@ -31,7 +31,7 @@ def restore(checkpoint, capsys):
 
 NAMES = [
     "x" * 246,
-    "字" * 82,
+    "\u5b57" * 82,
     "two\nlines %d %s",
     "-dash",
     unicodedata.normalize("NFD", "éü"),

@@ -77,7 +77,7 @@ def test_the_page_shows_figures_crops_and_maps(dataset, tmp_path):
     before, after = (20 * np.log10(255 / offset) for offset in (30, 20))
     assert f'<td>river</td><td class="first">{before:.2f}</td><td>{after:.2f}</td>' in text
     assert f"{before:.2f} dB before, {after:.2f} dB after" in text
-    assert "PSNR, dB ↑" in text
+    assert "PSNR, dB \N{UPWARDS ARROW}" in text
     assert "mean over sequences" in text
     assert text.count("Most to win") == 2
     assert text.count("Won least") == 2

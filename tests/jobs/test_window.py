@@ -36,8 +36,10 @@ def read(path):
 def sound(path):
     with av.open(str(path)) as container:
         stream = container.streams.audio[0]
+        # Transport streams count from anywhere.
+        start = container.start_time / av.time_base if path.suffix == ".ts" else 0
         return [
-            (float(packet.pts * packet.time_base), bytes(packet))
+            (float(packet.pts * packet.time_base) - start, bytes(packet))
             for packet in container.demux(stream)
             if packet.size
         ]

@@ -24,6 +24,7 @@ from .comfy_process import wants_gpu
 _START_TIMEOUT_S = 120
 _POLL_S = 0.05
 _PREVIEW_IMAGE = 1  # protocol.BinaryEventTypes
+_TEXT = 3
 _PREVIEW_IMAGE_WITH_METADATA = 4
 
 
@@ -166,7 +167,8 @@ class ComfyServer:
         """Return what the websocket told so far, all kinds or only those named.
 
         `progress` has data `{"value", "max", "prompt_id", "node"}`; `preview` has the encoded
-        image as bytes; the rest is as ComfyUI sends it (`executing`, `execution_error`, ...).
+        image as bytes; `text` is the id of a node and the line it shows; the rest is as ComfyUI
+        sends it (`executing`, `execution_error`, ...).
         """
         assert self._listener is not None
         recorded = list(self._listener.events)
@@ -266,6 +268,9 @@ class _Listener(threading.Thread):
 
     def _add_binary(self, data: bytes) -> None:
         kind, second = struct.unpack(">II", data[:8])
+        if kind == _TEXT:  # `second` is the length of the node's id
+            node, text = data[8 : 8 + second].decode(), data[8 + second :].decode()
+            self.events.append(Event("text", f"{node} {text}"))
         if kind == _PREVIEW_IMAGE:
             self.events.append(Event("preview", data[8:]))
         elif kind == _PREVIEW_IMAGE_WITH_METADATA:  # `second` is the length of the metadata

@@ -178,7 +178,8 @@ def test_a_cancelled_run_goes_on_when_it_is_queued_again(
         lambda bar, value, total=None, preview=None: shares.append(value / total),
     )
     again = deblur_video(video, seed=7).get_stream_source()
-    assert shares[0] > 0.5
+    # The first one says that the work begins.
+    assert shares[1] > 0.5
     assert packets(again, "video") == packets(whole, "video")
     assert not list(folder.glob("video_deblur_parts_*"))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import importlib.util
+import runpy
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -130,11 +131,12 @@ def test_every_node_runs_from_the_package_with_nothing_else(packed_server, exten
     assert "the test blocks" not in packed_server.log_text()
 
 
-def test_the_block_works():
+def test_the_block_works(tmp_path):
     """Or the test above could not fail."""
-    original, namespace = builtins.__import__, {}
+    original, path = builtins.__import__, tmp_path / "block.py"
+    path.write_text(_BLOCK.format(allowed=ALLOWED, folder="/ours/"))
     try:
-        exec(_BLOCK.format(allowed=ALLOWED, folder="/ours/"), namespace)
+        namespace = runpy.run_path(str(path))
     finally:
         builtins.__import__ = original
     ours, theirs = {"__file__": "/ours/a.py"}, {"__file__": "/theirs/a.py"}

@@ -220,7 +220,8 @@ def test_a_long_run_stops_soon_after_cancelling_and_leaves_nothing(server, objec
     with pytest.raises(ExecutionInterruptedError):
         server.wait(prompt_id, timeout=30)
     assert time.monotonic() - cancelled < 5
-    assert {path.name for path in temporary.rglob("*")} == before
+    # The result of the run before goes when the next one begins.
+    assert {path.name for path in temporary.rglob("*")} <= before
 
 
 def test_sound_that_mp4_cannot_hold_is_kept_and_can_be_saved(server, tmp_path):

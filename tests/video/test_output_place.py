@@ -11,7 +11,7 @@ from video_deblur.video.hidden_names import hidden_sibling, hidden_stem
 from video_deblur.video.output_place import check_place, made_folder, through_links
 
 
-@pytest.mark.parametrize("letter", ["x", "ü", "字", "\udcff"], ids=["1", "2", "3", "byte"])
+@pytest.mark.parametrize("letter", ["x", "ü", "\u5b57", "\udcff"], ids=["1", "2", "3", "byte"])
 def test_hidden_names_stay_legal_and_apart(letter, tmp_path):
     size = len(os.fsencode(letter))
     names = [letter * (248 // size) + end for end in (".mp4", ".mov")]

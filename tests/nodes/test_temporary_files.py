@@ -1,0 +1,108 @@
+"""What Deblur Video writes into the temporary folder goes when nothing can read it any more."""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from . import comfy_process
+from .checkpoints import NAME, blurry_clip
+from .comfy_server import ComfyServer
+from .conftest import REPOSITORY
+from .test_deblur_video import write_clip
+
+DAY_S = 24 * 3600
+
+
+@pytest.fixture
+def restore(comfy, call_node, random_checkpoint, tmp_path):
+    def call():
+        clip = write_clip(tmp_path / "clip.mp4", blurry_clip(5, 32, 48), Fraction(25))
+        video = comfy.api.InputImpl.VideoFromFile(str(clip))
+        return call_node("VideoDeblur_DeblurVideo", video=video, checkpoint=NAME)[0]
+
+    return call
+
+
+@pytest.fixture
+def server(comfyui_path, tmp_path):
+    """A server that has not been started, whose temporary folder is a link to another disk."""
+    pytest.importorskip("requests")
+    comfy_process.make_base_directory(tmp_path / "base", REPOSITORY)
+    (tmp_path / "other_disk").mkdir()
+    (tmp_path / "base" / "temp").rmdir()
+    (tmp_path / "base" / "temp").symlink_to(tmp_path / "other_disk", target_is_directory=True)
+    server = ComfyServer(comfyui_path, tmp_path / "base")
+    yield server
+    server.stop()
+
+
+def test_the_file_goes_with_the_last_that_can_read_it(comfy, restore, tmp_path):
+    folder = Path(comfy.folder_paths.get_temp_directory())
+    before = set(folder.glob("*"))
+    videos = [restore()]
+    (path,) = set(folder.glob("*")) - before
+    videos.append(copy.deepcopy(videos[0]))
+    if hasattr(videos[0], "as_trimmed"):
+        videos.append(videos[0].as_trimmed(0.04, 0.08))
+    videos.append(comfy.api.InputImpl.VideoFromFile(videos[0].get_stream_source()))
+    while videos:
+        assert path.exists()
+        videos[0].save_to(str(tmp_path / f"saved_{len(videos)}.mp4"))
+        del videos[0]
+    assert not path.exists()
+
+
+def test_a_file_that_was_moved_away_is_not_missed(restore, tmp_path):
+    video = restore()
+    os.replace(video.get_stream_source(), tmp_path / "moved.mp4")
+    del video
+    assert (tmp_path / "moved.mp4").stat().st_size > 0
+
+
+def _graph(clip: str, seed: int, prefix: str) -> dict:
+    options = {"checkpoint": "divd-tiny (bundled)", "preset": "fast", "strength": 1.0}
+    options |= {"seed": seed, "codec": "h264", "crf": 14}
+    saving = {"filename_prefix": prefix, "format": "mp4", "codec": "auto"}
+    return {
+        "1": {"class_type": "LoadVideo", "inputs": {"file": clip}},
+        "2": {
+            "class_type": "VideoDeblur_DeblurVideo",
+            "inputs": {"video": ["1", 0], **options},
+        },
+        "3": {"class_type": "SaveVideo", "inputs": {"video": ["2", 0], **saving}},
+    }
+
+
+def test_runs_leave_the_folder_flat_and_a_cached_result_can_be_saved_again(server, tmp_path):
+    temporary = server.base / "temp"
+    server.start()
+    clip = server.upload(write_clip(tmp_path / "c.mp4", blurry_clip(4, 32, 48), Fraction(25)))
+    for seed in range(3):
+        (saved,) = server.run(_graph(clip, seed, f"seed_{seed}"))
+        assert saved.stat().st_size > 0
+        assert len(list(temporary.iterdir())) == 1
+    runs = server.log_text().count("Prompt executed")
+    cached = max(temporary.iterdir())
+    (again,) = server.run(_graph(clip, 2, "again"))
+    assert again.stat().st_size > 0
+    assert list(temporary.iterdir()) == [cached]
+    assert server.log_text().count("Prompt executed") == runs + 1
+
+
+def test_what_a_crashed_session_left_goes_at_the_next_start(server):
+    temporary = server.base / "temp"
+    old, parts = temporary / "video_deblur_a.mp4", temporary / "video_deblur_parts_b"
+    fresh, foreign = temporary / "video_deblur_c.mp4", temporary / "ComfyUI_temp_1.png"
+    parts.mkdir()
+    for path in (old, parts / "0001.mp4", fresh, foreign):
+        path.write_bytes(b"frames")
+    for path in (old, parts, foreign):
+        os.utime(path, (time.time() - 2 * DAY_S,) * 2)
+    server.start()
+    assert set(temporary.iterdir()) == {fresh, foreign}
