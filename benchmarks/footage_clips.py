@@ -38,6 +38,10 @@ _LUMA = {
     _BT2020: (0.2627, 0.678, 0.0593),
     7: (0.212, 0.701, 0.087),
 }
+_MASTERING = (
+    ":master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,1)"
+    ":max-cll=1000,400"
+)
 _FORMATS = {".ts": "mpegts", ".wmv": "asf", ".mkv": "matroska", ".mpg": "mpeg", ".vob": "vob"}
 
 
@@ -55,7 +59,7 @@ class Footage:
     times: str = "constant"
     """constant, variable, late (starts at 1.5 s), early (before zero), b-frames."""
     audio: str | None = None
-    """libav's name of the audio encoder."""
+    """libav's names of the audio encoders, with a plus between them."""
     rotation: int = 0
     """Degrees that a player turns the picture by, clockwise."""
     aspect: Fraction = Fraction(1)
@@ -64,6 +68,8 @@ class Footage:
     range: int = 0
     primaries: int = 2
     transfer: int = 2
+    mastering: bool = False
+    """Whether libx265 writes what the mastering display and the light levels were."""
 
     @property
     def name(self) -> str:
@@ -76,6 +82,7 @@ class Footage:
         parts += [f"aspect {self.aspect}"] if self.aspect != 1 else []
         tags = (self.space, self.range, self.primaries, self.transfer)
         parts += ["tags {}/{}/{}/{}".format(*tags)] if tags != (2, 0, 2, 2) else []
+        parts += ["mastering display"] if self.mastering else []
         return " ".join(parts)
 
     @property
@@ -103,10 +110,11 @@ def write_footage(path: Path, footage: Footage) -> None:
         options["avoid_negative_ts"] = "disabled"
     with av.open(str(path), "w", format=name, options=options) as output:
         video = _add_video(output, footage)
-        audio = _add_audio(output, footage.audio)
+        codecs = footage.audio.split("+") if footage.audio else []
+        sounds = [_add_audio(output, codec) for codec in codecs]
         output.start_encoding()
         packets = _encode_video(video, footage)
-        if audio is not None:
+        for audio in sounds:
             packets += _encode_audio(audio, footage)
         for packet in sorted(packets, key=lambda p: (p.dts or 0) * p.time_base):
             output.mux(packet)
@@ -169,6 +177,8 @@ def _add_video(output: Any, footage: Footage) -> Any:
     if footage.codec == "libx265":
         bframes = ":bframes=3" if footage.times == "b-frames" else ":bframes=0"
         chosen["x265-params"] = "log-level=none" + bframes
+        if footage.mastering:
+            chosen["x265-params"] += _MASTERING
     if footage.codec == "libsvtav1":
         chosen["preset"] = "10"
     video = output.add_stream(footage.codec, rate=footage.rate, options=chosen)
@@ -208,6 +218,8 @@ def _encode_video(video: Any, footage: Footage) -> list[Any]:
 
 
 def _encoded_picture(rgb: np.ndarray, footage: Footage) -> av.VideoFrame:
+    if footage.pix_fmt == "pal8":
+        return _indexed(rgb)
     target = av.VideoFormat(footage.pix_fmt)
     if target.is_rgb or target.has_palette:
         frame = av.VideoFrame.from_ndarray(rgb.round().astype(np.uint8), "rgb24")
@@ -224,9 +236,19 @@ def _encoded_picture(rgb: np.ndarray, footage: Footage) -> av.VideoFrame:
     return frame.reformat(format=footage.pix_fmt, **side)
 
 
-def _add_audio(output: Any, codec: str | None) -> Any:
-    if codec is None:
-        return None
+def _indexed(rgb: np.ndarray) -> av.VideoFrame:
+    """Return a picture of a palette that has all its colours: libav's own would be dithered."""
+    colours, indices = np.unique(
+        rgb.round().astype(np.uint8).reshape(-1, 3), axis=0, return_inverse=True
+    )
+    # Alpha first.
+    palette = np.full((256, 4), 255, np.uint8)
+    palette[: len(colours), 1:] = colours
+    picture: Any = (indices.reshape(rgb.shape[:2]).astype(np.uint8), palette)
+    return av.VideoFrame.from_ndarray(picture, "pal8")
+
+
+def _add_audio(output: Any, codec: str) -> Any:
     rate = 8000 if codec in ("amr_nb", "pcm_mulaw") else 44100 if codec == "wmav2" else 48000
     layout = "mono" if rate == 8000 else "stereo"
     # FFmpeg's own vorbis encoder is marked as experimental.

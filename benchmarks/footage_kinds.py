@@ -47,7 +47,7 @@ def _codecs() -> list[Footage]:
         "huffyuv": "yuv422p",
         "cinepak": "rgb24",
         "v210": "yuv422p10le",
-        "gif": "rgb8",
+        "gif": "pal8",
     }
     sizes = {"dnxhd": (1920, 1080), "h263": (176, 144), "dvvideo": (720, 576)}
     return [
@@ -65,12 +65,12 @@ def _codecs() -> list[Footage]:
 def _audio() -> list[Footage]:
     """Every container with the sound that is met in it."""
     met = {
-        ".mp4": "aac libmp3lame ac3 eac3 alac libopus flac mp2",
+        ".mp4": "aac libmp3lame ac3 eac3 alac libopus flac mp2 aac+ac3",
         ".mov": "aac pcm_s16le pcm_s24be pcm_f32le pcm_mulaw alac libmp3lame adpcm_ima_qt",
-        ".mkv": "aac libopus vorbis flac ac3 pcm_s16le libmp3lame wavpack tta",
+        ".mkv": "aac libopus vorbis flac ac3 pcm_s16le libmp3lame wavpack tta aac+flac",
         ".webm": "libopus vorbis",
-        ".avi": "libmp3lame pcm_s16le adpcm_ima_wav pcm_mulaw ac3 mp2",
-        ".ts": "aac mp2 ac3 libopus libmp3lame",
+        ".avi": "libmp3lame pcm_s16le adpcm_ima_wav pcm_mulaw ac3 mp2 ac3+mp2",
+        ".ts": "aac mp2 ac3 libopus libmp3lame mp2+ac3",
         ".flv": "aac libmp3lame",
         ".mpg": "mp2",
         ".wmv": "wmav2",
@@ -133,7 +133,11 @@ def _shapes() -> list[Footage]:
         )
         for aspect in (Fraction(64, 45), Fraction(10, 11))
     ]
-    kinds.append(Footage(suffix=".mp4", aspect=Fraction(64, 45), rotation=90))
+    kinds += [
+        Footage(suffix=suffix, aspect=Fraction(64, 45), rotation=rotation)
+        for suffix in (".mp4", ".mov", ".mkv")
+        for rotation in (90, 180)
+    ]
     kinds += [
         Footage(suffix=".mkv", codec=codec, pix_fmt=pix_fmt, size=size)
         for size in ((161, 97), (162, 94))
@@ -180,6 +184,11 @@ def _colours() -> list[Footage]:
         for suffix in (".mp4", ".mkv", ".mov")
         for transfer in (16, 18)
     ]
+    tagged += [
+        replace(_tagged(replace(ten_bit, suffix=suffix), 9, 1, 9, 16), mastering=True)
+        for suffix in (".mp4", ".mkv", ".mov", ".ts")
+    ]
+    tagged.append(Footage(suffix=".mov", codec="prores_ks", pix_fmt="yuva444p10le"))
     return untagged + deep + tagged
 
 

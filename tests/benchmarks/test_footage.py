@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from video_deblur.benchmarks import mutated_inputs
-from video_deblur.benchmarks.footage import compare, look_at
+from video_deblur.benchmarks.footage import compare
 from video_deblur.benchmarks.footage_clips import (
     BARS,
     NUM_FRAMES,
@@ -26,6 +26,7 @@ from video_deblur.benchmarks.footage_clips import (
     write_footage,
 )
 from video_deblur.benchmarks.footage_kinds import sweep
+from video_deblur.benchmarks.footage_player import look_at
 
 KIND = Footage(suffix=".mp4", audio="aac")
 
@@ -61,6 +62,23 @@ def test_a_file_is_shown_as_it_was_drawn(tmp_path: Path) -> None:
     assert [sound.codec for sound in seen.sound] == ["aac"]
 
 
+def test_a_mastering_display_is_seen_and_missed(tmp_path: Path) -> None:
+    kind = replace(KIND, suffix=".mkv", codec="libx265", pix_fmt="yuv420p10le", mastering=True)
+    write_footage(tmp_path / "in.mkv", replace(kind, audio="aac+flac"))
+    seen = look_at(tmp_path / "in.mkv")
+    assert seen.mastering[-4:] == (0.0001, 1000.0, 1000, 400)
+    assert [sound.codec for sound in seen.sound] == ["aac", "flac"]
+    lost = compare(kind, ".mkv", seen, replace(seen, mastering=()))["faults"]
+    assert lost == ["no mastering display"]
+
+
+def test_a_palette_of_its_own_is_not_dithered(tmp_path: Path) -> None:
+    write_footage(tmp_path / "in.gif", Footage(suffix=".gif", codec="gif", pix_fmt="pal8"))
+    seen = look_at(tmp_path / "in.gif")
+    assert np.abs(seen.bars - BARS).max() < 0.5
+    assert seen.indices == list(range(NUM_FRAMES))
+
+
 def test_untouched_copies_have_no_faults_and_changed_ones_do(tmp_path: Path) -> None:
     write_footage(tmp_path / "in.mp4", KIND)
     seen = look_at(tmp_path / "in.mp4")
@@ -73,6 +91,7 @@ def test_untouched_copies_have_no_faults_and_changed_ones_do(tmp_path: Path) -> 
         "colours": replace(seen, bars=seen.bars + 4),
         "size": replace(seen, size=(1, 2)),
         "aspect": replace(seen, aspect=Fraction(2)),
+        "mastering display (1.0,)": replace(seen, mastering=(1.0,)),
         "sounds": replace(seen, sound=[]),
         "packets": replace(seen, sound=[replace(sound, packets=sound.packets[:-1])]),
         "against the picture": replace(seen, sound=[replace(sound, heard=0.01)]),
