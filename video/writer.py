@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import av
 import numpy as np
@@ -41,6 +41,7 @@ from .hdr import HdrMetadata
 from .hidden_names import hidden_stem
 from .info import FieldOrder, VideoInfo
 from .matroska import reserve_display_size, write_display_size
+from .output_file import OutputFile
 from .source import Source, VideoError, source_name
 from .stream_copy import PacketCopier
 from .stream_plan import check_audio_choice
@@ -179,8 +180,8 @@ class VideoWriter:
         self._ticks = MillisecondTicks()
         self._copier: PacketCopier | None = None
         self._container: OutputContainer | None = None
-        # A Python file: libav's own hides write errors that come while it closes.
-        self._file: BinaryIO = open(self._part, "w+b")
+        # Not libav's own: it hides write errors that come while it closes.
+        self._file = OutputFile(self._part)
         try:
             suffix = self.path.suffix.lower()
             name = FORMATS[suffix]
@@ -325,6 +326,7 @@ class VideoWriter:
             if self._copier is not None:
                 self._copier.close()
             output.close()
+            self._file.check()
             if self._shapes_pixels:
                 write_display_size(self._file, self.pictures.sample_aspect_ratio)
             self._file.close()

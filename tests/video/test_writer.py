@@ -284,3 +284,32 @@ def test_h264_gives_the_same_packets_every_time(tmp_path):
         with av.open(str(path)) as container:
             found.add(b"".join(bytes(packet) for packet in container.demux(video=0)))
     assert len(found) == 1
+
+
+@pytest.mark.parametrize("limit", [4_000, 16_000, 32_000])
+def test_a_full_disk_is_told_once_and_leaves_nothing(tmp_path, capfd, limit):
+    resource = pytest.importorskip("resource")
+    noise = np.random.default_rng(1).integers(0, 255, (12, 48, 64, 3)).astype(np.uint8)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    writer = VideoWriter(
+        tmp_path / "out.mkv",
+        width=64,
+        height=48,
+        time_base=Fraction(1, 25),
+        average_rate=Fraction(25),
+        codec="ffv1",
+    )
+
+    def write():
+        with writer:
+            for index, pixels in enumerate(noise):
+                writer.write(pixels, index, 1)
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(OSError, match="could not be written"):
+            write()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "Traceback" not in capfd.readouterr().err
+    assert list(tmp_path.iterdir()) == []
