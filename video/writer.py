@@ -3,9 +3,8 @@
 The file is written under a hidden temporary name beside its target and renamed when it is
 complete: whatever interrupts the work, nothing incomplete has the final name.
 
-Time stamps are stored as given in mp4 and mov. Matroska rounds them to milliseconds (the
-frame rate is kept beside them and reads back as 30000/1001), and what lies closer moves to
-the next one.
+Time stamps are stored as given in mp4 and mov. Matroska rounds them to milliseconds (the rate
+beside them reads back as 30000/1001), and what lies closer moves to the next one.
 """
 
 from __future__ import annotations
