@@ -11,8 +11,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ..images.folders import FrameFolder, read_image
 from ..video.blur_score import SHARP_BELOW, measure_blur
-from ..video.frames import FrameFolder, read_image
 
 _LENGTHS = (0, 1.5, 2, 3, 4, 6, 10, 20)
 _MIDDLE = "10, middle"

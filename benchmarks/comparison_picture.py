@@ -19,8 +19,8 @@ import numpy as np
 
 from ..evaluation.crops import telling_crops
 from ..evaluation.report import read_predictions
-from ..video.datasets import PairedSequence, load_dataset
-from ..video.frames import read_image
+from ..images.datasets import PairedSequence, load_dataset
+from ..images.folders import read_image
 
 _CELL = 256
 """Side of a crop in the picture, in pixels."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..video.frames import FrameFolder, read_image
+from ..images.folders import FrameFolder, read_image
 from ..video.reader import VideoReader
 from ..video.scene_cuts import change, find_cuts, thumbnail
 

@@ -24,11 +24,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..images.folders import FrameFolder, FrameFolderWriter
 from ..synthesis.camera_response import to_display, to_linear
 from ..synthesis.camera_shake import KNOTS_PER_FRAME, ShakeConfig, Trajectory
 from ..synthesis.motion_blur import render_clips
 from ..synthesis.shot import plan_shot
-from ..video.frames import FrameFolder, FrameFolderWriter
 from ..video.pixels import to_uint8
 
 NUM_FRAMES = 12

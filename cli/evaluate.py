@@ -73,7 +73,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         write_predictions,
     )
     from ..evaluation.table import MEANS, column_groups, header, row
-    from ..video.datasets import load_dataset
+    from ..images.datasets import load_dataset
 
     protocol = find_protocol(args.protocol)
     metrics = build_metrics(args.metrics.split(","), protocol, args.lpips_weights)

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..images.datasets import PairedSequence
 from ..models.config import DivdConfig
 from ..restoration.engine import Engine
 from ..restoration.settings import RestorationSettings
-from ..video.datasets import PairedSequence
 from ..video.pixels import to_float
 from .baselines import BASELINES, restore_clip
 from .report import RestoreFn, read_predictions

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from . import fidelity
+from ..evaluation import fidelity
 from .high_frequency import energy_share, matched_share
 from .lpips import NETWORKS, Lpips, read_backbones
 from .niqe import niqe

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from ..video.datasets import PairedSequence
-from ..video.frames import SUFFIXES, FrameFolderWriter, read_image
+from ..images.datasets import PairedSequence
+from ..images.folders import SUFFIXES, FrameFolderWriter, read_image
 from ..video.pixels import to_uint8
 from .metrics import Clip, Metric, Row, build_metrics
 from .protocols import PROTOCOLS, Protocol

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ..images.clips import ImageClip
 from ..restoration.streaming.planning import Position
 from ..restoration.streaming.stream import RestoredSegment
 from ..video.codec_limits import not_kept
@@ -28,7 +29,6 @@ from ..video.codecs import codec_named
 from ..video.encoder import EncodedFrame, PacketEncoder, PictureFormat
 from ..video.fields import check_deinterlace
 from ..video.frames import VideoFrame
-from ..video.image_clips import ImageClip
 from ..video.output_lock import output_lock
 from ..video.output_place import made_folder, through_links
 from ..video.reader import VideoReader

@@ -1,7 +1,7 @@
 """Ends of which one or both are images: folders, photos, animations, frames of a video.
 
 Every PNG takes along what the image it was made from says beside its pixels; see
-`video.png_chunks`.
+`images.png_chunks`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ..video.atomic import write_file
-from ..video.codecs import FORMATS
-from ..video.encoder import EncodedFrame
-from ..video.fields import check_deinterlace
-from ..video.frames import FrameFolder, FrameFolderWriter, VideoFrame, encode_png
-from ..video.image_clips import (
+from ..images.clips import (
     DEFAULT_FPS,
     FolderClip,
     ImageClip,
@@ -30,11 +25,9 @@ from ..video.image_clips import (
     WebpClip,
     open_animation,
 )
-from ..video.image_facts import image_facts
-from ..video.image_reading import read_image
-from ..video.output_lock import output_lock
-from ..video.output_place import made_folder
-from ..video.png_chunks import (
+from ..images.facts import image_facts
+from ..images.folders import FrameFolder, FrameFolderWriter, encode_png
+from ..images.png_chunks import (
     Chunks,
     carried_chunks,
     colour_loss,
@@ -42,6 +35,14 @@ from ..video.png_chunks import (
     video_frame_chunks,
     with_chunks,
 )
+from ..images.reading import read_image
+from ..video.atomic import write_file
+from ..video.codecs import FORMATS
+from ..video.encoder import EncodedFrame
+from ..video.fields import check_deinterlace
+from ..video.frames import VideoFrame
+from ..video.output_lock import output_lock
+from ..video.output_place import made_folder
 from ..video.reader import VideoReader
 from .ends import Ends, VideoEnds, warn_of_frames
 from .part_store import file_identity

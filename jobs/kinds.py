@@ -7,9 +7,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
+from ..images.facts import ImageFacts, image_facts
+from ..images.folders import SUFFIXES, FrameFolder
 from ..video.codecs import FORMATS, container_for
-from ..video.frames import SUFFIXES, FrameFolder
-from ..video.image_facts import ImageFacts, image_facts
 from ..video.output_place import check_place
 from .ends import Ends, VideoEnds
 from .image_ends import (

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..images.folders import encode_png
 from ..restoration.denoising.noise import FrameNoise
 from ..restoration.engine import Engine
 from ..restoration.load import engine_class
@@ -23,7 +24,6 @@ from ..restoration.streaming.planning import PlannedSegment, Position, plan_stre
 from ..restoration.streaming.segments import Segment
 from ..restoration.streaming.stream import SegmentRestorer
 from ..video.encoder import EncodedFrame, PacketEncoder, PictureFormat
-from ..video.frames import encode_png
 from .ends import Ends, drained
 from .part_store import PART_FRAMES
 from .report import FinishedPart, finished_part, merged

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from . import inference_layers
+from ..models import inference_layers
 from .config_fields import ConfigError, config_from_dict, config_to_dict
 from .registry import ARCHITECTURES, Architecture, architecture_of
 from .tensor_file import (

@@ -13,7 +13,7 @@ from torch.func import functional_call
 from ..models.config import DivdConfig
 from ..models.divd import Divd
 from ..models.schedule import clean_from_velocity
-from . import phases
+from ..restoration import phases
 from .denoising.estimates import Estimates, WindowCache
 from .denoising.layout import make_layout
 from .denoising.noise import FrameNoise

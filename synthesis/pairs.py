@@ -19,7 +19,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ..video.frames import read_image
+from ..images.folders import read_image
 from ..video.pixels import to_float, to_uint8
 from ..video.reader import VideoReader
 from .motion_blur import (

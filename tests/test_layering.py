@@ -12,8 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = (
-    *("video", "models", "synthesis", "restoration", "jobs", "training", "evaluation"),
-    *("cli", "benchmarks", "nodes"),
+    *("video", "images", "models", "synthesis", "restoration", "jobs", "training"),
+    *("evaluation", "cli", "benchmarks", "nodes"),
 )
 COMFYUI = {
     *("comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths"),
@@ -26,13 +26,14 @@ HEAVY = {
 MAY_IMPORT = {
     "": {"nodes"},
     "video": {"video"},
+    "images": {"images", "video"},
     "models": {"models"},
-    "synthesis": {"synthesis", "video", "models"},
+    "synthesis": {"synthesis", "images", "video", "models"},
     "restoration": {"restoration", "video", "models"},
-    "jobs": {"jobs", "restoration", "video", "models"},
-    "training": {"training", "synthesis", "restoration", "video", "models"},
-    "evaluation": {"evaluation", "jobs", "restoration", "video", "models"},
-    "nodes": {"nodes", "video", "models", "restoration", "jobs", "evaluation", "synthesis"},
+    "jobs": {"jobs", "restoration", "images", "video", "models"},
+    "training": {"training", "synthesis", "restoration", "images", "video", "models"},
+    "evaluation": {"evaluation", "jobs", "restoration", "images", "video", "models"},
+    "nodes": set(FOLDERS) - {"training", "cli", "benchmarks"},
     "cli": set(FOLDERS) - {"nodes", "benchmarks"},
     "benchmarks": set(FOLDERS) - {"nodes"},
 }

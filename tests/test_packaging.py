@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 DATA_FOLDERS = ("models/weights", "evaluation/demo_clips", "web", "workflows")
 CODE_FOLDERS = (
-    *("cli", "jobs", "restoration", "synthesis", "training", "video"),
+    *("cli", "images", "jobs", "restoration", "synthesis", "training", "video"),
     *("evaluation", "models", "nodes", "benchmarks"),
 )
 TOP_LEVEL_FILES = {

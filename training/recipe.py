@@ -21,8 +21,8 @@ from ..models.checkpoint import LICENCE, load_model, read_info, save_checkpoint
 from ..models.config import DivdConfig
 from ..models.divd import Divd
 from ..models.hardware import choose_device
+from ..training import loop
 from ..video.atomic import write_file
-from . import loop
 from .accelerator import make_accelerator
 from .config import DIFFUSION_STAGES, AutoencoderStage, DataConfig, DiffusionStage, Preset
 from .data.clips import clip_bytes

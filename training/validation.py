@@ -11,10 +11,10 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from ..images.check import check_image
+from ..images.datasets import PairedSequence, load_dataset
+from ..images.folders import read_image
 from ..models.checkpoint import save_checkpoint
-from ..video.datasets import PairedSequence, load_dataset
-from ..video.frames import read_image
-from ..video.image_check import check_image
 from ..video.pixels import to_float
 from .config import DataConfig
 from .report.pictures import picture_grid, write_picture
@@ -34,7 +34,7 @@ class ValidationClips:
     """The start of each sequence of a data set, cut at the centre.
 
     Args:
-        spec: `KIND:PATH` as `video.datasets.load_dataset` reads it.
+        spec: `KIND:PATH` as `images.datasets.load_dataset` reads it.
         config: Frames per clip.
         folder: Of the run.
 

@@ -16,7 +16,7 @@ import av
 from av.bitstream import BitStreamFilterContext
 from av.video.stream import VideoStream
 
-from . import matroska as mkv
+from ..video import matroska as mkv
 from .orientation import side_data
 
 Point = tuple[Fraction, Fraction]

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 from video_deblur.benchmarks import comparison_picture
-from video_deblur.video.datasets import load_dataset
+from video_deblur.images.datasets import load_dataset
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from video_deblur.images.folders import FrameFolder
 from video_deblur.restoration import load
 from video_deblur.restoration.diffusion import Deblurrer
-from video_deblur.video.frames import FrameFolder
 from video_deblur.video.reader import VideoReader
 from video_deblur.video.writer import VideoWriter
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from video_deblur.cli import main
 from video_deblur.evaluation.fidelity import psnr
+from video_deblur.images.datasets import load_dataset
 from video_deblur.restoration.load import load_deblurrer
 from video_deblur.restoration.settings import preset_settings
-from video_deblur.video.datasets import load_dataset
 
 
 @pytest.fixture

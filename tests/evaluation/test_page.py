@@ -14,7 +14,7 @@ from video_deblur.evaluation.page import Page
 from video_deblur.evaluation.protocols import PROTOCOLS
 from video_deblur.evaluation.report import evaluate_sequences, with_sharp_input
 from video_deblur.evaluation.table import column_groups
-from video_deblur.video.datasets import load_dataset
+from video_deblur.images.datasets import load_dataset
 
 VOID = {"meta", "img"}
 

@@ -15,7 +15,7 @@ from video_deblur.evaluation.report import (
     read_predictions,
     with_sharp_input,
 )
-from video_deblur.video.datasets import load_dataset
+from video_deblur.images.datasets import load_dataset
 
 LEVEL = 100
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from video_deblur.images.folders import FrameFolder, FrameFolderWriter, read_image
 from video_deblur.jobs import parts
 from video_deblur.jobs.batch import BatchSettings, plan_batch, restore_batch
 from video_deblur.jobs.batch_record import RECORD_NAME
@@ -20,7 +21,6 @@ from video_deblur.jobs.ray_pool import RayPool, WorkerOptions, connected
 from video_deblur.models.checkpoint import read_info
 from video_deblur.restoration.load import load_deblurrer
 from video_deblur.restoration.settings import RestorationSettings
-from video_deblur.video.frames import FrameFolder, FrameFolderWriter, read_image
 from video_deblur.video.reader import VideoReader
 from video_deblur.video.writer import VideoWriter
 

@@ -8,11 +8,11 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from video_deblur.images.folders import FrameFolder
+from video_deblur.images.reading import read_image
 from video_deblur.jobs.files import restore_ends
 from video_deblur.jobs.kinds import make_ends
 from video_deblur.restoration.settings import RestorationSettings
-from video_deblur.video.frames import FrameFolder
-from video_deblur.video.image_reading import read_image
 from video_deblur.video.reader import VideoReader
 from video_deblur.video.writer import VideoWriter
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 import pytest
+from video_deblur.images.folders import FrameFolderWriter
 from video_deblur.video.atomic import write_file
-from video_deblur.video.frames import FrameFolderWriter
 from video_deblur.video.hidden_names import hidden_sibling, hidden_stem
 from video_deblur.video.output_place import check_place, made_folder, through_links
 

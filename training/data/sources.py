@@ -6,7 +6,7 @@ its weight (default: 1).
     synthetic:PATH    sharp photos PATH/photos/*.jpg|png|... and videos PATH/clips/*.mp4|...,
                       held in memory and blurred as they are drawn
     pairs:PATH        real blurry and sharp frames; also gopro:, gopro_gamma: and dvd:, of
-                      which the train split is taken (see `video.datasets`). Frames are read as
+                      which the train split is taken (see `images.datasets`). Frames are read as
                       they are drawn: GoPro does not fit into memory.
 
 Pictures are RGB, uint8 `[T, H, W, 3]`.
@@ -26,9 +26,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...video.datasets import KINDS, PairedSequence, load_dataset
-from ...video.frames import SUFFIXES, read_image
-from ...video.image_check import check_image
+from ...images.check import check_image
+from ...images.datasets import KINDS, PairedSequence, load_dataset
+from ...images.folders import SUFFIXES, read_image
 from ...video.pixels import to_float, to_uint8
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def open_sources(specs: Sequence[str], *, num_frames: int, crop: int) -> list[So
     """Open and check sources: every file, in threads.
 
     Checks read every file once: PNGs by their checksums, JPEGs by decoding them (see
-    `video.image_check`).
+    `images.check`).
 
     Args:
         specs: `KIND:PATH` or `KIND:PATH*WEIGHT` each.

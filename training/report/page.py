@@ -19,8 +19,8 @@ from typing import Any
 
 import cv2
 
+from ...images.folders import read_image
 from ...video.atomic import write_file
-from ...video.frames import read_image
 from .charts import NUM_COLORS, Chart, charts_of, draw_chart
 from .style import STYLE
 

@@ -9,12 +9,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from video_deblur.images.datasets import PairedSequence
 from video_deblur.synthesis.camera_shake import ShakeConfig
 from video_deblur.training.config import DataConfig
 from video_deblur.training.data.clips import draw_clip, draw_image, finish_clips
 from video_deblur.training.data.sources import PairedSource, SyntheticSource
 from video_deblur.training.presets import PRESETS
-from video_deblur.video.datasets import PairedSequence
 
 # An odd size, so that clips of a batch start at every place of a vector register.
 CONFIG = DataConfig(num_frames=3, crop=27, compressed_share=0.3)

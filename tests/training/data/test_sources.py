@@ -7,13 +7,13 @@ import shutil
 import cv2
 import numpy as np
 import pytest
+from video_deblur.images import datasets
 from video_deblur.training.data.sources import (
     PairedSource,
     SyntheticSource,
     open_sources,
     read_frames,
 )
-from video_deblur.video import datasets
 
 
 def picture(seed=0, size=(40, 56)):

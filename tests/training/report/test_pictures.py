@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio
+from video_deblur.images.folders import read_image
 from video_deblur.training.report import pictures
 from video_deblur.training.report.pictures import picture_grid, write_picture
-from video_deblur.video.frames import read_image
 
 
 def frame(seed, height=96, width=96):

@@ -15,14 +15,15 @@ from typing import Self
 
 import numpy as np
 
-from .color_tags import ColorTags
-from .frames import FrameFolder, VideoFrame
-from .image_facts import ImageFacts
-from .image_reading import decode_image
-from .info import VideoInfo
-from .reader import VideoReader
+from ..video.color_tags import ColorTags
+from ..video.frames import VideoFrame
+from ..video.info import VideoInfo
+from ..video.reader import VideoReader
+from .facts import ImageFacts
+from .folders import FrameFolder
+from .reading import decode_image
 from .tiff import HEIGHT, WIDTH, Tiff
-from .webp_animation import WebpAnimation
+from .webp import WebpAnimation
 
 DEFAULT_FPS = Fraction(25)
 

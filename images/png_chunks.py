@@ -6,8 +6,8 @@ import struct
 import zlib
 from fractions import Fraction
 
-from .color_tags import ColorTags
-from .image_facts import PNG_START, ImageFacts
+from ..video.color_tags import ColorTags
+from .facts import PNG_START, ImageFacts
 from .tiff import upright_exif
 
 Chunks = list[tuple[bytes, bytes]]

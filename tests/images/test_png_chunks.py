@@ -7,16 +7,16 @@ import zlib
 from fractions import Fraction
 
 import pytest
-from video_deblur.video.color_tags import ColorTags
-from video_deblur.video.frames import encode_png
-from video_deblur.video.image_facts import image_facts
-from video_deblur.video.image_reading import read_image
-from video_deblur.video.png_chunks import (
+from video_deblur.images.facts import image_facts
+from video_deblur.images.folders import encode_png
+from video_deblur.images.png_chunks import (
     carried_chunks,
     colour_loss,
     video_frame_chunks,
     with_chunks,
 )
+from video_deblur.images.reading import read_image
+from video_deblur.video.color_tags import ColorTags
 
 from . import image_files
 from .image_files import chunk, chunks_of, exif, picture, profile

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from video_deblur.video import datasets
-from video_deblur.video.datasets import PUBLISHED, load_dataset
+from video_deblur.images import datasets
+from video_deblur.images.datasets import PUBLISHED, load_dataset
 
 GOPRO = {"train": {"GOPR01": 3, "GOPR02": 2}, "test": {"GOPR03": 2}}
 DVD = {"train": {"IMG_1": 2}, "test": {"720p_2": 3}}

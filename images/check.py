@@ -14,8 +14,8 @@ import struct
 import zlib
 from pathlib import Path
 
-from .image_facts import PNG_START, facts_of
-from .image_reading import read_image
+from .facts import PNG_START, facts_of
+from .reading import read_image
 
 _JPEG_START = b"\xff\xd8"
 

@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from .frames import SUFFIXES, natural_key
+from .folders import SUFFIXES, natural_key
 
 SPLITS = ("train", "test")
 """Parts of the published data sets."""

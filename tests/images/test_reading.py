@@ -5,9 +5,9 @@ from __future__ import annotations
 import av
 import numpy as np
 import pytest
-from video_deblur.video.frames import FrameFolder
-from video_deblur.video.image_facts import image_facts
-from video_deblur.video.image_reading import read_image
+from video_deblur.images.facts import image_facts
+from video_deblur.images.folders import FrameFolder
+from video_deblur.images.reading import read_image
 
 from . import image_files
 from .image_files import TURNS, box, picture

@@ -3,7 +3,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from video_deblur.video.frames import FrameFolder, FrameFolderWriter
+from video_deblur.images.folders import FrameFolder, FrameFolderWriter
 
 
 def noise(channels=3, dtype=np.uint8, size=(9, 7)):

@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from .image_facts import webp_parts
+from .facts import webp_parts
 
 _DEFAULT_MS = 100
 """Of frames that say 0: what browsers take."""

@@ -8,8 +8,8 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-from video_deblur.video.frames import read_image
-from video_deblur.video.image_check import check_image
+from video_deblur.images.check import check_image
+from video_deblur.images.folders import read_image
 
 
 def encoded(suffix, height=120, width=160, options=()):

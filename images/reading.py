@@ -9,10 +9,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ..video.turning import exif_matrix, upright
+from .facts import ImageFacts, facts_of
 from .heif import decode_heif
-from .image_facts import ImageFacts, facts_of
 from .tiff import ORIENTATION, Tiff
-from .turning import exif_matrix, upright
 
 
 def read_image(path: Path) -> np.ndarray:

@@ -8,9 +8,9 @@ from itertools import pairwise
 import av
 import numpy as np
 import pytest
-from video_deblur.video.frames import FrameFolder
-from video_deblur.video.image_clips import FolderClip, TiffClip, WebpClip, open_animation
-from video_deblur.video.image_facts import image_facts
+from video_deblur.images.clips import FolderClip, TiffClip, WebpClip, open_animation
+from video_deblur.images.facts import image_facts
+from video_deblur.images.folders import FrameFolder
 
 from . import image_files
 from .image_files import picture

@@ -64,8 +64,8 @@ def _decode(data: Data, tile: HeifPicture, kind: str, named: HeifTags | None) ->
     import av
     from av.error import FFmpegError
 
-    from .color import PixelConverter, array_format, bit_depth, decoded_pixels
-    from .color_tags import ColorTags
+    from ..video.color import PixelConverter, array_format, bit_depth, decoded_pixels
+    from ..video.color_tags import ColorTags
 
     coded = b"".join(bytes(data[start : start + size]) for start, size in tile.extents)
     try:

@@ -1,0 +1,222 @@
+"""Read a folder of images as a clip, and write one as PNG files of the same names."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import NoReturn
+
+import cv2
+import numpy as np
+
+from ..video.frames import VideoFrame
+from ..video.hidden_names import hidden_sibling
+from .facts import image_facts
+from .reading import read_image
+
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp"),
+    *(".heic", ".heif", ".avif"),
+)
+"""What counts as a frame in a folder; other files are ignored."""
+
+
+def natural_key(name: str) -> list[tuple[int, int | str]]:
+    """Return a sort key that puts "frame2" before "frame10"."""
+    parts = re.split(r"(\d+)", name.lower())
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts]
+
+
+class FrameFolder:
+    """A folder of images as a clip, in natural order of the names.
+
+    Iterating yields `VideoFrame`s whose `pts` is the index, as often as asked. Pixels are
+    RGB, or RGBA where the file has alpha; grey is spread to RGB; 16-bit files stay uint16.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """List the images and read the first.
+
+        Raises:
+            FileNotFoundError: If the folder does not exist.
+            ValueError: If it holds no image, an unreadable first one, or two of one name.
+        """
+        self.path = Path(path)
+        if not self.path.is_dir():
+            raise FileNotFoundError(f"{path}: no such folder")
+        names = [f.name for f in self.path.iterdir() if f.suffix.lower() in SUFFIXES]
+        # macOS leaves "._name" beside every file it copies.
+        self.names = sorted((n for n in names if not n.startswith(".")), key=natural_key)
+        """File names in order of time."""
+        if not self.names:
+            raise ValueError(f"{path}: holds no image ({', '.join(SUFFIXES)})")
+        _refuse_same_stems(self.path, self.names)
+        first = read_image(self.path / self.names[0])
+        self._kind = (first.shape, first.dtype)
+        self.height, self.width = first.shape[:2]
+        self.has_alpha = first.shape[2] == 4
+        self.bit_depth = 8 * first.dtype.itemsize
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> VideoFrame:
+        """Read one frame.
+
+        Raises:
+            ValueError: If it cannot be read, or differs in size, channels or depth from
+                the first.
+        """
+        name = self.names[index]
+        pixels = read_image(self.path / name)
+        if (pixels.shape, pixels.dtype) != self._kind:
+            self._refuse(name, pixels.shape, 8 * pixels.dtype.itemsize)
+        return VideoFrame(pixels, index % len(self.names), 1)
+
+    def check_files(self) -> None:
+        """Look at the headers of all files, which takes a moment for thousands.
+
+        Raises:
+            ValueError: If one is damaged, as far as its headers tell, holds several pictures,
+                or differs from the first.
+        """
+        (height, width, channels), dtype = self._kind
+        depth = 8 * dtype.itemsize
+        for name in self.names:
+            path = self.path / name
+            facts = image_facts(path, in_haste=True)
+            if facts is not None and facts.shown_size != (height, width):
+                # What turns a PNG may lie behind its picture.
+                facts = image_facts(path)
+            if facts is None:
+                continue
+            if facts.num_pictures > 1:
+                raise ValueError(
+                    f"{path}: holds {facts.num_pictures} pictures, expected one in each file "
+                    "of a folder; restore it by itself, as a clip"
+                )
+            found = facts.shown_size
+            shape = (*found, facts.channels or channels)
+            if (shape, facts.depth or depth) != ((height, width, channels), depth):
+                self._refuse(name, shape, facts.depth or depth)
+
+    def _refuse(self, name: str, shape: tuple[int, ...], depth: int) -> NoReturn:
+        first, dtype = self._kind
+        raise ValueError(
+            f"{self.path / name}: is {_describe(shape, depth)}, but {self.names[0]} is "
+            f"{_describe(first, 8 * dtype.itemsize)}; all frames must be alike"
+        )
+
+    def __iter__(self) -> Iterator[VideoFrame]:
+        return (self[index] for index in range(len(self)))
+
+
+class FrameFolderWriter:
+    """Write frames as PNG files into a folder, which appears when the block ends well.
+
+    with FrameFolderWriter("out") as writer:
+        for name, frame in zip(folder.names, folder):
+            writer.write(frame.pixels, name)
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Check the target.
+
+        Raises:
+            ValueError: If the target is a file or a folder that is not empty.
+            FileNotFoundError: If the folder around it does not exist.
+            PermissionError: If the folder around it cannot be written to.
+        """
+        self.path = Path(path)
+        parent = self.path.absolute().parent
+        if not parent.is_dir():
+            raise FileNotFoundError(f"{path}: the folder {parent} does not exist, create it")
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"{path}: is a file, expected the name of a new folder")
+        if self.path.is_dir() and any(self.path.iterdir()):
+            raise ValueError(f"{path}: is not empty, choose another output folder")
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise PermissionError(f"{path}: the folder {parent} cannot be written to")
+        self._part = hidden_sibling(self.path.absolute(), f".part-{os.getpid()}")
+
+    def __enter__(self) -> FrameFolderWriter:
+        if self._part.exists():
+            shutil.rmtree(self._part)
+        self._part.mkdir()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                if self.path.is_dir():
+                    self.path.rmdir()
+                os.replace(self._part, self.path)
+        finally:
+            shutil.rmtree(self._part, ignore_errors=True)
+
+    def remove_leftovers(self) -> None:
+        """Remove what killed runs left of this output; only where no other run can be at it."""
+        pattern = glob.escape(hidden_sibling(self.path.absolute(), ".part-").name) + "*"
+        for leftover in self.path.absolute().parent.glob(pattern):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def write(self, pixels: np.ndarray, name: str) -> None:
+        """Write one frame.
+
+        Args:
+            pixels: `[H, W, C]` RGB or RGBA, uint8 or uint16.
+            name: Any file name; its stem is kept, the suffix becomes ".png".
+
+        Raises:
+            ValueError: If the pixels are of another kind, or the name was written before.
+            OSError: If the disk is full or cannot be written.
+        """
+        if pixels.dtype not in (np.uint8, np.uint16) or pixels.ndim != 3:
+            raise ValueError(
+                f"{self.path / Path(name).stem}.png: must be [H, W, C] uint8 or uint16, "
+                f"got {list(pixels.shape)} {pixels.dtype}"
+            )
+        self.write_encoded(encode_png(pixels), name)
+
+    def write_encoded(self, png: bytes, name: str) -> None:
+        """Write one frame that `encode_png` has encoded; as `write` else."""
+        target = self._part / f"{Path(name).stem}.png"
+        if target.exists():
+            raise ValueError(f"{self.path / target.name}: is written twice")
+        try:
+            target.write_bytes(png)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"{self.path / target.name}: could not be written, {error.strerror}",
+            ) from error
+
+
+def encode_png(pixels: np.ndarray) -> bytes:
+    """Return the PNG file of `[H, W, C]` pixels, RGB or RGBA, uint8 or uint16."""
+    code = cv2.COLOR_RGBA2BGRA if pixels.shape[2] == 4 else cv2.COLOR_RGB2BGR
+    written, data = cv2.imencode(".png", cv2.cvtColor(pixels, code))
+    assert written
+    return data.tobytes()
+
+
+def _refuse_same_stems(folder: Path, names: list[str]) -> None:
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(Path(name).stem, name)
+        if other != name:
+            raise ValueError(f"{folder}: {other} and {name} would both become one PNG file")
+
+
+def _describe(shape: tuple[int, ...], depth: int) -> str:
+    return f"{shape[1]}x{shape[0]} with {shape[2]} channels of {depth} bits"
