@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ..video import image_files
+from ..images import image_files
 from .command import command, decoded, refused, run, write_clip
 
 

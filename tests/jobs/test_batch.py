@@ -24,7 +24,7 @@ from video_deblur.restoration.settings import RestorationSettings
 from video_deblur.video.reader import VideoReader
 from video_deblur.video.writer import VideoWriter
 
-from ..video import image_files
+from ..images import image_files
 
 pytest.importorskip("ray")
 # Ray leaves its processes and sockets to the end of the interpreter.

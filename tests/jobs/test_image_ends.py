@@ -16,7 +16,7 @@ from video_deblur.restoration.settings import RestorationSettings
 from video_deblur.video.reader import VideoReader
 from video_deblur.video.writer import VideoWriter
 
-from ..video import image_files
+from ..images import image_files
 from ..video.footage import write_film
 from .footage import SETTINGS, StoppedError, decoded, hidden, pictures, resumable, stop_after
 
