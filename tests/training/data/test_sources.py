@@ -194,7 +194,7 @@ def test_unusable_sharp_files_are_named(sharp):
 def test_files_that_are_left_out_are_said_to_be(sharp, caplog, monkeypatch):
     write(sharp / "photos" / "c.webp")
     write(sharp / "photos" / "holiday" / "d.png")
-    (sharp / "photos" / "e.heic").touch()
+    (sharp / "photos" / "e.psd").touch()
     (sharp / "photos" / ".DS_Store").touch()
     (sharp / "clips" / "film.mp4").rename(sharp / "clips" / "film.M4V")
     monkeypatch.setenv("HOME", str(sharp))
@@ -202,7 +202,7 @@ def test_files_that_are_left_out_are_said_to_be(sharp, caplog, monkeypatch):
     assert (len(source.photos), len(source.runs)) == (3, 2)
     # Other tests may have turned on messages of less weight.
     (warning,) = (r.message for r in caplog.records if r.levelname == "WARNING")
-    assert "photos: 2 of 5 files and folders are left out, as e.heic is; read are" in warning
+    assert "photos: 2 of 5 files and folders are left out, as e.psd is; read are" in warning
 
 
 def test_a_video_that_is_cut_off_is_named(sharp, caplog):
