@@ -261,6 +261,6 @@ def test_cancel_button_stops_a_run_in_the_page(page):
 
 def test_the_server_logs_no_warning_of_ours(server):
     lines = [line for line in server.log_text().splitlines() if "video" in line.lower()]
-    # Templates that need nodes of others are opened without them.
-    lines = [line for line in lines if "missing_node_type" not in line]
-    assert not [line for line in lines if "warn" in line.lower() or "error" in line.lower()]
+    # A template that needs nodes of others is run without them; ours must be there.
+    ours = [line for line in lines if "missing_node_type" not in line or "VideoDeblur_" in line]
+    assert not [line for line in ours if "warn" in line.lower() or "error" in line.lower()]
