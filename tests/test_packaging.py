@@ -15,7 +15,7 @@ tomllib = pytest.importorskip("tomllib", reason="tomllib comes with Python 3.11"
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-DATA_FOLDERS = ("models/weights", "evaluation/demo_clips", "web", "workflows")
+DATA_FOLDERS = ("models/weights", "evaluation/demo_clips", "locales", "web", "workflows")
 CODE_FOLDERS = (
     *("cli", "images", "jobs", "restoration", "synthesis", "training", "video"),
     *("evaluation", "models", "nodes", "benchmarks"),
@@ -67,7 +67,7 @@ def test_every_data_file_is_installed():
     ]
     names = [file.relative_to(ROOT).as_posix() for file in files if file.name != ".gitkeep"]
     assert [name for name in names if not any(fnmatch(name, p) for p in patterns)] == []
-    for needed in ("models/weights/", "evaluation/demo_clips/", "web/docs/", "workflows/"):
+    for needed in (f"{folder}/" for folder in DATA_FOLDERS):
         assert any(pattern.startswith(needed) for pattern in patterns)
 
 

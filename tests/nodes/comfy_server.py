@@ -78,7 +78,7 @@ class ComfyServer:
             )
         self._wait_until_ready()
         # The first visit of a user opens a dialog with templates over the page.
-        self._post("/settings", json={"Comfy.TutorialCompleted": True})
+        self.change_setting("Comfy.TutorialCompleted", True)
         self._listener = _Listener(self.port, self.client_id)
         self._listener.start()
 
@@ -164,6 +164,14 @@ class ComfyServer:
     def object_info(self) -> dict[str, Any]:
         """Return the schemas of all nodes, by node id."""
         return self._get("/object_info")
+
+    def locales(self) -> dict[str, Any]:
+        """Return the texts that extensions bring, by language."""
+        return self._get("/i18n")
+
+    def change_setting(self, name: str, value: Any) -> None:
+        """Change a setting that the page reads when it opens."""
+        self._post("/settings", json={name: value})
 
     def events(self, *kinds: str) -> list[Event]:
         """Return what the websocket told so far, all kinds or only those named.
