@@ -46,7 +46,9 @@ def test_every_language_has_both_files_and_is_tested():
 def test_a_language_has_every_text_and_no_other(language):
     texts, file = translated(language), f"locales/{language}/nodeDefs.json"
     problems = [f"{file}: {place} is missing" for place in ENGLISH if place not in texts]
-    problems += [f"{file}: {place} belongs to nothing" for place in texts - ENGLISH.keys()]
+    problems += [
+        f"{file}: {place} belongs to nothing" for place in texts if place not in ENGLISH
+    ]
     problems += [
         f"{file}: {place} is empty" for place, text in texts.items() if not text.strip()
     ]
@@ -88,12 +90,12 @@ def test_files_values_and_abbreviations_stay_as_they_are(language):
 @pytest.mark.parametrize("unit", ["pixels", "frames"])
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_units_are_named(language, unit):
-    word = WORDS[language][unit].lower()
-    lost = [
-        f"{language}: {place}: {word}"
-        for place, english, text in sentences(language)
-        if unit in english.lower() and word not in text.lower()
-    ]
+    word, lost = WORDS[language][unit].lower(), []
+    for place, english, text in sentences(language):
+        for name in titles(ENGLISH).values():
+            english = english.replace(name, "")
+        if unit in english.lower() and word not in text.lower():
+            lost.append(f"{language}: {place}: {word}")
     assert lost == []
 
 

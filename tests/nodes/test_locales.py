@@ -5,14 +5,24 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from itertools import combinations
 
 import pytest
 
 from ..locales.translations import ENGLISH, LANGUAGES, ROOT, WORDS, flat, read, translated
 from .comfy_process import FOLDER_NAME
 from .comfy_server import ComfyServer
+from .test_template_layout import overlap
+from .workflow_files import ALL_WORKFLOWS, read_nodes
 
 SAMPLER = "VideoDeblur_Sample"
+
+BOXES = """
+() => app.graph._nodes.map((node) => {
+  const [x, y, width, height] = node.getBounding();
+  return {title: node.title, box: [x, y, x + width, y + height]};
+})
+"""
 
 
 def english_texts(extension_nodes: dict[str, type]) -> dict[str, str]:
@@ -42,10 +52,13 @@ def test_every_text_of_the_nodes_is_translated(extension_nodes, language):
     file = f"locales/{language}/nodeDefs.json"
     problems = [
         f"{file}: {place} is missing; translate {today[place]!r}"
-        for place in today - texts.keys()
+        for place in today
+        if place not in texts
     ]
     problems += [
-        f"{file}: {place} is not in the nodes; remove it" for place in texts - today.keys()
+        f"{file}: {place} is not in the nodes; remove it"
+        for place in texts
+        if place not in today
     ]
     assert not problems, "\n".join(problems)
 
@@ -96,15 +109,23 @@ def test_the_server_hands_out_every_language(comfy_server):
         assert served[language] == ours
 
 
-@pytest.fixture(scope="module")
-def chinese(comfy_server: ComfyServer) -> Iterator[ComfyServer]:
-    comfy_server.change_setting("Comfy.Locale", "zh")
-    yield comfy_server
+@pytest.fixture
+def language(request: pytest.FixtureRequest, comfy_server: ComfyServer) -> Iterator[str]:
+    """The language that the page opens in."""
+    comfy_server.change_setting("Comfy.Locale", request.param)
+    yield request.param
     comfy_server.change_setting("Comfy.Locale", "en")
 
 
-def test_the_page_shows_nodes_in_chinese(chinese, comfy_page):
-    texts = translated("zh")
+# No page offers German yet.
+in_every_language = pytest.mark.parametrize(
+    "language", [one for one in LANGUAGES if one != "de"], indirect=True
+)
+
+
+@in_every_language
+def test_the_page_shows_nodes_in_the_language_of_the_user(language, comfy_page):
+    texts = translated(language)
     comfy_page.open(SAMPLER)
     shown = comfy_page.page.evaluate(
         """(type) => {
@@ -121,15 +142,17 @@ def test_the_page_shows_nodes_in_chinese(chinese, comfy_page):
     for place in texts:
         if match := re.fullmatch(rf"{SAMPLER}\.inputs\.(\w+)\.name", place):
             assert slots[match[1]] == texts[place]
+    # ComfyUI's own name of the type.
     assert dict(shown["outputs"]) == {"LATENT": texts[f"{SAMPLER}.outputs.0.name"]}
 
 
-def test_chinese_words_find_the_nodes(chinese, comfy_page):
+@in_every_language
+def test_words_of_the_language_find_the_nodes(language, comfy_page):
     comfy_page.open(SAMPLER)
-    page, texts = comfy_page.page, translated("zh")
+    page, texts = comfy_page.page, translated(language)
     page.evaluate("() => app.extensionManager.command.execute('Workspace.SearchBox.Toggle')")
     page.wait_for_function("() => document.activeElement?.tagName === 'INPUT'")
-    for words, node_ids in WORDS["zh"]["search"].items():
+    for words, node_ids in WORDS[language]["search"].items():
         page.keyboard.press("Control+A")
         page.keyboard.insert_text(words)
         page.wait_for_timeout(1200)
@@ -137,6 +160,24 @@ def test_chinese_words_find_the_nodes(chinese, comfy_page):
         for node_id in node_ids:
             title = texts[f"{node_id}.display_name"]
             assert any(title in text for text in shown), (words, shown)
+
+
+@in_every_language
+def test_templates_have_room_for_longer_words(language, comfy_page, comfy_server):
+    known = comfy_server.object_info()
+    comfy_page.open(SAMPLER)
+    for path in ALL_WORKFLOWS:
+        if all(node["type"] in known for node in read_nodes(path)):
+            comfy_page.drop_workflow(path)
+            comfy_page.page.wait_for_timeout(500)
+            boxes = comfy_page.page.evaluate(BOXES)
+            assert len(boxes) == len(read_nodes(path)) + 1
+            overlapping = [
+                (path.stem, one["title"], other["title"])
+                for one, other in combinations(boxes, 2)
+                if overlap(one["box"], other["box"])
+            ]
+            assert overlapping == []
 
 
 def test_help_pages_in_chinese_are_where_the_page_asks_for_them(comfy_server, extension_nodes):
