@@ -10,11 +10,14 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from video_deblur.benchmarks.comfyui_server import (
+    FOLDER_NAME,
+    ComfyServer,
+    ExecutionInterruptedError,
+)
 
 from .browser import ComfyPage, new_context
 from .checkpoints import blurry_clip
-from .comfy_process import FOLDER_NAME
-from .comfy_server import ComfyServer, ExecutionInterruptedError
 from .other_models import write_interpolator, write_upscaler
 from .test_deblur_video import packets, write_clip
 from .workflow_files import (
