@@ -19,7 +19,7 @@ from ..restoration.denoising.sampler import sampling_timesteps
 from ..restoration.settings import MAX_SEED, RestorationSettings
 from .backend import CATEGORY, advanced, make_schema
 from .denoiser import OPTIONS_KEY, DeblurModel
-from .progress import Progress, ProgressFn
+from .progress import Cancellable, Progress, ProgressFn
 
 _DEFAULTS = SamplingConfig()
 
@@ -162,11 +162,13 @@ def sample_preset(
     model = with_layout(
         model, settings.window, settings.overlap, settings.tile, report.on_piece
     )
-    noise = FrameNoise(settings.seed).draw(samples.shape[0], *samples.shape[1:])
     sigmas = checkpoint_sigmas(model, settings.steps)
+    with Cancellable():
+        drawn = FrameNoise(settings.seed).draw(samples.shape[0], *samples.shape[1:])
+        noise = pure_noise(model, drawn[0].movedim(1, 0), sigmas[0])
     restored = comfy.sample.sample(
         model,
-        pure_noise(model, noise[0].movedim(1, 0), sigmas[0]),
+        noise,
         settings.steps,
         settings.guidance_scale,
         "euler",
@@ -314,7 +316,8 @@ class Sample(io.ComfyNode):
         report = _StepReport(model, steps, Progress(1).stage(0))
         model = with_layout(model, window, overlap, tile, report.on_piece)
         samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
-        noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
+        with Cancellable():
+            noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
         start, sigmas, mask = samples, None, latent.get("noise_mask")
         if scheduler == CHECKPOINT_SCHEDULER:
             scheduler, sigmas = "simple", checkpoint_sigmas(model, steps, denoise)
