@@ -38,7 +38,8 @@ NUM_FRAMES, HEIGHT, WIDTH = 17, 256, 256
 
 EXPECTED = {
     "Deblur a video": (NUM_FRAMES, HEIGHT, WIDTH),
-    "Before and after, side by side": (NUM_FRAMES, HEIGHT, 2 * WIDTH + 8),
+    # With bars for labels above.
+    "Before and after, side by side": (NUM_FRAMES, HEIGHT + 20, 2 * WIDTH + 8),
     "Sharp photo from a clip or burst": (1, HEIGHT, WIDTH),
     "Compare with a slider": (1, HEIGHT, WIDTH),
     "Restore a region with a mask": (NUM_FRAMES, HEIGHT, WIDTH),
