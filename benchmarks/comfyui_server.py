@@ -24,7 +24,8 @@ from typing import Any
 FOLDER_NAME = "video-deblur"
 """Name of the extension's folder under `custom_nodes/`, as the registry installs it."""
 
-_START_TIMEOUT_S = 120
+_START_TIMEOUT_S = 300
+_REQUEST_TIMEOUT_S = 120
 _POLL_S = 0.05
 _PREVIEW_IMAGE = 1  # protocol.BinaryEventTypes
 _TEXT = 3
@@ -129,7 +130,7 @@ class ComfyServer:
         import requests
 
         body = {"prompt": graph, "client_id": self.client_id}
-        response = requests.post(f"{self.url}/prompt", json=body, timeout=30)
+        response = requests.post(f"{self.url}/prompt", json=body, timeout=_REQUEST_TIMEOUT_S)
         if response.status_code != 200:
             raise PromptRejectedError(response.text)
         return response.json()["prompt_id"]
@@ -228,14 +229,14 @@ class ComfyServer:
     def _get(self, route: str) -> Any:
         import requests
 
-        response = requests.get(self.url + route, timeout=30)
+        response = requests.get(self.url + route, timeout=_REQUEST_TIMEOUT_S)
         response.raise_for_status()
         return response.json()
 
     def _post(self, route: str, **body: Any) -> Any:
         import requests
 
-        response = requests.post(self.url + route, timeout=30, **body)
+        response = requests.post(self.url + route, timeout=_REQUEST_TIMEOUT_S, **body)
         response.raise_for_status()
         return response.json() if response.content else None
 

@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", default="divd-tiny")
     args = parser.parse_args()
     engine = load_deblurrer(args.checkpoint)
+    assert isinstance(engine, Deblurrer)
     print(f"{'':16}{'upright, lowest':>18}{'turned, highest':>18}")
     for clip in CLIPS:
         restored, blurry = _latents(engine, _square(clip))
