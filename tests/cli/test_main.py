@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from video_deblur.cli import main
 from video_deblur.images.folders import FrameFolder
 from video_deblur.restoration import load
 from video_deblur.restoration.diffusion import Deblurrer
@@ -112,13 +111,15 @@ def test_a_folder_of_frames_becomes_png_files_of_the_same_names(checkpoint, tmp_
     assert (result.width, result.height) == (41, 33)
 
 
-def test_a_photo_becomes_a_png_of_its_size(checkpoint, tmp_path, capsys):
+def test_a_photo_becomes_a_png_of_its_size(checkpoint, tmp_path, capsys, monkeypatch):
     photo = tmp_path / "photo.jpg"
     cv2.imwrite(str(photo), np.random.default_rng(0).integers(0, 255, (37, 51, 3), np.uint8))
     output = tmp_path / "restored.png"
-    arguments = ["run", photo, "-o", output, "--checkpoint", checkpoint]
-    assert main([str(argument) for argument in arguments]) == 0
-    assert "a single picture has no neighbours" in capsys.readouterr().out
+    printed = []
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.print", lambda *words, **options: printed.append(words[0]))
+        assert run(capsys, "run", photo, "-o", output, "--checkpoint", checkpoint)[0] == 0
+    assert "a single picture has no neighbours" in printed[-1]
     picture = cv2.imread(str(output))
     assert picture is not None
     assert picture.shape == (37, 51, 3)
