@@ -21,6 +21,11 @@ from .progress import ProgressBar, end_progress_line
 if TYPE_CHECKING:
     from ..jobs.files import Resumable
 
+_SINGLE_PICTURE = (
+    "a single picture has no neighbours to take detail from: hardly anything changes with the "
+    "bundled checkpoint; a burst or a clip of the same scene gains more"
+)
+
 
 def add_run(commands: Any) -> None:
     """Add the parser of `run`."""
@@ -98,6 +103,8 @@ def _run(args: argparse.Namespace) -> None:
     end_progress_line()
     count = report.num_frames
     print(f"{output}: {count} frames in {elapsed:.1f} s ({elapsed / count:.2f} s per frame)")
+    if count == 1:
+        print(_SINGLE_PICTURE)
     result = {"input": str(source), "output": str(output), "frames": count}
     found = {
         "scene_cuts": report.cuts,

@@ -14,7 +14,7 @@ import contextlib
 import dataclasses
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -54,6 +54,11 @@ class Ends(ABC):
     """Height and width of the frames, in pixels."""
     ended_early: VideoError | None = None
     """Why the input could not be read to its end."""
+    on_read: Callable[[int, int | None], None] | None = None
+    """Called with (frames that are read or were done before, frames in all or None) for each
+    that is read; may raise to cancel."""
+    check: Callable[[], None] | None = None
+    """Called now and then while the output is written; may raise to cancel."""
 
     def __init__(self, source: Source, output: str | Path) -> None:
         self.source = source
@@ -107,7 +112,7 @@ class Ends(ABC):
         def write(item: tuple[int, np.ndarray, tuple[int, int]]) -> None:
             self._write_pixels(*item)
 
-        with self._writing(), WriteBehind(write) as behind:
+        with self._writing(), WriteBehind(write, check=self.check) as behind:
             for segment in segments:
                 parts.append(finished_part(segment.start, segment.sources))
                 for index, pixels in enumerate(drained(segment.frames), segment.start):
@@ -120,6 +125,8 @@ class Ends(ABC):
         """Write the output from all of its parts, without encoding again."""
         with self._writing():
             for index, frame in enumerate(store.encoded_frames()):
+                if self.check is not None:
+                    self.check()
                 self._write_encoded(index, frame)
         report = make_report(store.parts)
         store.remove()
@@ -172,6 +179,8 @@ class Ends(ABC):
             for index, frame in enumerate(frames, position.read_from):
                 if index >= position.next_frame:
                     self._times[index] = (frame.pts, frame.duration)
+                if self.on_read is not None:
+                    self.on_read(max(index + 1, position.next_frame), self.num_frames)
                 yield frame.pixels
         except VideoError as error:
             self.ended_early = error

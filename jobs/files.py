@@ -39,6 +39,8 @@ def restore_ends(
     callback: FrameCallback | None = None,
     before_segment: Callable[[], None] | None = None,
     on_frame: FramesCallback | None = None,
+    on_read: Callable[[int, int | None], None] | None = None,
+    check: Callable[[], None] | None = None,
 ) -> Report:
     """Restore an input of any kind into its output.
 
@@ -51,6 +53,8 @@ def restore_ends(
         callback: Progress; may raise to cancel, which leaves nothing under the output's name.
         before_segment: Called before each segment.
         on_frame: Called with each frame that is restored.
+        on_read: As `Ends.on_read`.
+        check: Called now and then while a file is written; may raise to cancel.
 
     Raises:
         FileNotFoundError, ValueError: If input or output cannot be used, or another run writes
@@ -58,6 +62,7 @@ def restore_ends(
         VideoError: If a video ends early or changes its size. The output then holds what came
             before, and the message says so.
     """
+    ends.on_read, ends.check = on_read, check
     if resumable is not None:
         return _restore_in_parts(
             ends, engine, settings, resumable, measure_blur, callback, before_segment, on_frame
@@ -202,6 +207,7 @@ def _restore_in_parts(
         callback=progress,
         before_segment=before_segment,
         on_frame=on_frame,
+        check=ends.check,
     )
     restore_clips([work], pool)
     if work.error is not None:

@@ -14,6 +14,9 @@ from ..restoration.streaming.stream import FramesCallback, SegmentRestorer
 from .clip_work import PartDone
 from .parts import PartEncoder, PartTask, restored_frames
 
+_PATIENCE_S = 1.5
+"""How long a run that is cancelled waits for a part to be encoded, so that it is kept."""
+
 
 class LocalPool:
     """A `Pool` without workers.
@@ -30,6 +33,7 @@ class LocalPool:
         callback: Callable[[float], None] | None = None,
         before_segment: Callable[[], None] | None = None,
         on_frame: FramesCallback | None = None,
+        check: Callable[[], None] | None = None,
     ) -> None:
         """Begin a clip.
 
@@ -40,12 +44,14 @@ class LocalPool:
                 cancel.
             before_segment: Called before each segment.
             on_frame: Called with each frame that is restored.
+            check: Called now and then while this waits; may raise to cancel.
         """
         self._engine = engine
         self._settings = settings
         self._callback = callback
         self._before_segment = before_segment
         self._on_frame = on_frame
+        self._check = check
         self._waiting: tuple[Any, list[np.ndarray], PartTask] | None = None
         self._encoding: tuple[Any, PartEncoder] | None = None
         self._restorer: SegmentRestorer | None = None
@@ -88,7 +94,7 @@ class LocalPool:
             ):
                 if encoder is None:
                     self._hand_over(done)
-                    encoder = PartEncoder(task)
+                    encoder = PartEncoder(task, self._check)
                 encoder.put(pixels)
                 del pixels
         except BaseException:
@@ -101,16 +107,26 @@ class LocalPool:
         self._encoding = (key, encoder)
 
     def give_up(self, done: PartDone) -> None:
-        """Hand over the part that is restored but not encoded yet; drop the one that waits."""
+        """Hand over the part that is restored, if soon encoded; drop the one that waits."""
         self._waiting = None
-        self._hand_over(done)
+        if self._encoding is None:
+            return
+        _, encoder = self._encoding
+        encoder.wait(_PATIENCE_S)
+        if encoder.is_done:
+            self._hand_over(done)
+        else:
+            encoder.close()
+            self._encoding = None
 
     def _hand_over(self, done: PartDone) -> None:
         if self._encoding is None:
             return
-        (key, encoder), self._encoding = self._encoding, None
-        with encoder:
-            done(key, encoder.finish())
+        key, encoder = self._encoding
+        # Kept until then: whoever cancels meanwhile gives it up.
+        encoded = encoder.finish()
+        self._encoding = None
+        done(key, encoded)
 
     def _restorer_for(self, frames: list[np.ndarray], task: PartTask) -> SegmentRestorer:
         """Return the restorer of the part before if this one follows it."""

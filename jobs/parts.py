@@ -206,13 +206,19 @@ def restored_frames(
 class PartEncoder:
     """Encode the frames of a part in a thread, while more are restored."""
 
-    def __init__(self, task: PartTask) -> None:
+    def __init__(self, task: PartTask, check: Callable[[], None] | None = None) -> None:
+        """Start to wait for frames.
+
+        Args:
+            task: Of the part.
+            check: Called now and then while `put` and `finish` wait; may raise to cancel.
+        """
         self._encoder = (
             PacketEncoder(task.pictures, task.suffix) if task.pictures else _PngEncoder()
         )
         self._times = iter(task.times)
         self._encoded: list[EncodedFrame] = []
-        self._behind = WriteBehind(self._encode)
+        self._behind = WriteBehind(self._encode, check=check)
 
     def __enter__(self) -> PartEncoder:
         return self
@@ -234,6 +240,10 @@ class PartEncoder:
         """Whether `finish` need not wait, after `end`."""
         return self._behind.is_done
 
+    def wait(self, timeout_s: float) -> None:
+        """Wait so long, at most, for `is_done`."""
+        self._behind.wait(timeout_s)
+
     def finish(self) -> list[EncodedFrame]:
         """Wait for all frames and return them encoded; raises what encoding raised."""
         if not self._behind.is_ended:
@@ -242,8 +252,8 @@ class PartEncoder:
         return self._encoded
 
     def close(self) -> None:
-        """Wait until the thread has ended; frames that are queued are dropped."""
-        self._behind.close()
+        """Drop the part; what the encoder has begun it ends by itself, in memory."""
+        self._behind.abandon()
 
     def _encode(self, pixels: np.ndarray | None) -> None:
         if pixels is None:

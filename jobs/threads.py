@@ -8,6 +8,7 @@ file may be closed before.
 
 from __future__ import annotations
 
+import atexit
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +22,8 @@ QUEUED_BYTES = 128 << 20
 frames of a segment take."""
 _LEAST_ITEMS = 2
 """What it holds however large they are, so that neither side waits for the other's next one."""
+_CHECK_INTERVAL_S = 0.1
+"""While the caller waits for the thread."""
 
 
 class ReadAhead(Generic[Item]):
@@ -87,7 +90,10 @@ class WriteBehind(Generic[Item]):
     """
 
     def __init__(
-        self, write: Callable[[Item], object], queued_bytes: int = QUEUED_BYTES
+        self,
+        write: Callable[[Item], object],
+        queued_bytes: int = QUEUED_BYTES,
+        check: Callable[[], None] | None = None,
     ) -> None:
         """Start to wait for items.
 
@@ -95,8 +101,10 @@ class WriteBehind(Generic[Item]):
             write: Called with each of them in the thread, which alone may use what it writes
                 to until the end.
             queued_bytes: What may wait to be written.
+            check: Called now and then while `put` or `finish` wait; may raise to cancel.
         """
         self._write = write
+        self._check = check or (lambda: None)
         self._queue: _Queue[Item] = _Queue(queued_bytes)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="write behind", daemon=True)
@@ -111,14 +119,15 @@ class WriteBehind(Generic[Item]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is None:
-            self.finish()
-        else:
+        try:
+            if kind is None:
+                self.finish()
+        finally:
             self.close()
 
     def put(self, item: Item, size: int) -> None:
         """Hand over an item of `size` bytes; waits for room in the queue."""
-        if not self._queue.put(item, size):
+        if not self._queue.put(item, size, self._check):
             self._raise()
 
     @property
@@ -136,18 +145,31 @@ class WriteBehind(Generic[Item]):
         self._queue.end()
 
     def finish(self) -> None:
-        """Wait until everything is written."""
+        """Wait until everything is written; who cancels it has to `close` or `abandon`."""
         self.end()
-        try:
-            self._thread.join()
-        finally:
-            self.close()
+        while self.wait(_CHECK_INTERVAL_S):
+            self._check()
+        self._queue.close()
         self._raise()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait so long for the thread, at most; tell whether it still has work."""
+        self._thread.join(timeout_s)
+        return not self.is_done
 
     def close(self) -> None:
         """Drop what is queued and wait until the thread has ended."""
         self._queue.close()
         self._thread.join()
+
+    def abandon(self) -> None:
+        """Drop what is queued and do not wait: only where what is written to is the thread's.
+
+        The process does not end in the middle of what the thread still does.
+        """
+        self._queue.close()
+        if not self.is_done:
+            atexit.register(self._thread.join)
 
     def _raise(self) -> None:
         if self._error is not None:
@@ -176,11 +198,13 @@ class _Queue(Generic[Item]):
         self.error: BaseException | None = None
         """Why nothing follows."""
 
-    def put(self, item: Item, size: int) -> bool:
+    def put(self, item: Item, size: int, check: Callable[[], None] | None = None) -> bool:
         """Add an item once there is room; False if nobody takes it any more."""
         with self._changed:
             while not self._closed and not self._has_room(size):
-                self._changed.wait()
+                self._changed.wait(_CHECK_INTERVAL_S if check else None)
+                if check is not None:
+                    check()
             if not self._closed:
                 self._items.append((item, size))
                 self._bytes += size

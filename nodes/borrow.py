@@ -15,7 +15,7 @@ from ..restoration.progress import Work
 from .backend import CATEGORY, make_schema
 from .encode import scene_cuts_input
 from .memory import load_to_device
-from .progress import Cancellable, Progress, ProgressFn
+from .progress import Cancellable, Progress, ProgressFn, watched
 
 
 class Borrow(io.ComfyNode):
@@ -51,10 +51,12 @@ class Borrow(io.ComfyNode):
     def execute(cls, frames: Tensor, scene_cuts: bool = True) -> io.NodeOutput:
         from ..video.scene_cuts import find_cuts
 
-        frames = usable_frames(frames)
-        cuts = find_cuts(frames.cpu().numpy()) if scene_cuts else ()
+        progress = Progress(0.05, 1)
+        progress.stage(0)(0, 1)
         with Cancellable():
-            return io.NodeOutput(_borrowed(frames, cuts, Progress(1).stage(0)))
+            frames = usable_frames(frames)
+            cuts = find_cuts(watched(frames, progress.stage(0))) if scene_cuts else ()
+            return io.NodeOutput(_borrowed(frames, cuts, progress.stage(1)))
 
 
 def _borrowed(frames: Tensor, cuts: Sequence[int], callback: ProgressFn) -> Tensor:

@@ -31,7 +31,7 @@ from .encode import encode_frames, scene_cuts_input
 from .live import LiveView
 from .mask import feather_input, mask_input, mask_weights, mix_by_mask
 from .memory import load_to_device
-from .progress import Cancellable, Progress, ProgressFn
+from .progress import Cancellable, Progress, watched
 from .sample import sample_preset, seed_input
 from .temporary import PREFIX, RESULTS, TemporaryPath, temporary_file
 
@@ -126,7 +126,8 @@ class Deblur(io.ComfyNode):
             skip_sharp=skip_sharp,
             borrow=borrow,
         )
-        frames = usable_frames(frames)
+        with Cancellable():
+            frames = usable_frames(frames)
         if mask is None:
             return io.NodeOutput(_restore_frames(frames, loaded, settings))
         weights = mask_weights(mask, frames, feather)
@@ -149,7 +150,7 @@ def _restore_frames(
         with Cancellable():
             return loaded.engine().restore(frames, settings, Progress(1).stage(0))
     progress = Progress(0.2, 1, 4 * settings.passes, 1 + 2 * settings.borrow)
-    cuts, shares = survey_clip(_watched(frames, progress.stage(0)), settings)
+    cuts, shares = survey_clip(watched(frames, progress.stage(0)), settings)
     if settings.strength == 0 or not any(shares):
         return frames
     with Cancellable():
@@ -166,13 +167,6 @@ def _restore_frames(
             shares,
             settings.borrow,
         )
-
-
-def _watched(frames: Tensor, advance: ProgressFn) -> Iterator[np.ndarray]:
-    """Yield frames as arrays, with progress."""
-    for index, frame in enumerate(frames):
-        advance(index, len(frames))
-        yield frame.cpu().numpy()
 
 
 class DeblurVideo(io.ComfyNode):
@@ -316,6 +310,8 @@ def _restore_file(
             callback=view.on_progress,
             before_segment=lambda: _load(loaded, settings, info.height, info.width),
             on_frame=view.on_frame,
+            on_read=view.on_read,
+            check=view.check,
         )
     return path
 
@@ -333,7 +329,8 @@ def _restore_components(
     from ..video.writer import VideoWriter
 
     parts = video.get_components()
-    images = usable_frames(parts.images)
+    with Cancellable():
+        images = usable_frames(parts.images)
     num_frames, height, width = images.shape[:3]
     rate = parts.frame_rate
     # As deep as the codec can store.

@@ -14,12 +14,12 @@ from ..models.hardware import decode_bytes
 from ..restoration.denoising.coding import pixels_at_once
 from ..restoration.denoising.windows import shots
 from ..restoration.frames import TensorFrames, usable_frames
+from ..restoration.orientation import refuse_turned
 from ..restoration.phases import blend_clip, decode, frame_groups, fuse
 from ..restoration.progress import Work
 from .backend import CATEGORY, advanced, make_schema
 from .denoiser import OPTIONS_KEY
 from .memory import load_to_device
-from .orientation import refuse_turned
 from .progress import Cancellable, Progress, ProgressFn
 from .vae import AssembledDivd, decoding_divd
 

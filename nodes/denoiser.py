@@ -132,6 +132,7 @@ class DeblurModel(comfy.model_base.BaseModel):
         **extra: Any,
     ) -> Tensor:
         """Return `denoised`, the shape of `x`, fused from windows and tiles."""
+        comfy.model_management.throw_exception_if_processing_interrupted()
         options = transformer_options or {}
         if c_concat is None or c_crossattn is None:
             raise ValueError(_WRONG_CONDITIONING)
@@ -247,6 +248,7 @@ class DeblurModel(comfy.model_base.BaseModel):
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
         """Hand blur latents and image tokens to the sampler, after comparing their sizes."""
+        comfy.model_management.throw_exception_if_processing_interrupted()
         noise = kwargs["noise"]
         condition = kwargs.get("concat_latent_image")
         tokens = kwargs.get("cross_attn")
@@ -291,6 +293,7 @@ def begin_sampling(executor: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
             "model already cuts clips into windows: take the Context Windows node out, and set "
             "window and overlap in Sample Deblurred Latents instead"
         )
+    comfy.model_management.throw_exception_if_processing_interrupted()
     model.model.begin_run()
     return executor(model, *args, **kwargs)
 

@@ -19,7 +19,7 @@ from ..restoration.progress import Work
 from .backend import CATEGORY, DeblurEncoder, DeblurEncoderType, advanced, make_schema
 from .denoiser import CUTS_KEY, OPTIONS_KEY
 from .memory import load_to_device
-from .progress import Cancellable, Progress, ProgressFn
+from .progress import Cancellable, Progress, ProgressFn, watched
 from .vae import AssembledDivd
 
 
@@ -133,8 +133,10 @@ class EncodeFrames(io.ComfyNode):
     def execute(cls, encoder: Any, frames: Tensor, scene_cuts: bool = True) -> io.NodeOutput:
         from ..video.scene_cuts import find_cuts
 
-        frames = usable_frames(frames)
-        cuts = find_cuts(frames.cpu().numpy()) if scene_cuts else ()
+        progress = Progress(0.2, 1)
+        progress.stage(0)(0, 1)
         with Cancellable():
-            encoded = encode_frames(encoder, frames, Progress(1).stage(0), cuts)
+            frames = usable_frames(frames)
+            cuts = find_cuts(watched(frames, progress.stage(0))) if scene_cuts else ()
+            encoded = encode_frames(encoder, frames, progress.stage(1), cuts)
         return io.NodeOutput(*encoded)

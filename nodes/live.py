@@ -13,6 +13,8 @@ from .progress import ProgressFn
 
 _PREVIEW_SIDE = 512
 """Longest side of each of the two pictures, in pixels."""
+_READING = 0.02
+"""Share of the work on a frame that the bar gives to reading it."""
 _PREVIEW_INTERVAL_S = 0.5
 """Between two previews, so that they cost nothing beside the work."""
 
@@ -38,6 +40,7 @@ class LiveView:
         self._now = now
         self._start: tuple[float, float] | None = None
         self._progress: tuple[float, float | None] = (0, None)
+        self._before: int | None = None
         self._shown = -_PREVIEW_INTERVAL_S
         advance(0, 1)
         self._say("reading")
@@ -50,6 +53,25 @@ class LiveView:
         self._progress = (done, total)
         self._advance(done, total or done + 1)
         self._say(self.text())
+
+    def on_read(self, read: int, total: float | None) -> None:
+        """Take note of frames that were read, which count a little until they are restored.
+
+        Those before the first one were restored by a run before.
+        """
+        if self._before is None:
+            self._before = read - 1
+        done = max(self._before, self._progress[0])
+        if total:
+            self._advance(done + _READING * max(0, read - done), total)
+        else:
+            self.check()
+        if self._start is None:
+            self._say(f"reading frame {read}")
+
+    def check(self) -> None:
+        """Change nothing, and raise if the user cancels."""
+        self._advance(0, 1)
 
     def on_frame(self, blurry: np.ndarray, restored: np.ndarray) -> None:
         """Show a frame that was just restored."""

@@ -8,6 +8,8 @@ from typing import Any
 
 import comfy.model_management
 import comfy.utils
+import numpy as np
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 ProgressFn = Callable[..., None]
@@ -40,6 +42,13 @@ class Progress:
             self._bar.update_absolute(self._value, _RESOLUTION, preview)
 
         return advance
+
+
+def watched(frames: Tensor, advance: ProgressFn) -> Iterator[np.ndarray]:
+    """Yield the frames of a clip as arrays, with progress."""
+    for index, frame in enumerate(frames):
+        advance(index, len(frames))
+        yield frame.cpu().numpy()
 
 
 class Cancellable(TorchFunctionMode):

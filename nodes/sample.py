@@ -19,7 +19,7 @@ from ..restoration.denoising.sampler import sampling_timesteps
 from ..restoration.settings import MAX_SEED, RestorationSettings
 from .backend import CATEGORY, advanced, make_schema
 from .denoiser import OPTIONS_KEY, DeblurModel
-from .progress import Progress, ProgressFn
+from .progress import Cancellable, Progress, ProgressFn
 
 _DEFAULTS = SamplingConfig()
 
@@ -36,9 +36,11 @@ _REFUSED = {
     "kl_optimal": (1, f"{_NEEDS_TWO}: with 1 it divides by zero"),
 }
 """Samplers and schedulers: up to how many steps one is refused, and why. PSNR against `euler`
-at 1 step on a crop of the bundled clip `street`, ComfyUI 0.3.64: uni_pc 16 dB at 1 step, 65
-at 2; dpm_fast 6, 17, 24, 28 and 36 at 1, 2, 4, 8 and 50, dpm_adaptive the same up to 16; all
-others 48 or more up to 4 steps, but for heun (38 at 2)."""
+at 1 step on a crop of the bundled clip `street`, ComfyUI 0.3.64, 2026-11-29, by
+`benchmarks/comfyui_samplers.py`: uni_pc 16.7 dB at 1 step, 63.2 at 2; dpm_fast 5.9 and 16.8;
+kl_optimal fails at 1, 52.4 at 2. Beside them euler has 55.0 at 2 and 45.1 at 4, as have its
+variants, and heun 34.2 and 44.5. Others, dpm_adaptive among them, were judged by a script that
+is gone."""
 
 
 def seed_input(
@@ -162,11 +164,13 @@ def sample_preset(
     model = with_layout(
         model, settings.window, settings.overlap, settings.tile, report.on_piece
     )
-    noise = FrameNoise(settings.seed).draw(samples.shape[0], *samples.shape[1:])
     sigmas = checkpoint_sigmas(model, settings.steps)
+    with Cancellable():
+        drawn = FrameNoise(settings.seed).draw(samples.shape[0], *samples.shape[1:])
+        noise = pure_noise(model, drawn[0].movedim(1, 0), sigmas[0])
     restored = comfy.sample.sample(
         model,
-        pure_noise(model, noise[0].movedim(1, 0), sigmas[0]),
+        noise,
         settings.steps,
         settings.guidance_scale,
         "euler",
@@ -314,7 +318,8 @@ class Sample(io.ComfyNode):
         report = _StepReport(model, steps, Progress(1).stage(0))
         model = with_layout(model, window, overlap, tile, report.on_piece)
         samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
-        noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
+        with Cancellable():
+            noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
         start, sigmas, mask = samples, None, latent.get("noise_mask")
         if scheduler == CHECKPOINT_SCHEDULER:
             scheduler, sigmas = "simple", checkpoint_sigmas(model, steps, denoise)

@@ -181,7 +181,8 @@ def decode(
     for group in groups:
         before()
         parts = in_halves(decoded, *group)
-        if not all(bool(part.isfinite().all()) for part in parts):
+        # By the sum, which reads a frame once: asked of each value it takes 30 times as long.
+        if not all(bool(part.sum().isfinite()) for part in parts):
             raise FloatingPointError(
                 f"decoding gave values that are not finite (frames {group[0]} to "
                 f"{group[1] - 1} of the part): the checkpoint's autoencoder may be damaged"

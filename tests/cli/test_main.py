@@ -111,11 +111,15 @@ def test_a_folder_of_frames_becomes_png_files_of_the_same_names(checkpoint, tmp_
     assert (result.width, result.height) == (41, 33)
 
 
-def test_a_photo_becomes_a_png_of_its_size(checkpoint, tmp_path, capsys):
+def test_a_photo_becomes_a_png_of_its_size(checkpoint, tmp_path, capsys, monkeypatch):
     photo = tmp_path / "photo.jpg"
     cv2.imwrite(str(photo), np.random.default_rng(0).integers(0, 255, (37, 51, 3), np.uint8))
     output = tmp_path / "restored.png"
-    assert run(capsys, "run", photo, "-o", output, "--checkpoint", checkpoint)[0] == 0
+    printed = []
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.print", lambda *words, **options: printed.append(words[0]))
+        assert run(capsys, "run", photo, "-o", output, "--checkpoint", checkpoint)[0] == 0
+    assert "a single picture has no neighbours" in printed[-1]
     picture = cv2.imread(str(output))
     assert picture is not None
     assert picture.shape == (37, 51, 3)

@@ -6,12 +6,15 @@ import dataclasses
 import errno
 import logging
 import threading
+import time
 
 import av
 import cv2
 import numpy as np
 import pytest
-from video_deblur.jobs.files import restore_file, restore_folder
+from video_deblur.jobs import local_pool
+from video_deblur.jobs.ends import VideoEnds
+from video_deblur.jobs.files import restore_ends, restore_file, restore_folder
 from video_deblur.jobs.part_store import PartStore, resume_folder
 from video_deblur.models.dblrnet import DblrNet, DblrNetConfig
 from video_deblur.restoration.feed_forward import FeedForward
@@ -226,6 +229,7 @@ def test_parts_take_over_what_they_share(settings, clip, deblurrer, tmp_path, mo
 
 def test_a_part_that_is_still_being_encoded_is_kept(clip, deblurrer, tmp_path, monkeypatch):
     encode, slow = PacketEncoder.encode, threading.Event()
+    monkeypatch.setattr(local_pool, "_PATIENCE_S", 30)
 
     def encode_late(self, *frame):
         slow.wait(10)
@@ -246,6 +250,61 @@ def test_a_part_that_is_still_being_encoded_is_kept(clip, deblurrer, tmp_path, m
             clip, output, deblurrer, SETTINGS, resumable=resumable(output), callback=stop
         )
     assert len(list(resume_folder(output).glob("*.packets"))) == 1
+
+
+def test_a_part_that_is_encoded_for_long_is_not_waited_for(
+    clip, deblurrer, tmp_path, monkeypatch
+):
+    finish, slow, restored = PacketEncoder.finish, threading.Event(), []
+
+    def finish_late(self):
+        if len(restored) == NUM_FRAMES:
+            slow.wait(60)
+        return finish(self)
+
+    monkeypatch.setattr(PacketEncoder, "finish", finish_late)
+
+    def check() -> None:
+        # All that is left to do is to wait for the encoder.
+        if len(restored) == NUM_FRAMES:
+            raise StoppedError
+
+    output = tmp_path / "out.mp4"
+    start = time.monotonic()
+    with pytest.raises(StoppedError):
+        restore_ends(
+            VideoEnds(clip, output),
+            deblurrer,
+            SETTINGS,
+            resumable=resumable(output),
+            on_frame=lambda *frames: restored.append(1),
+            check=check,
+        )
+    assert time.monotonic() - start < 50
+    slow.set()
+    assert not output.exists()
+
+
+def test_a_run_can_be_cancelled_at_every_frame_that_is_read(clip, deblurrer, tmp_path):
+    read = []
+
+    def on_read(count: int, total: int | None) -> None:
+        read.append((count, total))
+        if count == 4:
+            raise StoppedError
+
+    output = tmp_path / "out.mp4"
+    with pytest.raises(StoppedError):
+        restore_ends(
+            VideoEnds(clip, output),
+            deblurrer,
+            SETTINGS,
+            resumable=resumable(output),
+            on_read=on_read,
+            on_frame=lambda *frames: pytest.fail("no frame is restored"),
+        )
+    assert read == [(count, NUM_FRAMES) for count in range(1, 5)]
+    assert hidden(tmp_path) == []
 
 
 def test_a_frame_that_cannot_be_read_costs_no_part_before_it(deblurrer, tmp_path):

@@ -193,6 +193,42 @@ def test_an_error_in_the_block_drops_what_is_queued():
     assert len(written) <= 1
 
 
+@pytest.mark.parametrize("waits", ["for room", "for the end"])
+def test_whoever_waits_can_be_cancelled(waits):
+    gate, checks = threading.Event(), []
+
+    def check() -> None:
+        checks.append(waits)
+        if len(checks) == 3:
+            gate.set()
+            raise KeyboardInterrupt
+
+    def put(num_items: int) -> None:
+        with WriteBehind(lambda item: gate.wait(10), queued_bytes=1, check=check) as behind:
+            for item in range(num_items):
+                behind.put(item, 1)
+
+    with pytest.raises(KeyboardInterrupt):
+        put(10 if waits == "for room" else 1)
+    assert len(checks) == 3
+
+
+def test_what_is_abandoned_ends_by_itself():
+    gate, written = threading.Event(), []
+
+    def write(item: int) -> None:
+        gate.wait(10)
+        written.append(item)
+
+    behind = WriteBehind(write)
+    for item in range(3):
+        behind.put(item, 1)
+    behind.abandon()
+    gate.set()
+    until(lambda: behind.is_done)
+    assert len(written) <= 1
+
+
 def test_an_interrupt_while_waiting_ends_the_thread():
     started = threading.Event()
 

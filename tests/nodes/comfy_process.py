@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import os
 import sys
 import warnings
 from collections.abc import Coroutine
@@ -18,8 +17,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-FOLDER_NAME = "video-deblur"
-"""Name of the extension's folder under `custom_nodes/`, as the registry installs it."""
+from video_deblur.benchmarks.comfyui_server import FOLDER_NAME, wants_gpu
 
 _MODULES = (
     "comfy.model_management",
@@ -36,21 +34,6 @@ _MODULES = (
     "nodes",
     "comfy_api.latest",
 )
-
-
-def wants_gpu() -> bool:
-    """Tell whether `COMFYUI_DEVICE=gpu` asks to run ComfyUI on its own choice of device."""
-    return os.environ.get("COMFYUI_DEVICE", "cpu") == "gpu"
-
-
-def make_base_directory(base: Path, repository: Path) -> Path:
-    """Lay out a ComfyUI base folder whose only custom node is a link to `repository`."""
-    for name in ("custom_nodes", "input", "output", "temp", "user", "models"):
-        (base / name).mkdir(parents=True, exist_ok=True)
-    link = base / "custom_nodes" / FOLDER_NAME
-    if not link.is_symlink():
-        link.symlink_to(repository, target_is_directory=True)
-    return base
 
 
 def run_async(coroutine: Coroutine[Any, Any, Any]) -> Any:

@@ -15,10 +15,10 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from video_deblur.benchmarks.comfyui_server import ComfyServer, make_base_directory
 
 from . import browser as browser_module
 from . import comfy_process
-from .comfy_server import ComfyServer
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -73,7 +73,7 @@ def comfyui_path() -> Path:
 def comfy(comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """ComfyUI's modules in this process, stock nodes registered; see `import_comfy`."""
     base = tmp_path_factory.mktemp("comfy_in_process")
-    comfy_process.make_base_directory(base, REPOSITORY)
+    make_base_directory(base, REPOSITORY)
     modules = comfy_process.import_comfy(comfyui_path, base)
     comfy_process.load_stock_extras(modules)
     return modules
@@ -103,7 +103,7 @@ def comfy_server(
     if importlib.util.find_spec("requests") is None:
         pytest.skip("the package requests is missing: ComfyUI server tests skipped")
     base = tmp_path_factory.mktemp("comfy_server")
-    comfy_process.make_base_directory(base, REPOSITORY)
+    make_base_directory(base, REPOSITORY)
     server = ComfyServer(comfyui_path, base)
     try:
         server.start()

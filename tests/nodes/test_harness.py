@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-
-from .browser import ComfyPage
-from .comfy_process import load_extension
-from .comfy_server import (
+from video_deblur.benchmarks.comfyui_server import (
     ComfyServer,
     ExecutionFailedError,
     ExecutionInterruptedError,
     PromptRejectedError,
 )
+
+from .browser import ComfyPage
+from .comfy_process import load_extension
 
 STOCK_COLOR = (0x33, 0x66, 0x99)
 

@@ -79,6 +79,22 @@ def test_text_tells_frames_speed_and_time_left(live):
     assert view.text() == "21 frames, 0.55 per second"
 
 
+def test_reading_moves_the_bar_a_little(live):
+    told = []
+    view = live.LiveView(lambda *args: told.append(args[:2]), None)
+    for read in range(1, 25):
+        view.on_read(read, 500)
+    shares = [done / total for done, total in told]
+    assert shares == sorted(shares)
+    assert 0 < shares[-1] < 0.05
+    view.on_progress(10, 500)
+    view.on_read(34, 500)
+    done, total = told[-1]
+    assert total == 500
+    # Restored frames count whole, those read beyond them a little.
+    assert 10 < done < 11
+
+
 def test_text_reaches_the_page(comfy_server):
     graph = {
         "clip": {"class_type": "VideoDeblur_ExampleClip", "inputs": {"clip": "shake"}},

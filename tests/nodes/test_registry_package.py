@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from video_deblur.benchmarks.comfyui_server import FOLDER_NAME, ComfyServer, make_base_directory
 
-from .comfy_process import FOLDER_NAME, make_base_directory
-from .comfy_server import ComfyServer
 from .conftest import REPOSITORY
 
 ALLOWED = ("torch", "numpy", "safetensors", "einops", "av", "cv2")

@@ -9,10 +9,9 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from video_deblur.benchmarks.comfyui_server import ComfyServer, make_base_directory
 
-from . import comfy_process
 from .checkpoints import NAME, blurry_clip
-from .comfy_server import ComfyServer
 from .conftest import REPOSITORY
 from .test_deblur_video import write_clip
 
@@ -33,7 +32,7 @@ def restore(comfy, call_node, random_checkpoint, tmp_path):
 def server(comfyui_path, tmp_path):
     """A server that has not been started, whose temporary folder is a link to another disk."""
     pytest.importorskip("requests")
-    comfy_process.make_base_directory(tmp_path / "base", REPOSITORY)
+    make_base_directory(tmp_path / "base", REPOSITORY)
     (tmp_path / "other_disk").mkdir()
     (tmp_path / "base" / "temp").rmdir()
     (tmp_path / "base" / "temp").symlink_to(tmp_path / "other_disk", target_is_directory=True)

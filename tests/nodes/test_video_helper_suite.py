@@ -12,11 +12,14 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from video_deblur.benchmarks.comfyui_server import (
+    ComfyServer,
+    PromptRejectedError,
+    make_base_directory,
+)
 
-from . import comfy_process
 from .browser import ComfyPage, new_context
 from .checkpoints import blurry_clip
-from .comfy_server import ComfyServer, PromptRejectedError
 from .conftest import REPOSITORY
 from .test_deblur_video import write_clip
 from .workflow_files import VHS_WORKFLOW, read_nodes, to_api
@@ -39,7 +42,7 @@ def vhs_server(comfyui_path, tmp_path_factory):
             "no ComfyUI-VideoHelperSuite in custom_nodes of COMFYUI_PATH: its workflow not run"
         )
     base = tmp_path_factory.mktemp("vhs_server")
-    comfy_process.make_base_directory(base, REPOSITORY)
+    make_base_directory(base, REPOSITORY)
     link = base / "custom_nodes" / folders[0].name
     link.symlink_to(folders[0].resolve(), target_is_directory=True)
     server = ComfyServer(comfyui_path, base)

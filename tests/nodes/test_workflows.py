@@ -10,11 +10,14 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from video_deblur.benchmarks.comfyui_server import (
+    FOLDER_NAME,
+    ComfyServer,
+    ExecutionInterruptedError,
+)
 
 from .browser import ComfyPage, new_context
 from .checkpoints import blurry_clip
-from .comfy_process import FOLDER_NAME
-from .comfy_server import ComfyServer, ExecutionInterruptedError
 from .other_models import write_interpolator, write_upscaler
 from .test_deblur_video import packets, write_clip
 from .workflow_files import (
@@ -35,7 +38,8 @@ NUM_FRAMES, HEIGHT, WIDTH = 17, 256, 256
 
 EXPECTED = {
     "Deblur a video": (NUM_FRAMES, HEIGHT, WIDTH),
-    "Before and after, side by side": (NUM_FRAMES, HEIGHT, 2 * WIDTH + 8),
+    # With bars for labels above.
+    "Before and after, side by side": (NUM_FRAMES, HEIGHT + 20, 2 * WIDTH + 8),
     "Sharp photo from a clip or burst": (1, HEIGHT, WIDTH),
     "Compare with a slider": (1, HEIGHT, WIDTH),
     "Restore a region with a mask": (NUM_FRAMES, HEIGHT, WIDTH),

@@ -1,13 +1,15 @@
 """A real ComfyUI server as a subprocess, driven over HTTP and its websocket.
 
-All its folders (input, output, temp, user, models, custom_nodes) are temporary, so the
-checkout named by COMFYUI_PATH is only read.
+All its folders (input, output, temp, user, models, custom_nodes) are under a base folder of the
+caller's, so that the checkout of ComfyUI is only read. Runs in ComfyUI's own environment, which
+has aiohttp; `requests` must be there besides. Tests of the nodes use it, too.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import struct
 import subprocess
@@ -19,13 +21,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .comfy_process import wants_gpu
+FOLDER_NAME = "video-deblur"
+"""Name of the extension's folder under `custom_nodes/`, as the registry installs it."""
 
-_START_TIMEOUT_S = 120
+_START_TIMEOUT_S = 300
+_REQUEST_TIMEOUT_S = 120
 _POLL_S = 0.05
 _PREVIEW_IMAGE = 1  # protocol.BinaryEventTypes
 _TEXT = 3
 _PREVIEW_IMAGE_WITH_METADATA = 4
+
+
+def wants_gpu() -> bool:
+    """Tell whether `COMFYUI_DEVICE=gpu` asks to run ComfyUI on its own choice of device."""
+    return os.environ.get("COMFYUI_DEVICE", "cpu") == "gpu"
+
+
+def make_base_directory(base: Path, repository: Path) -> Path:
+    """Lay out a ComfyUI base folder whose only custom node is a link to `repository`."""
+    for name in ("custom_nodes", "input", "output", "temp", "user", "models"):
+        (base / name).mkdir(parents=True, exist_ok=True)
+    link = base / "custom_nodes" / FOLDER_NAME
+    if not link.is_symlink():
+        link.symlink_to(repository, target_is_directory=True)
+    return base
 
 
 class PromptRejectedError(RuntimeError):
@@ -50,7 +69,7 @@ class Event:
 
 
 class ComfyServer:
-    """Start with `start`, end with `stop`; use through the `comfy_server` fixture."""
+    """Start with `start`, end with `stop`."""
 
     def __init__(self, comfyui_path: Path, base: Path) -> None:
         self.comfyui_path = comfyui_path
@@ -111,7 +130,7 @@ class ComfyServer:
         import requests
 
         body = {"prompt": graph, "client_id": self.client_id}
-        response = requests.post(f"{self.url}/prompt", json=body, timeout=30)
+        response = requests.post(f"{self.url}/prompt", json=body, timeout=_REQUEST_TIMEOUT_S)
         if response.status_code != 200:
             raise PromptRejectedError(response.text)
         return response.json()["prompt_id"]
@@ -218,14 +237,14 @@ class ComfyServer:
     def _get(self, route: str) -> Any:
         import requests
 
-        response = requests.get(self.url + route, timeout=30)
+        response = requests.get(self.url + route, timeout=_REQUEST_TIMEOUT_S)
         response.raise_for_status()
         return response.json()
 
     def _post(self, route: str, **body: Any) -> Any:
         import requests
 
-        response = requests.post(self.url + route, timeout=30, **body)
+        response = requests.post(self.url + route, timeout=_REQUEST_TIMEOUT_S, **body)
         response.raise_for_status()
         return response.json() if response.content else None
 

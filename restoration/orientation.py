@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..restoration.frames import DeviceFrames
-from ..restoration.phases import encode
+from .frames import DeviceFrames
+from .phases import encode
 
-_TURNS: dict[str, Callable[[Tensor], Tensor]] = {
+TURNS: dict[str, Callable[[Tensor], Tensor]] = {
     "mirrored left to right": lambda latent: latent.flip(-1),
     "mirrored top to bottom": lambda latent: latent.flip(-2),
     "turned by 180 degrees": lambda latent: latent.flip(-1, -2),
@@ -32,8 +32,9 @@ _SIDE = 32
 _LIKENESS = 0.6
 _MARGIN = 0.1
 """Correlation that another orientation must have, and by how much it must beat the present
-one. Restored latents of the bundled clips have 0.97 or more with those of their blurry frames,
-so that no other can win by the margin; noise has none with any."""
+one. Restored latents of the bundled clips have 0.955 or more with those of their blurry frames
+as they lie, 0.265 or less in any other orientation, and noise 0.02 or less in all
+(`benchmarks/latent_orientation.py`, 2026-11-29)."""
 
 
 def refuse_turned(divd: Any, latents: Tensor, frames: DeviceFrames) -> None:
@@ -46,10 +47,10 @@ def refuse_turned(divd: Any, latents: Tensor, frames: DeviceFrames) -> None:
     group = [(index, index + 1)]
     (blurry,) = encode(divd.encode_sharp, config, frames, group, lambda: None)
     latent, blurry = latents[index].float(), blurry[0, :, 0].float().to(latents.device)
-    now = _likeness(latent, blurry)
+    now = likeness(latent, blurry)
     found = {
-        name: _likeness(undo(latent), blurry)
-        for name, undo in _TURNS.items()
+        name: likeness(undo(latent), blurry)
+        for name, undo in TURNS.items()
         if undo(latent).shape == blurry.shape
     }
     name, best = max(found.items(), key=lambda item: item[1])
@@ -60,7 +61,7 @@ def refuse_turned(divd: Any, latents: Tensor, frames: DeviceFrames) -> None:
         )
 
 
-def _likeness(latent: Tensor, other: Tensor) -> float:
+def likeness(latent: Tensor, other: Tensor) -> float:
     """Return the correlation of the coarse structure of two latents `[C, h, w]`."""
     size = (min(latent.shape[-2], _SIDE), min(latent.shape[-1], _SIDE))
     coarse = [F.adaptive_avg_pool2d(one, size).flatten(1) for one in (latent, other)]
