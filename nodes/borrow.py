@@ -8,6 +8,7 @@ import comfy.model_management
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..restoration.borrowing.candidates import Panel
 from ..restoration.denoising.windows import shots
 from ..restoration.frames import TensorFrames, usable_frames
 from ..restoration.phases import fuse
@@ -67,7 +68,8 @@ def _borrowed(frames: Tensor, cuts: Sequence[int], callback: ProgressFn) -> Tens
     result = frames.clone()
     for start, stop in shots(len(frames), cuts):
         colors = (on_device.colors(index, index + 1)[0] for index in range(start, stop))
-        for index, pixels in enumerate(fuse(colors, device, work.advance), start):
+        panels = (Panel(blurry=each, restored=each) for each in colors)
+        for index, pixels in enumerate(fuse(panels, device, work.advance), start):
             result[index, ..., :3] = pixels
     work.finish()
     return result

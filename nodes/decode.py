@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from itertools import repeat
 from typing import Any
 
 from comfy_api.latest import io
@@ -13,6 +15,7 @@ from ..models.autoencoder import normalise_latents
 from ..models.hardware import decode_bytes
 from ..restoration.denoising.coding import pixels_at_once
 from ..restoration.denoising.windows import shots
+from ..restoration.first_stage.stage import panel_of
 from ..restoration.frames import TensorFrames, usable_frames
 from ..restoration.phases import blend_clip, decode, frame_groups, fuse
 from ..restoration.progress import Work
@@ -87,9 +90,10 @@ def decode_latents(
     work = Work(callback, sum(map(len, groups)) + borrow * len(frames))
     amounts = [strength * share for share in shares]
     result = frames.clone()
-    for (start, _), part in zip(spans, groups, strict=True):
+    for (start, stop), part in zip(spans, groups, strict=True):
         decoded = decode(divd, latents, on_device, shares, part, work.advance)
-        fused = fuse(decoded, device, work.advance, borrow=borrow)
+        panels = map(partial(panel_of, on_device), range(start, stop), decoded, repeat(None))
+        fused = fuse(panels, device, work.advance, borrow=borrow)
         blend_clip(result, on_device, enumerate(fused, start), amounts, color_match)
     work.finish()
     return result

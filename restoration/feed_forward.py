@@ -43,6 +43,7 @@ class FeedForward(Engine):
     """The engine of a network that restores the middle one of some frames."""
 
     model: FeedForwardNetwork
+    restores_singly = True
 
     @classmethod
     def grid(
@@ -63,11 +64,22 @@ class FeedForward(Engine):
         )
 
     @classmethod
+    def near(cls, config: Any) -> int:
+        """See `Engine`."""
+        return config.num_frames // 2
+
+    @classmethod
     def noise_shape(cls, config: Any, height: int, width: int) -> None:
         """See `Engine`: no noise."""
 
     def session(
-        self, settings: RestorationSettings, height: int, width: int, state: bytes | None = None
+        self,
+        settings: RestorationSettings,
+        height: int,
+        width: int,
+        state: bytes | None = None,
+        *,
+        grid: SegmentGrid | None = None,
     ) -> FeedForwardSession:
         """See `Engine`."""
         return FeedForwardSession(self, settings)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice, pairwise
+from operator import attrgetter
 
 import torch
 from einops import rearrange
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from ..models.config import AutoencoderConfig, ScheduleConfig
 from ..models.divd import Divd
+from .borrowing.candidates import Panel
 from .color import match_color
 from .denoising.coding import decode_tiled, encode_tiled, frames_at_once, frames_to_video
 from .denoising.estimates import Estimates
@@ -194,7 +196,7 @@ def decode(
 
 
 def fuse(
-    decoded: Iterable[Tensor],
+    panels: Iterable[Panel],
     device: torch.device,
     before: Before,
     wanted: Span | None = None,
@@ -204,12 +206,14 @@ def fuse(
     """Let the frames of a shot take detail from sharper neighbours.
 
     Args:
-        decoded: `[H, W, 3]` each, of one shot.
+        panels: Of the frames of one shot.
         device: Where to compute.
         before: Called before each frame that takes detail.
         wanted: Frames to yield; None: all.
         borrow: Whether to; else the wanted frames come as they are.
     """
+    # Not a generator, which would keep the frame it has handed out.
+    decoded = map(attrgetter("restored"), panels)
     if not borrow:
         return islice(decoded, *(wanted or (0, None)))
     # Not at the top: ComfyUI loads this file at start-up and needs OpenCV later.
