@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -45,6 +46,11 @@ class FirstStage:
     def identity(self) -> dict[str, str]:
         """What tells it from others, as JSON values: results depend on it."""
         return {"first_stage": self._digest}
+
+    @property
+    def planned_config(self) -> Any:
+        """Config that segments are planned with; None where it changes no plan."""
+        return None if self.sees_one_frame else self.engine.config
 
     @property
     def sees_one_frame(self) -> bool:
