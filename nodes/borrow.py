@@ -8,7 +8,6 @@ import comfy.model_management
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..restoration.borrowing.candidates import Panel
 from ..restoration.denoising.windows import shots
 from ..restoration.frames import TensorFrames, usable_frames
 from ..restoration.phases import fuse
@@ -60,6 +59,7 @@ class Borrow(io.ComfyNode):
 
 def _borrowed(frames: Tensor, cuts: Sequence[int], callback: ProgressFn) -> Tensor:
     """Let the frames `[T, H, W, C]` of every shot take detail from sharper neighbours."""
+    from ..restoration.borrowing.candidates import Panel
     from ..restoration.borrowing.passes import borrowing_bytes
 
     device = comfy.model_management.get_torch_device()

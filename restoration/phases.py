@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice, pairwise
 from operator import attrgetter
+from typing import TYPE_CHECKING
 
 import torch
 from einops import rearrange
@@ -18,7 +19,6 @@ from torch import Tensor
 
 from ..models.config import AutoencoderConfig, ScheduleConfig
 from ..models.divd import Divd
-from .borrowing.candidates import Panel
 from .color import match_color
 from .denoising.coding import decode_tiled, encode_tiled, frames_at_once, frames_to_video
 from .denoising.estimates import Estimates
@@ -28,6 +28,9 @@ from .denoising.windows import Layout, Span
 from .frames import DeviceFrames
 from .progress import Work
 from .settings import RestorationSettings
+
+if TYPE_CHECKING:
+    from .borrowing.candidates import Panel
 
 Before = Callable[[], None]
 

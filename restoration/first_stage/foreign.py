@@ -7,7 +7,6 @@ around as UPSCALE_MODEL.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,6 @@ class ForeignNetwork:
     Args:
         descriptor: spandrel's `ImageModelDescriptor`. It pads frames as its network needs.
         name: What messages call it.
-        before: Called before each piece of work; may raise to cancel.
 
     Raises:
         ValueError: If it does not make an RGB image of the same size of one.
@@ -48,12 +46,9 @@ class ForeignNetwork:
     reach = None
     bytes_per_pixel = _BYTES_PER_PIXEL
 
-    def __init__(
-        self, descriptor: Any, name: str, before: Callable[[], None] | None = None
-    ) -> None:
+    def __init__(self, descriptor: Any, name: str) -> None:
         self._descriptor = descriptor
         self._name = f"{name}: this network ({descriptor.architecture.name})"
-        self._before = before
         scale, purpose = descriptor.scale, getattr(descriptor, "purpose", "")
         channels = (descriptor.input_channels, descriptor.output_channels)
         if purpose == "Inpainting":
@@ -74,8 +69,6 @@ class ForeignNetwork:
 
     def restore_frame(self, around: Tensor) -> Tensor:
         """See `FeedForwardNetwork`."""
-        if self._before is not None:
-            self._before()
         restored = self._descriptor(around)
         if restored.shape != around.shape:
             raise ValueError(
