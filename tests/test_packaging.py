@@ -187,7 +187,8 @@ def test_help_pages_and_templates_cite_nothing_that_is_not_packed(archive):
 NODE_PACKAGES = {"torch", "numpy", "safetensors", "einops", "av", "cv2"}
 COMFYUI = {
     *("comfy", "comfy_api", "comfy_execution", "folder_paths", "latent_preview"),
-    "spandrel",  # what it reads upscale models with; here the command alone needs it
+    # What it reads upscale models with; here the command alone needs them.
+    *("spandrel", "spandrel_extra_arches"),
 }
 
 

@@ -102,6 +102,7 @@ def load_foreign(path: Path, device: torch.device) -> ForeignNetwork:
             f"{path}: reading networks of other projects needs spandrel: pip install spandrel"
         ) from error
     _check_container(path)
+    _add_extra_networks()
     try:
         descriptor = ModelLoader().load_from_file(path)
         descriptor.float().to(device).eval()
@@ -124,6 +125,18 @@ def load_foreign(path: Path, device: torch.device) -> ForeignNetwork:
         ) from error
     descriptor.model.requires_grad_(False)
     return ForeignNetwork(descriptor, path.name)
+
+
+def _add_extra_networks() -> None:
+    """Make more networks known where their owner has installed them, as ComfyUI does.
+
+    Restormer and MPRNet are among them, whose licences forbid commercial use.
+    """
+    try:
+        import spandrel_extra_arches
+    except ImportError:
+        return
+    spandrel_extra_arches.install(ignore_duplicates=True)
 
 
 def _check_container(path: Path) -> None:

@@ -206,6 +206,14 @@ def test_without_spandrel_one_line_says_how_to_get_it(tmp_path, monkeypatch):
         load_first_stage(path, "cpu")
 
 
+def test_more_networks_are_known_where_they_are_installed(nafnet, monkeypatch):
+    calls = []
+    extra = SimpleNamespace(install=lambda **options: calls.append(options))
+    monkeypatch.setitem(sys.modules, "spandrel_extra_arches", extra)
+    load_foreign(nafnet[1], CPU)
+    assert calls == [{"ignore_duplicates": True}]
+
+
 def test_a_file_that_is_not_there_is_named():
     with pytest.raises(FileNotFoundError, match=r"none.pth: no such"):
         load_first_stage("none.pth", "cpu")
