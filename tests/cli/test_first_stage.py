@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -70,6 +71,34 @@ def test_what_cannot_be_a_first_stage_is_refused(clip, tmp_path, capsys):
     said = refused(capsys, *base, "--network-input", "sharp")
     assert "must be one of blurry, first_stage" in said
     assert not (tmp_path / "out.mp4").exists()
+
+
+def test_evaluate_says_what_ran_first(
+    checkpoint, dblrnet_checkpoint, tmp_path, capsys, monkeypatch
+):
+    for kind in ("blur", "sharp"):
+        folder = tmp_path / "pairs" / "street" / kind
+        folder.mkdir(parents=True)
+        for index in range(2):
+            picture = np.random.default_rng(index).integers(0, 255, (24, 32, 3), np.uint8)
+            cv2.imwrite(str(folder / f"{index:03d}.png"), picture)
+    seen, fuse = [], stream.fuse
+
+    def watched(panels, *args, **options):
+        panels = list(panels)
+        seen.extend(panels)
+        return fuse(panels, *args, **options)
+
+    monkeypatch.setattr(stream, "fuse", watched)
+    report = tmp_path / "report.json"
+    code, said = run(
+        capsys,
+        *("evaluate", "--dataset", f"pairs:{tmp_path / 'pairs'}", "--json", report),
+        *("--checkpoint", checkpoint, "--first-stage", dblrnet_checkpoint),
+    )
+    assert code == 0, said
+    assert json.loads(report.read_text())["first_stage"] == "dblrnet.safetensors"
+    assert [panel.first is not None for panel in seen] == [True, True]
 
 
 def test_a_batch_refuses_it_before_anything_starts(clip, tmp_path, capsys):
