@@ -44,6 +44,7 @@ class FeedForward(Engine):
 
     model: FeedForwardNetwork
     restores_singly = True
+    _is_told = False
 
     @classmethod
     def grid(
@@ -96,18 +97,13 @@ class FeedForward(Engine):
             `[3, H, W]`, float32, not clamped.
 
         Raises:
-            FloatingPointError: If the network gives values that are not finite.
+            FloatingPointError: If the network gives values that are not finite, in float32
+                too.
         """
         reach = self.model.reach
-        restored = (
+        return (
             self._blended(around, tile) if reach is None else self._joined(around, tile, reach)
         )
-        if not bool(restored.isfinite().all()):
-            raise FloatingPointError(
-                "the network gave values that are not finite: the checkpoint may be damaged, "
-                "or need --dtype float32"
-            )
-        return restored
 
     def _joined(self, around: Tensor, tile: int, reach: int) -> Tensor:
         """Join tiles that were computed with all that their pixels depend on."""
@@ -139,7 +135,20 @@ class FeedForward(Engine):
 
     def _computed(self, seen: Tensor) -> Tensor:
         with computing_in(self.dtype, self.device):
-            return self.model.restore_frame(seen).float()
+            part = self.model.restore_frame(seen).float()
+        # One answer from the device for each tile: they take far longer than that.
+        if bool(part.isfinite().all()):
+            return part
+        message = "the network gave values that are not finite"
+        if self.dtype != torch.float32:
+            if not self._is_told:
+                self._is_told = True
+                name = str(self.dtype).removeprefix("torch.")
+                logger.warning("%s in %s: such tiles are computed in float32", message, name)
+            part = self.model.restore_frame(seen).float()
+            if bool(part.isfinite().all()):
+                return part
+        raise FloatingPointError(f"{message}: the checkpoint may be damaged")
 
 
 class FeedForwardSession(Session):

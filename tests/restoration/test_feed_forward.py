@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from video_deblur.models.dblrnet import DblrNet, DblrNetConfig
 from video_deblur.restoration.borrowing import passes
 from video_deblur.restoration.feed_forward import FeedForward
@@ -161,4 +162,23 @@ def test_smaller_tiles_are_told_of_once(engine, make_frames, monkeypatch, caplog
     list(restore_stream([*np.zeros((3, 150, 170, 3), np.uint8)], engine, settings()))
     assert [record.message for record in caplog.records] == [
         "out of memory: going on with tiles of 85 pixels"
+    ]
+
+
+def test_what_overflows_in_half_precision_is_computed_in_float32(make_frames, caplog):
+    class Large(nn.Module):
+        config = SimpleNamespace(num_frames=1)
+        reach = 0
+
+        def restore_frame(self, around):
+            # A product of matrices, which autocast narrows: 1e5 is past float16.
+            large = around[0].flatten(1) * 1e5
+            return (large @ torch.eye(large.shape[1])).view_as(around[0]) / 1e5
+
+    frames = make_frames(3, 16, 16)
+    engine = FeedForward(Large(), "cpu", torch.float16)
+    torch.testing.assert_close(engine.restore(frames, settings()), frames)
+    assert [record.message for record in caplog.records] == [
+        "the network gave values that are not finite in float16: such tiles are computed in "
+        "float32"
     ]
