@@ -58,7 +58,8 @@ def _batch(args: argparse.Namespace) -> None:
     from ..jobs.part_store import checkpoint_identity
     from ..jobs.ray_pool import RayPool, WorkerOptions, connected, shipped_checkpoint
     from ..models.checkpoint import read_info
-    from ..restoration.load import kind_of
+    from ..restoration.first_stage.stage import check_network_input
+    from ..restoration.load import kind_of, load_first_stage
 
     if args.workers is not None and args.workers < 1:
         raise ValueError(f"workers must be at least 1, got {args.workers}")
@@ -66,6 +67,11 @@ def _batch(args: argparse.Namespace) -> None:
     kind_of(info)
     settings = settings_of(info.config, args)
     identity = checkpoint_identity(info.path)
+    # Loaded here only to refuse it before anything starts; workers load their own.
+    first = args.first_stage and load_first_stage(args.first_stage, "cpu", "float32")
+    check_network_input(settings, first or None)
+    if first:
+        identity |= first.identity
     sources = [Path(path) for path in args.inputs]
     clips = plan_batch(sources, Path(args.output), args.codec, args.audio, args.deinterlace)
     options = WorkerOptions(
@@ -73,6 +79,7 @@ def _batch(args: argparse.Namespace) -> None:
         identity=identity,
         dtype=args.dtype,
         settings=settings,
+        first_stage=args.first_stage and shipped_checkpoint(args.first_stage),
     )
     with connected(args.ray):
         pool = RayPool(options, args.device, args.workers)
@@ -90,6 +97,7 @@ def _batch(args: argparse.Namespace) -> None:
             crf=args.crf,
             audio=args.audio,
             deinterlace=args.deinterlace,
+            first_config=first and first.planned_config,
             overwrite=args.overwrite,
         )
         try:

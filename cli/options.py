@@ -50,6 +50,16 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         help="take the clip for one shot; else windows end where scenes do",
     )
     parser.add_argument(
+        "--first-stage",
+        metavar="FILE",
+        help="a network that restores each frame as well, for more to choose from: another "
+        "checkpoint, or .pth and .safetensors of other projects (docs/first_stage.md)",
+    )
+    parser.add_argument(
+        "--network-input",
+        help="what the network of the checkpoint restores: blurry, or first_stage",
+    )
+    parser.add_argument(
         "--skip-sharp",
         action="store_true",
         default=None,
@@ -79,10 +89,13 @@ def add_encoding_options(parser: argparse.ArgumentParser) -> None:
 
 def load_engine(args: argparse.Namespace) -> tuple[Engine, RestorationSettings]:
     """Load the checkpoint that the options name; returns it with its settings."""
+    from ..restoration.first_stage.stage import check_network_input
     from ..restoration.load import load_deblurrer
 
-    deblurrer = load_deblurrer(args.checkpoint, args.device, args.dtype)
-    return deblurrer, settings_of(deblurrer.config, args)
+    deblurrer = load_deblurrer(args.checkpoint, args.device, args.dtype, args.first_stage)
+    settings = settings_of(deblurrer.config, args)
+    check_network_input(settings, deblurrer.first_stage)
+    return deblurrer, settings
 
 
 def settings_of(config: Any, args: argparse.Namespace) -> RestorationSettings:
@@ -104,6 +117,7 @@ def settings_of(config: Any, args: argparse.Namespace) -> RestorationSettings:
         borrow=args.borrow,
         scene_cuts=args.scene_cuts,
         skip_sharp=args.skip_sharp,
+        network_input=args.network_input,
     )
 
 
@@ -155,7 +169,11 @@ def less_memory(settings: RestorationSettings, device: str) -> str:
 
 def described(args: argparse.Namespace, settings: RestorationSettings) -> dict[str, Any]:
     """Return what a report says about how it was restored."""
-    return {"checkpoint": str(args.checkpoint), "settings": dataclasses.asdict(settings)}
+    return {
+        "checkpoint": str(args.checkpoint),
+        "first_stage": args.first_stage,
+        "settings": dataclasses.asdict(settings),
+    }
 
 
 def write_json(path: str | None, values: dict[str, Any]) -> None:

@@ -64,6 +64,7 @@ def checkpoint_method(
         described={
             "method": "checkpoint",
             "checkpoint": name,
+            "first_stage": deblurrer.first_stage and deblurrer.first_stage.name,
             "settings": dataclasses.asdict(settings),
             "plain_decode": plain_decode,
         },

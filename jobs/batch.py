@@ -50,6 +50,8 @@ class BatchSettings:
     crf: int | None = None
     audio: str = "copy"
     deinterlace: str = "off"
+    first_config: Any = None
+    """`FirstStage.planned_config`."""
     overwrite: bool = False
     """Whether to restore again what is there already."""
 
@@ -160,6 +162,7 @@ def _clip_work(
         settings.identity,
         settings.config,
         settings.restoration,
+        first_config=settings.first_config,
         on_frames=on_frames,
         on_end=note,
     )
@@ -192,7 +195,8 @@ def _made_from(clip: BatchClip, settings: BatchSettings) -> dict[str, Any]:
             {"files": [[each[key] for key in kept] for each in identities]}
         ),
         "checkpoint": settings.identity["checkpoint"],
-        "settings": vars(settings.restoration),
+        "first stage": settings.identity.get("first_stage"),
+        "settings": _recorded(settings.restoration),
     }
     if isinstance(ends, VideoEnds):
         made_from |= {"codec": settings.codec, "crf": settings.crf}
@@ -202,6 +206,14 @@ def _made_from(clip: BatchClip, settings: BatchSettings) -> dict[str, Any]:
         if settings.deinterlace != "off":
             made_from["deinterlace"] = settings.deinterlace
     return made_from
+
+
+def _recorded(settings: RestorationSettings) -> dict[str, Any]:
+    """Return settings as records have them: older ones know of one network input only."""
+    values = dict(vars(settings))
+    if settings.network_input == "blurry":
+        del values["network_input"]
+    return values
 
 
 def _fail(clip: BatchClip, error: Exception) -> None:

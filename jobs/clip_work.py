@@ -48,6 +48,7 @@ class ClipWork:
         config: Any,
         settings: RestorationSettings,
         *,
+        first_config: Any = None,
         measure_blur: bool = False,
         on_frames: Callable[[int], None] | None = None,
         on_end: Callable[[ClipWork], None] | None = None,
@@ -60,6 +61,7 @@ class ClipWork:
             identity: JSON values that say which networks restore, and with what.
             config: Of the checkpoint.
             settings: What the user chose.
+            first_config: `FirstStage.planned_config`.
             measure_blur: Whether to measure blur even if no frame is to be left alone.
             on_frames: Called with the number of frames that are newly finished.
             on_end: Called once, when `report` or `error` says how it ended.
@@ -69,6 +71,7 @@ class ClipWork:
         self._identity = identity
         self._config = config
         self._settings = settings
+        self._first_config = first_config
         self._measure_blur = measure_blur
         self._on_frames = on_frames or (lambda count: None)
         self._on_end = on_end or (lambda work: None)
@@ -104,7 +107,12 @@ class ClipWork:
         self._store = self._stack.enter_context(kept_parts(store, ends.output))
         self._on_frames(store.num_kept)
         planned = plan_parts(
-            ends, self._config, self._settings, store.position, self._measure_blur
+            ends,
+            self._config,
+            self._settings,
+            store.position,
+            self._measure_blur,
+            self._first_config,
         )
         for index, part in enumerate(planned, store.next_index):
             if not store.has(index):

@@ -26,7 +26,7 @@ class Resumable:
     folder: Path
     """Where they are kept; removed when the output is complete."""
     identity: dict[str, Any]
-    """JSON values that say which networks restore: the rest is known here."""
+    """JSON values that say which checkpoint restores: the rest is known here."""
 
 
 def restore_ends(
@@ -182,8 +182,10 @@ def _restore_in_parts(
     on_frame: FramesCallback | None,
 ) -> Report:
     """Restore a batch of one clip in this process."""
+    first = engine.first_stage
     identity = {
         **resumable.identity,
+        **(first.identity if first else {}),
         "settings": dataclasses.asdict(settings),
         "device": engine.device.type,
         "dtype": str(engine.dtype),
@@ -194,6 +196,7 @@ def _restore_in_parts(
         identity,
         engine.config,
         settings,
+        first_config=first and first.planned_config,
         measure_blur=measure_blur,
     )
 

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..models.tensor_file import file_digest
 from ..restoration.streaming.planning import Position
 from ..video.atomic import write_file
 from ..video.encoder import EncodedFrame
@@ -206,11 +207,7 @@ def resume_folder(output: Path) -> Path:
 
 def checkpoint_identity(path: Path) -> dict[str, Any]:
     """Return what tells the networks of a checkpoint from others: a hash of all of the file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_HASHED_BYTES):
-            digest.update(block)
-    return {"checkpoint": digest.hexdigest()}
+    return {"checkpoint": file_digest(path)}
 
 
 def file_identity(source: Source) -> dict[str, Any]:

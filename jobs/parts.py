@@ -16,7 +16,7 @@ import numpy as np
 
 from ..images.folders import encode_png
 from ..restoration.denoising.noise import FrameNoise
-from ..restoration.engine import Engine
+from ..restoration.engine import Engine, joint_grid
 from ..restoration.load import engine_class
 from ..restoration.settings import RestorationSettings
 from ..restoration.streaming.footage import SurveyedFrame
@@ -75,6 +75,7 @@ def plan_parts(
     settings: RestorationSettings,
     position: Position | None = None,
     measure_blur: bool = False,
+    first_config: Any = None,
 ) -> Iterator[PlannedPart]:
     """Cut a clip into parts as it is read.
 
@@ -84,6 +85,7 @@ def plan_parts(
         settings: What the user chose.
         position: Where to begin: after a part.
         measure_blur: Whether to measure blur even if no frame is to be left alone.
+        first_config: `FirstStage.planned_config`.
 
     Yields:
         The parts that are left, in order.
@@ -94,7 +96,9 @@ def plan_parts(
         noise.restore(position.noise_state)
     pending: list[PlannedSegment] = []
     count = 0
-    grid_of = partial(engine_class(config).grid, config, settings)
+    configs = [each for each in (config, first_config) if each is not None]
+    networks = [(engine_class(each), each) for each in configs]
+    grid_of = partial(joint_grid, networks, settings)
     for planned in plan_stream(
         ends.frames(position), settings, grid_of, position=position, measure_blur=measure_blur
     ):

@@ -40,10 +40,13 @@ class WorkerOptions:
     checkpoint: str
     """Name or absolute path."""
     identity: dict[str, Any]
-    """`checkpoint_identity` of the file where the work is sent from."""
+    """`checkpoint_identity` of the file where the work is sent from, and the identity of the
+    first stage."""
     dtype: str
     """`auto` or a name of `hardware.DTYPES`."""
     settings: RestorationSettings
+    first_stage: str | None = None
+    """Name or absolute path, as `checkpoint`."""
 
 
 class PartWorker:
@@ -75,12 +78,17 @@ class PartWorker:
         from ..restoration.load import load_deblurrer
         from .part_store import checkpoint_identity
 
-        path = read_info(self._options.checkpoint).path
-        if checkpoint_identity(path) != self._options.identity:
-            raise ValueError(
-                f"{path}: differs between the nodes of the cluster, copy the same file to all"
+        options = self._options
+        path = read_info(options.checkpoint).path
+        _check_identity(str(path), checkpoint_identity(path), options.identity)
+        engine = load_deblurrer(
+            options.checkpoint, self._device, options.dtype, options.first_stage
+        )
+        if engine.first_stage is not None:
+            _check_identity(
+                str(options.first_stage), engine.first_stage.identity, options.identity
             )
-        return load_deblurrer(self._options.checkpoint, self._device, self._options.dtype)
+        return engine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -350,6 +358,14 @@ def shipped_checkpoint(name: str) -> str:
     """Return what a checkpoint is called on other nodes: a bundled name, or a whole path."""
     path = Path(name)
     return str(path.resolve()) if path.exists() else name
+
+
+def _check_identity(name: str, found: Mapping[str, str], wanted: Mapping[str, str]) -> None:
+    """Raise ValueError if a file of this node is not the one the work was sent with."""
+    if any(wanted.get(key) != value for key, value in found.items()):
+        raise ValueError(
+            f"{name}: differs between the nodes of the cluster, copy the same file to all"
+        )
 
 
 def _last_line(error: BaseException) -> str:

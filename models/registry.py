@@ -44,10 +44,11 @@ class FeedForwardNetwork(Protocol):
         ...
 
     @property
-    def reach(self) -> int:
+    def reach(self) -> int | None:
         """Pixels in each direction that a restored pixel depends on.
 
-        A tile cut with so many pixels around it equals that part of the whole frame.
+        A tile cut with so many pixels around it equals that part of the whole frame. None: on
+        all of the frame, so that tiles overlap and are blended.
         """
         ...
 

@@ -6,6 +6,7 @@ may be larger than the memory.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -40,6 +41,8 @@ _MAX_HEADER_BYTES = 100_000_000
 _GROUP_BYTES = 16 * 2**20
 """Bytes read through one mapping. Pages that were read count as memory until the mapping
 goes, so that converting a file through a single one would take its size on top."""
+_HASHED_BYTES = 2**20
+"""Bytes that are read at once to hash a file."""
 _CHECKED_VALUES = 2**15
 """Values that are cast at once to see whether they are finite. Pieces of 4 MiB left holes in
 the heap that added 0.4 GB to a model of 4.3 GB (glibc 2.36); torch takes one thread for
@@ -62,6 +65,15 @@ def check_start(path: Path) -> None:
         )
     if start.lstrip().lower().startswith(_PAGE_STARTS):
         raise CheckpointError(f"{path}: a web page, not the weights. Download it again.")
+
+
+def file_digest(path: Path) -> str:
+    """Return a hash of all of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_HASHED_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def read_header(path: Path) -> dict[str, Any]:

@@ -200,7 +200,8 @@ class LoadedFeedForward:
     def memory_bytes(self, settings: RestorationSettings, height: int, width: int) -> float:
         """Return the working memory of `engine()` on frames of this size, in bytes."""
         tile = tile_of(settings, height, width) or max(height, width)
-        side = tile + 2 * self.network.model.reach
+        # Tiles of a network without a finite reach hold their overlap.
+        side = tile + 2 * (self.network.model.reach or 0)
         return self.network.model.bytes_per_pixel * min(height, side) * min(width, side)
 
     def engine(self) -> Engine:

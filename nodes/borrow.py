@@ -61,6 +61,7 @@ class Borrow(io.ComfyNode):
 
 def _borrowed(frames: Tensor, cuts: Sequence[int], callback: ProgressFn) -> Tensor:
     """Let the frames `[T, H, W, C]` of every shot take detail from sharper neighbours."""
+    from ..restoration.borrowing.candidates import Panel
     from ..restoration.borrowing.passes import borrowing_bytes
 
     device = comfy.model_management.get_torch_device()
@@ -69,7 +70,8 @@ def _borrowed(frames: Tensor, cuts: Sequence[int], callback: ProgressFn) -> Tens
     result = frames.clone()
     for start, stop in shots(len(frames), cuts):
         colors = (on_device.colors(index, index + 1)[0] for index in range(start, stop))
-        for index, pixels in enumerate(fuse(colors, device, work.advance), start):
+        panels = (Panel(blurry=each, restored=each) for each in colors)
+        for index, pixels in enumerate(fuse(panels, device, work.advance), start):
             result[index, ..., :3] = pixels
     work.finish()
     return result

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-import folder_paths
-import numpy as np
-from comfy_api.latest import InputImpl, Types, io
+from comfy_api.latest import InputImpl, io
 from torch import Tensor
 
-from ..restoration.frames import rounded, to_array, usable_frames
+from ..restoration.frames import usable_frames
 from ..restoration.settings import PRESET_NAMES, RestorationSettings, preset_settings
-from ..video.codecs import CODECS
 from .backend import (
     CATEGORY,
     LoadedCheckpoint,
@@ -23,17 +16,17 @@ from .backend import (
     advanced,
     has_other_frames,
     make_schema,
-    trim_window,
 )
-from .checkpoint import checkpoint_input, checkpoint_path, fingerprint, load_checkpoint
+from .checkpoint import checkpoint_input, fingerprint, load_checkpoint
+from .clip_file import VideoJob, load_for, restore_components, restore_file
 from .decode import borrow_input, decode_latents, strength_input
 from .encode import encode_frames, scene_cuts_input
+from .first_stage import UpscaleStage, first_stage_input, used_first_stage
 from .live import LiveView
 from .mask import feather_input, mask_input, mask_weights, mix_by_mask
-from .memory import load_to_device
 from .progress import Cancellable, Progress, watched
 from .sample import sample_preset, seed_input
-from .temporary import PREFIX, RESULTS, TemporaryPath, temporary_file
+from .temporary import RESULTS, TemporaryPath
 
 CODEC_NAMES = ("h264", "h265")
 """Codecs of `video.codecs` that Save Video can put into its mp4 files."""
@@ -92,6 +85,7 @@ class Deblur(io.ComfyNode):
                 borrow_input(),
                 feather_input(),
                 mask_input(),
+                first_stage_input(),
             ],
             outputs=[io.Image.Output(display_name="IMAGE", tooltip="Restored frames.")],
         )
@@ -113,6 +107,7 @@ class Deblur(io.ComfyNode):
         borrow: bool = True,
         feather: int = 8,
         mask: Tensor | None = None,
+        first_stage: Any | None = None,
     ) -> io.NodeOutput:
         # At once: loading takes a while.
         Progress(1).stage(0)(0, 1)
@@ -128,17 +123,21 @@ class Deblur(io.ComfyNode):
         )
         with Cancellable():
             frames = usable_frames(frames)
-        if mask is None:
-            return io.NodeOutput(_restore_frames(frames, loaded, settings))
-        weights = mask_weights(mask, frames, feather)
-        if not weights.any():
+        weights = None if mask is None else mask_weights(mask, frames, feather)
+        if weights is not None and not weights.any():
             return io.NodeOutput(frames)
-        restored = _restore_frames(frames, loaded, settings)
-        return io.NodeOutput(mix_by_mask(frames, restored, weights))
+        with used_first_stage(first_stage) as first:
+            restored = _restore_frames(frames, loaded, settings, first)
+        if weights is not None:
+            restored = mix_by_mask(frames, restored, weights)
+        return io.NodeOutput(restored)
 
 
 def _restore_frames(
-    frames: Tensor, loaded: LoadedCheckpoint | LoadedFeedForward, settings: RestorationSettings
+    frames: Tensor,
+    loaded: LoadedCheckpoint | LoadedFeedForward,
+    settings: RestorationSettings,
+    first: UpscaleStage | None,
 ) -> Tensor:
     """Restore a clip `[T, H, W, C]`."""
     # Here and below: what works on frames and files is imported when it is needed, so that
@@ -146,10 +145,14 @@ def _restore_frames(
     from ..restoration.streaming.footage import survey_clip
 
     if isinstance(loaded, LoadedFeedForward):
-        _load(loaded, settings, *frames.shape[1:3])
+        height, width = frames.shape[1:3]
+        load_for(loaded, settings, height, width, first)
+        engine = loaded.engine()
+        engine.first_stage = first and first.stage
         with Cancellable():
-            return loaded.engine().restore(frames, settings, Progress(1).stage(0))
-    progress = Progress(0.2, 1, 4 * settings.passes, 1 + 2 * settings.borrow)
+            return engine.restore(frames, settings, Progress(1).stage(0))
+    decoding = 1 + 2 * settings.borrow + 8 * (first is not None)
+    progress = Progress(0.2, 1, 4 * settings.passes, decoding)
     cuts, shares = survey_clip(watched(frames, progress.stage(0)), settings)
     if settings.strength == 0 or not any(shares):
         return frames
@@ -166,6 +169,8 @@ def _restore_frames(
             progress.stage(3),
             shares,
             settings.borrow,
+            first=first,
+            settings=settings,
         )
 
 
@@ -218,6 +223,7 @@ class DeblurVideo(io.ComfyNode):
                 scene_cuts_input(),
                 skip_sharp_input(),
                 borrow_input(),
+                first_stage_input(),
             ],
             hidden=[io.Hidden.unique_id],
             outputs=[
@@ -245,6 +251,7 @@ class DeblurVideo(io.ComfyNode):
         scene_cuts: bool = True,
         skip_sharp: bool = False,
         borrow: bool = True,
+        first_stage: Any | None = None,
     ) -> io.NodeOutput:
         view = LiveView(Progress(1).stage(0), cls.hidden and cls.hidden.unique_id)
         loaded = load_checkpoint(checkpoint)
@@ -257,141 +264,18 @@ class DeblurVideo(io.ComfyNode):
             skip_sharp=skip_sharp,
             borrow=borrow,
         )
-        if has_other_frames(video):
-            path = _restore_components(video, loaded, settings, codec, crf, view)
-        else:
-            path = _restore_file(video, loaded, settings, codec, crf, view, checkpoint)
-        return io.NodeOutput(InputImpl.VideoFromFile(RESULTS.add(TemporaryPath(path))))
-
-
-def _restore_file(
-    video: Any,
-    loaded: LoadedCheckpoint | LoadedFeedForward,
-    settings: RestorationSettings,
-    codec: str,
-    crf: int,
-    view: LiveView,
-    checkpoint: str,
-) -> Path:
-    """Restore a file; a run that is cancelled goes on where it was when it is queued again."""
-    from ..jobs.ends import VideoEnds
-    from ..jobs.files import Resumable, restore_ends
-    from ..jobs.part_store import checkpoint_identity, file_identity, identity_digest
-    from ..jobs.window import WindowEnds
-    from ..video.codecs import container_for
-    from ..video.reader import VideoReader
-
-    source = video.get_stream_source()
-    with VideoReader(source) as reader:
-        info = reader.info
-    identity = checkpoint_identity(checkpoint_path(checkpoint))
-    # One folder per work, as every run has an output of its own.
-    start_s, duration_s = trim_window(video)
-    work = {
-        **identity,
-        "input": file_identity(source),
-        "window": [start_s, duration_s],
-        "codec": codec,
-        "crf": crf,
-    }
-    digest = identity_digest({**work, "settings": dataclasses.asdict(settings)})
-    folder = Path(folder_paths.get_temp_directory()) / f"{PREFIX}parts_{digest}"
-    suffix = container_for(info.audio_codecs, codec)
-    with temporary_file(suffix) as path, Cancellable():
-        if start_s or duration_s:
-            ends = WindowEnds(source, path, codec, crf, start_s=start_s, duration_s=duration_s)
-        else:
-            ends = VideoEnds(source, path, codec, crf)
-        restore_ends(
-            ends,
-            loaded.engine(),
-            settings,
-            resumable=Resumable(folder=folder, identity=identity),
-            callback=view.on_progress,
-            before_segment=lambda: _load(loaded, settings, info.height, info.width),
-            on_frame=view.on_frame,
-            on_read=view.on_read,
-            check=view.check,
-        )
-    return path
-
-
-def _restore_components(
-    video: Any,
-    loaded: LoadedCheckpoint | LoadedFeedForward,
-    settings: RestorationSettings,
-    codec: str,
-    crf: int,
-    view: LiveView,
-) -> Path:
-    """Restore a video that exists only as frames, without encoding them first."""
-    from ..restoration.streaming.stream import restore_stream
-    from ..video.writer import VideoWriter
-
-    parts = video.get_components()
-    with Cancellable():
-        images = usable_frames(parts.images)
-    num_frames, height, width = images.shape[:3]
-    rate = parts.frame_rate
-    # As deep as the codec can store.
-    deep = CODECS[codec].max_depth > 8
-    dtype = np.dtype(np.uint16 if deep else np.uint8)
-    frames = (to_array(rounded(image[..., :3], dtype)) for image in images)
-    with temporary_file(".mp4") as path, _sound_of(parts) as sound:
-        writer = VideoWriter(
-            path,
-            width=width,
-            height=height,
-            time_base=1 / (rate * rate.denominator),
-            average_rate=rate,
-            codec=codec,
-            crf=crf,
-            bit_depth=CODECS[codec].max_depth,
-            audio_from=sound,
-        )
-        with writer, Cancellable():
-            restored = restore_stream(
-                frames,
-                loaded.engine(),
-                settings,
-                view.on_progress,
-                num_frames,
-                lambda: _load(loaded, settings, height, width),
-                view.on_frame,
+        with used_first_stage(first_stage) as first:
+            job = VideoJob(
+                loaded=loaded,
+                settings=settings,
+                codec=codec,
+                crf=crf,
+                view=view,
+                checkpoint=checkpoint,
+                first=first,
             )
-            for index, frame in enumerate(restored):
-                writer.write(frame, index * rate.denominator, rate.denominator)
-    return path
-
-
-def _load(
-    loaded: LoadedCheckpoint | LoadedFeedForward,
-    settings: RestorationSettings,
-    height: int,
-    width: int,
-) -> None:
-    from ..restoration.borrowing.passes import borrowing_bytes
-
-    memory = loaded.memory_bytes(settings, height, width)
-    # Frames borrow while the next ones are decoded.
-    memory += settings.borrow * borrowing_bytes(height, width)
-    load_to_device(loaded.patchers(), memory)
-
-
-@contextmanager
-def _sound_of(parts: Any) -> Iterator[str | None]:
-    """Give a file with the sound of video components, or None where there is none."""
-    if parts.audio is None:
-        yield None
-        return
-    with temporary_file(".mp4") as path:
-        # ComfyUI cuts the sound to the number of frames, so that many small ones it is.
-        images = parts.images[:1, :1, :1, :3].expand(len(parts.images), 16, 16, 3)
-        small = Types.VideoComponents(
-            images=images, audio=parts.audio, frame_rate=parts.frame_rate
-        )
-        InputImpl.VideoFromComponents(small).save_to(str(path))
-        try:
-            yield str(path)
-        finally:
-            path.unlink(missing_ok=True)
+            if has_other_frames(video):
+                path = restore_components(video, job)
+            else:
+                path = restore_file(video, job)
+        return io.NodeOutput(InputImpl.VideoFromFile(RESULTS.add(TemporaryPath(path))))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from itertools import repeat
 from typing import Any
 
 from comfy_api.latest import io
@@ -17,8 +19,10 @@ from ..restoration.frames import TensorFrames, usable_frames
 from ..restoration.orientation import refuse_turned
 from ..restoration.phases import blend_clip, decode, frame_groups, fuse
 from ..restoration.progress import Work
+from ..restoration.settings import RestorationSettings
 from .backend import CATEGORY, advanced, make_schema
 from .denoiser import OPTIONS_KEY
+from .first_stage import UpscaleStage
 from .memory import load_to_device
 from .progress import Cancellable, Progress, ProgressFn
 from .vae import AssembledDivd, decoding_divd
@@ -58,16 +62,21 @@ def decode_latents(
     shares: Sequence[float] | None = None,
     borrow: bool = True,
     *,
+    first: UpscaleStage | None = None,
+    settings: RestorationSettings | None = None,
     may_be_turned: bool = False,
 ) -> Tensor:
     """Decode LATENT to frames `[T, H, W, C]` of the size and channels of the blurry ones.
 
-    `shares` are factors on the strength, one per frame. `may_be_turned` has latents checked
-    that came through nodes of others.
+    `shares` are factors on the strength, one per frame. `first` restores the frames as well,
+    by the `settings`. `may_be_turned` has latents checked that came through nodes of others.
 
     Raises:
         ValueError: If the blurry frames are missing or do not fit the latents.
     """
+    # Not at the top, as much as comes with it: ComfyUI starts without.
+    from ..restoration.first_stage.stage import panel_of
+
     divd = decoding_divd(vae)
     samples = _frames_as_batch(latent["samples"])
     frames = _blurry_frames(latent, original)
@@ -76,7 +85,7 @@ def decode_latents(
         return frames.clone()
     shares = shares or [1.0] * len(frames)
     device = vae.patcher.load_device
-    _reserve(vae, divd, frames, borrow)
+    _reserve(vae, divd, frames, borrow, first, settings)
     latents = normalise_latents(divd.config.autoencoder, samples.float())
     on_device = TensorFrames(frames, device)
     if may_be_turned:
@@ -84,25 +93,40 @@ def decode_latents(
     latents = rearrange(latents, "t c h w -> 1 c t h w")
     spans = shots(len(frames), _cuts(latent, frames) if borrow else ())
     groups = [frame_groups(divd.config.autoencoder, span, on_device.size) for span in spans]
-    work = Work(callback, sum(map(len, groups)) + borrow * len(frames))
+    passes = borrow + (first is not None)
+    work = Work(callback, sum(map(len, groups)) + passes * len(frames))
     amounts = [strength * share for share in shares]
     result = frames.clone()
-    for (start, _), part in zip(spans, groups, strict=True):
+    for (start, stop), part in zip(spans, groups, strict=True):
         decoded = decode(divd, latents, on_device, shares, part, work.advance)
-        fused = fuse(decoded, device, work.advance, borrow=borrow)
+        firsts = repeat(None)
+        if first is not None and settings is not None:
+            firsts = first.candidates(on_device, shares, (start, stop), settings, work)
+        panels = map(partial(panel_of, on_device), range(start, stop), decoded, firsts)
+        fused = fuse(panels, device, work.advance, borrow=borrow)
         blend_clip(result, on_device, enumerate(fused, start), amounts, color_match)
     work.finish()
     return result
 
 
-def _reserve(vae: Any, divd: AssembledDivd, frames: Tensor, borrow: bool) -> None:
+def _reserve(
+    vae: Any,
+    divd: AssembledDivd,
+    frames: Tensor,
+    borrow: bool,
+    first: UpscaleStage | None,
+    settings: RestorationSettings | None,
+) -> None:
     """Have the decoder loaded, with room for what follows."""
     from ..restoration.borrowing.passes import borrowing_bytes
 
     num_frames, height, width = frames.shape[:3]
     config = divd.config.autoencoder
     memory = decode_bytes(config, pixels_at_once(config, num_frames, height, width))
-    load_to_device([vae.patcher], memory + borrow * borrowing_bytes(height, width))
+    memory += borrow * borrowing_bytes(height, width)
+    if first is not None and settings is not None:
+        memory += first.memory_bytes(settings, height, width)
+    load_to_device([vae.patcher], memory, first and first.model)
 
 
 def _cuts(latent: dict[str, Any], frames: Tensor) -> Sequence[int]:

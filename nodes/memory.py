@@ -48,7 +48,48 @@ def memory_usage_factor(config: UNet3DConfig) -> float:
     return UNET_BYTES / 4 * unet_width(config) / (0.01 * 2**20)
 
 
-def load_to_device(patchers: list[Any], memory_bytes: float) -> None:
-    """Have ComfyUI load networks and keep `memory_bytes` free for the work."""
+def load_to_device(
+    patchers: list[Any], memory_bytes: float, upscale_model: Any | None = None
+) -> None:
+    """Have ComfyUI load networks and keep `memory_bytes` free for the work.
+
+    An UPSCALE_MODEL is loaded whole, as its layers take no weights from elsewhere.
+    """
+    manage = comfy.model_management
     with uninterrupted():
-        comfy.model_management.load_models_gpu(patchers, memory_required=memory_bytes)
+        if upscale_model is not None:
+            patcher = _upscale_patcher(upscale_model)
+            if patcher is None:
+                _move_upscale_model(upscale_model, memory_bytes)
+            else:
+                manage.load_models_gpu([patcher], memory_bytes, force_full_load=True)
+                # Named again, so that it is not unloaded for the others.
+                patchers = [*patchers, patcher]
+        manage.load_models_gpu(patchers, memory_required=memory_bytes)
+
+
+def upscale_device(model: Any) -> torch.device:
+    """Return the device that an UPSCALE_MODEL computes on."""
+    patcher = _upscale_patcher(model)
+    if patcher is None:
+        return comfy.model_management.get_torch_device()
+    return patcher.load_device
+
+
+def unload_upscale_model(model: Any) -> None:
+    """Take an UPSCALE_MODEL off its device where ComfyUI does not."""
+    if _upscale_patcher(model) is None:
+        with uninterrupted():
+            model.to("cpu")
+
+
+def _upscale_patcher(model: Any) -> Any | None:
+    """Return the patcher of an UPSCALE_MODEL; older versions have none."""
+    return getattr(model, "patcher", None)
+
+
+def _move_upscale_model(model: Any, memory_bytes: float) -> None:
+    manage, device = comfy.model_management, upscale_device(model)
+    if model.device != device:
+        manage.free_memory(manage.module_size(model.model) + memory_bytes, device)
+        model.to(device)

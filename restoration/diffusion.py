@@ -16,7 +16,7 @@ from ..models.schedule import clean_from_velocity
 from ..restoration import phases
 from .denoising.estimates import Estimates, WindowCache
 from .denoising.layout import make_layout
-from .denoising.noise import FrameNoise
+from .denoising.noise import FrameNoise, IndexedNoise
 from .denoising.windows import Layout, Span
 from .engine import Engine, Session
 from .frames import DeviceFrames
@@ -51,10 +51,17 @@ class Deblurrer(Engine):
         return coding.latent_channels, rows, columns
 
     def session(
-        self, settings: RestorationSettings, height: int, width: int, state: bytes | None = None
+        self,
+        settings: RestorationSettings,
+        height: int,
+        width: int,
+        state: bytes | None = None,
+        *,
+        grid: SegmentGrid | None = None,
     ) -> DiffusionSession:
         """See `Engine`."""
-        return DiffusionSession(self, settings, (height, width), state)
+        grid = grid or self.grid(self.config, settings, height, width)
+        return DiffusionSession(self, settings, (height, width), state, grid)
 
     def layout(self, settings: RestorationSettings, height: int, width: int) -> Layout:
         """Return how a shot of frames of `height` x `width` pixels is cut."""
@@ -133,11 +140,12 @@ class DiffusionSession(Session):
         settings: RestorationSettings,
         size: tuple[int, int],
         state: bytes | None,
+        grid: SegmentGrid,
     ) -> None:
         self._engine = engine
         self._settings = settings
         self._size = size
-        self._grid = engine.grid(engine.config, settings, *size)
+        self._grid = grid
         self._noise_shape = engine.noise_shape(engine.config, *size)
         self._layout = engine.layout(settings, *size)
         self._noise = FrameNoise(settings.seed)
@@ -155,6 +163,10 @@ class DiffusionSession(Session):
         """See `Session`."""
         self._carried = None
         self._noise.skip(num_frames, *self._noise_shape)
+
+    def seek(self, frame: int) -> None:
+        """See `Session`."""
+        self._noise = IndexedNoise(self._settings.seed, frame)
 
     def count(self, segment: Segment, span: Span) -> int:
         """See `Session`."""

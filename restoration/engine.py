@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,7 +19,10 @@ from .frames import DeviceFrames, TensorFrames, usable_frames
 from .phases import blend_clip
 from .progress import ProgressCallback, Work
 from .settings import RestorationSettings
-from .streaming.segments import Segment, SegmentGrid
+from .streaming.segments import Segment, SegmentGrid, widened
+
+if TYPE_CHECKING:
+    from .first_stage.stage import FirstStage
 
 
 class Session(ABC):
@@ -33,6 +36,9 @@ class Session(ABC):
     @abstractmethod
     def skip(self, num_frames: int) -> None:
         """Pass over frames that nothing is restored of."""
+
+    def seek(self, frame: int) -> None:  # noqa: B027 (most have nothing to do)
+        """Go to a frame of the clip without the state there; the noise is another one then."""
 
     @abstractmethod
     def count(self, segment: Segment, span: Span) -> int:
@@ -77,6 +83,11 @@ class Engine(ABC):
         dtype: What the network computes in, where it need not be exact.
     """
 
+    restores_singly = False
+    """Whether every frame is restored by itself, the same in any segment that holds it."""
+    first_stage: FirstStage | None = None
+    """Another network whose results are candidates of fusion."""
+
     def __init__(
         self,
         model: Any,
@@ -100,15 +111,40 @@ class Engine(ABC):
         """Return how clips of such frames (pixels) are cut into segments."""
 
     @classmethod
+    def near(cls, config: Any) -> int | None:
+        """Return how many frames on either side a restored one depends on.
+
+        None: those that it shares windows with, as `grid` cuts them.
+        """
+        return None
+
+    def joint_grid(self, settings: RestorationSettings, height: int, width: int) -> SegmentGrid:
+        """Return how clips are cut for this network and the first stage."""
+        networks: list[tuple[type[Engine], Any]] = [(type(self), self.config)]
+        if self.first_stage is not None:
+            other = self.first_stage.engine
+            networks.append((type(other), other.config))
+        return joint_grid(networks, settings, height, width)
+
+    @classmethod
     @abstractmethod
     def noise_shape(cls, config: Any, height: int, width: int) -> tuple[int, int, int] | None:
         """Return channels, height and width of a frame's start noise; None without noise."""
 
     @abstractmethod
     def session(
-        self, settings: RestorationSettings, height: int, width: int, state: bytes | None = None
+        self,
+        settings: RestorationSettings,
+        height: int,
+        width: int,
+        state: bytes | None = None,
+        *,
+        grid: SegmentGrid | None = None,
     ) -> Session:
-        """Begin a clip, at its start or where `state` was taken."""
+        """Begin a clip, at its start or where `state` was taken.
+
+        `grid` says how the clip is cut where another network needs more around each segment.
+        """
 
     # Not inference mode: callers may change the result in place.
     @torch.no_grad()
@@ -161,3 +197,25 @@ class Engine(ABC):
             blend_clip(result, clip, restored, amounts, settings.color_match)
         work.finish()
         return result
+
+
+def joint_grid(
+    networks: Sequence[tuple[type[Engine], Any]],
+    settings: RestorationSettings,
+    height: int,
+    width: int,
+) -> SegmentGrid:
+    """Return a grid whose segments hold what each of some networks needs.
+
+    Args:
+        networks: Engine and config of each.
+        settings: Of all of them.
+        height: Of the frames, in pixels.
+        width: Of the frames, in pixels.
+    """
+    # All that cut windows cut the same ones, as the settings say.
+    engine, config = next(
+        (each for each in networks if each[0].near(each[1]) is None), networks[0]
+    )
+    nearest = max(engine.near(config) or 0 for engine, config in networks)
+    return widened(engine.grid(config, settings, height, width), nearest)

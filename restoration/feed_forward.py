@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from ..models.registry import FeedForwardNetwork
 from .denoising.layout import is_out_of_memory
-from .denoising.windows import Span, split
+from .denoising.windows import Layout, Piece, Span, fuse, split
 from .engine import Engine, Session
 from .frames import DeviceFrames
 from .phases import computing_in
@@ -20,10 +21,15 @@ from .settings import RestorationSettings
 from .streaming.segments import Segment, SegmentGrid, frames_of_segment
 from .streaming.segments import reach as borrowing_reach
 
+logger = logging.getLogger(__name__)
+
 _DEFAULT_TILE = 512
 """Side of the tiles of large frames, in pixels, where the user names none."""
 _SMALLEST_TILE = 64
 """Side, in pixels, below which out of memory is final."""
+_TILE_OVERLAP = 64
+"""Pixels over which neighbouring tiles are blended, at most a quarter of a tile, where a
+network has no finite reach."""
 
 
 def tile_of(settings: RestorationSettings, height: int, width: int) -> int:
@@ -37,6 +43,8 @@ class FeedForward(Engine):
     """The engine of a network that restores the middle one of some frames."""
 
     model: FeedForwardNetwork
+    restores_singly = True
+    _is_told = False
 
     @classmethod
     def grid(
@@ -57,11 +65,22 @@ class FeedForward(Engine):
         )
 
     @classmethod
+    def near(cls, config: Any) -> int:
+        """See `Engine`."""
+        return config.num_frames // 2
+
+    @classmethod
     def noise_shape(cls, config: Any, height: int, width: int) -> None:
         """See `Engine`: no noise."""
 
     def session(
-        self, settings: RestorationSettings, height: int, width: int, state: bytes | None = None
+        self,
+        settings: RestorationSettings,
+        height: int,
+        width: int,
+        state: bytes | None = None,
+        *,
+        grid: SegmentGrid | None = None,
     ) -> FeedForwardSession:
         """See `Engine`."""
         return FeedForwardSession(self, settings)
@@ -78,27 +97,58 @@ class FeedForward(Engine):
             `[3, H, W]`, float32, not clamped.
 
         Raises:
-            FloatingPointError: If the network gives values that are not finite.
+            FloatingPointError: If the network gives values that are not finite, in float32
+                too.
         """
-        margin = self.model.reach
+        reach = self.model.reach
+        return (
+            self._blended(around, tile) if reach is None else self._joined(around, tile, reach)
+        )
+
+    def _joined(self, around: Tensor, tile: int, reach: int) -> Tensor:
+        """Join tiles that were computed with all that their pixels depend on."""
         height, width = around.shape[2:]
         restored = around.new_empty(3, height, width)
         for top, bottom in split(height, tile or height, 0):
             for left, right in split(width, tile or width, 0):
-                first, last = max(top - margin, 0), min(bottom + margin, height)
-                start, stop = max(left - margin, 0), min(right + margin, width)
-                seen = around[:, :, first:last, start:stop]
-                with computing_in(self.dtype, self.device):
-                    part = self.model.restore_frame(seen).float()
+                first, last = max(top - reach, 0), min(bottom + reach, height)
+                start, stop = max(left - reach, 0), min(right + reach, width)
+                part = self._computed(around[:, :, first:last, start:stop])
                 restored[:, top:bottom, left:right] = part[
                     :, top - first : bottom - first, left - start : right - start
                 ]
-        if not bool(restored.isfinite().all()):
-            raise FloatingPointError(
-                "the network gave values that are not finite: the checkpoint may be damaged, "
-                "or need --dtype float32"
-            )
         return restored
+
+    def _blended(self, around: Tensor, tile: int) -> Tensor:
+        """Blend overlapping tiles: what a network sees of a frame changes all of its result."""
+        # A frame is a clip of one.
+        layout = Layout(
+            window=2, overlap=0, tile=tile, tile_overlap=min(_TILE_OVERLAP, tile // 4)
+        )
+
+        def predict(piece: Piece) -> Tensor:
+            seen = around[:, :, slice(*piece.rows), slice(*piece.columns)]
+            return rearrange(self._computed(seen), "c h w -> 1 c 1 h w")
+
+        like = around.new_empty(1, 3, 1, *around.shape[2:])
+        return rearrange(fuse(predict, layout, like), "1 c 1 h w -> c h w")
+
+    def _computed(self, seen: Tensor) -> Tensor:
+        with computing_in(self.dtype, self.device):
+            part = self.model.restore_frame(seen).float()
+        # One answer from the device for each tile: they take far longer than that.
+        if bool(part.isfinite().all()):
+            return part
+        message = "the network gave values that are not finite"
+        if self.dtype != torch.float32:
+            if not self._is_told:
+                self._is_told = True
+                name = str(self.dtype).removeprefix("torch.")
+                logger.warning("%s in %s: such tiles are computed in float32", message, name)
+            part = self.model.restore_frame(seen).float()
+            if bool(part.isfinite().all()):
+                return part
+        raise FloatingPointError(f"{message}: the checkpoint may be damaged")
 
 
 class FeedForwardSession(Session):
@@ -107,6 +157,7 @@ class FeedForwardSession(Session):
     def __init__(self, engine: FeedForward, settings: RestorationSettings) -> None:
         self._engine = engine
         self._settings = settings
+        self._told: set[int] = set()
 
     @property
     def state(self) -> bytes:
@@ -160,3 +211,6 @@ class FeedForwardSession(Session):
                 if not is_out_of_memory(error) or smaller < _SMALLEST_TILE:
                     raise
             tile = smaller
+            if tile not in self._told:
+                self._told.add(tile)
+                logger.warning("out of memory: going on with tiles of %d pixels", tile)

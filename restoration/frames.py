@@ -117,6 +117,11 @@ def rounded(colors: Tensor, dtype: np.dtype) -> Tensor:
     return (colors * 65535 + 0.5).floor_().sub_(_DEEP_OFFSET).to(torch.int16)
 
 
+def unrounded(integers: Tensor) -> Tensor:
+    """Return what `rounded` made int16 of, as float32 in 0..1."""
+    return integers.float().add_(_DEEP_OFFSET).div_(65535)
+
+
 def to_array(integers: Tensor) -> np.ndarray:
     """Bring what `rounded` returned to the host, as uint8 or uint16."""
     values = integers.cpu().numpy()

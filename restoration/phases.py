@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice, pairwise
+from operator import attrgetter
+from typing import TYPE_CHECKING
 
 import torch
 from einops import rearrange
@@ -26,6 +28,9 @@ from .denoising.windows import Layout, Span
 from .frames import DeviceFrames
 from .progress import Work
 from .settings import RestorationSettings
+
+if TYPE_CHECKING:
+    from .borrowing.candidates import Panel
 
 Before = Callable[[], None]
 
@@ -195,7 +200,7 @@ def decode(
 
 
 def fuse(
-    decoded: Iterable[Tensor],
+    panels: Iterable[Panel],
     device: torch.device,
     before: Before,
     wanted: Span | None = None,
@@ -205,12 +210,14 @@ def fuse(
     """Let the frames of a shot take detail from sharper neighbours.
 
     Args:
-        decoded: `[H, W, 3]` each, of one shot.
+        panels: Of the frames of one shot.
         device: Where to compute.
         before: Called before each frame that takes detail.
         wanted: Frames to yield; None: all.
         borrow: Whether to; else the wanted frames come as they are.
     """
+    # Not a generator, which would keep the frame it has handed out.
+    decoded = map(attrgetter("restored"), panels)
     if not borrow:
         return islice(decoded, *(wanted or (0, None)))
     # Not at the top: ComfyUI loads this file at start-up and needs OpenCV later.

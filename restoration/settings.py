@@ -12,6 +12,8 @@ PRESET_NAMES = ("fast", "detailed", "paper")
 """`fast`: the checkpoint's own steps. `detailed`: four times as many. `paper`: DDIM with 50
 steps (Wang & Long)."""
 
+NETWORK_INPUTS = ("blurry", "first_stage")
+
 MAX_SEED = 2**64 - 1
 
 
@@ -43,6 +45,8 @@ class RestorationSettings:
     """Find scene cuts and end windows there, so that nothing of one scene shows in the next."""
     skip_sharp: bool = False
     """Leave frames alone that are sharp already."""
+    network_input: str = "blurry"
+    """What the network restores: `blurry` frames, or what the `first_stage` made of them."""
 
     @property
     def passes(self) -> int:
@@ -62,6 +66,11 @@ class RestorationSettings:
             )
         if not 0 <= self.seed <= MAX_SEED:
             raise ValueError(f"seed must be between 0 and 2**64 - 1, got {self.seed}")
+        if self.network_input not in NETWORK_INPUTS:
+            raise ValueError(
+                f"network input must be one of {', '.join(NETWORK_INPUTS)}, "
+                f"got {self.network_input!r}"
+            )
         if self.window < 2:
             raise ValueError(f"window must be at least 2 frames, got {self.window}")
         if not 0 <= 2 * self.overlap <= self.window:

@@ -185,7 +185,11 @@ def test_help_pages_and_templates_cite_nothing_that_is_not_packed(archive):
 
 
 NODE_PACKAGES = {"torch", "numpy", "safetensors", "einops", "av", "cv2"}
-COMFYUI = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "latent_preview"}
+COMFYUI = {
+    *("comfy", "comfy_api", "comfy_execution", "folder_paths", "latent_preview"),
+    # What it reads upscale models with; here the command alone needs them.
+    *("spandrel", "spandrel_extra_arches"),
+}
 
 
 def test_nodes_import_only_what_comfyui_has_and_opencv():

@@ -23,6 +23,18 @@ _GRAY = (9798, 19235, 3735)
 """Weights of red, green and blue in OpenCV's 8-bit luma, of 2**15."""
 
 
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """What there is of a frame before fusion, `[H, W, 3]` each, float32, on the device."""
+
+    blurry: Tensor
+    """The frame as it came."""
+    restored: Tensor
+    """What the checkpoint's network made of it."""
+    first: Tensor | None = None
+    """What the first stage made of it."""
+
+
 @dataclass(eq=False)
 class Frame:
     """A frame and what is compared of it."""

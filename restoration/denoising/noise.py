@@ -8,6 +8,8 @@ in blocks of that size).
 
 from __future__ import annotations
 
+import hashlib
+
 import torch
 from torch import Tensor
 
@@ -53,3 +55,40 @@ class FrameNoise:
             self._generator.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
         except RuntimeError as error:
             raise ValueError("not the state of a noise generator") from error
+
+
+class IndexedNoise(FrameNoise):
+    """Noise of each frame from a generator of its own: needs no state to begin anywhere.
+
+    Args:
+        seed: As of `FrameNoise`, whose noise is another one.
+        frame: Index in the clip of the first that is drawn for.
+    """
+
+    def __init__(self, seed: int, frame: int) -> None:
+        super().__init__(seed)
+        self._seed = seed
+        self._frame = frame
+
+    def draw(self, num_frames: int, channels: int, height: int, width: int) -> Tensor:
+        """See `FrameNoise`."""
+        frames = []
+        for _ in range(num_frames):
+            digest = hashlib.sha256(f"{self._seed} {self._frame}".encode()).digest()
+            self._generator.manual_seed(int.from_bytes(digest[:8], "little"))
+            frames.append(super().draw(1, channels, height, width))
+            self._frame += 1
+        return torch.cat(frames, dim=2) if frames else super().draw(0, channels, height, width)
+
+    def skip(self, num_frames: int, channels: int, height: int, width: int) -> None:
+        """See `FrameNoise`."""
+        self._frame += num_frames
+
+    @property
+    def state(self) -> bytes:
+        """The frame that is drawn for next."""
+        return str(self._frame).encode()
+
+    def restore(self, state: bytes) -> None:
+        """See `FrameNoise`."""
+        self._frame = int(state)

@@ -99,6 +99,19 @@ class SegmentGrid:
         )
 
 
+def widened(grid: SegmentGrid, near: int) -> SegmentGrid:
+    """Return a grid whose segments hold `near` frames on both sides of all they restore.
+
+    At the ends of a shot there are none. Windows begin where they did.
+    """
+    hop = grid.hop
+    after, before = grid.window - hop, hop + grid.context - 2 * grid.reach
+    window = grid.window + max(0, -(-(near - after) // hop)) * hop
+    context = grid.context + max(0, -(-(near - before) // hop)) * hop
+    length = max(grid.length + window - grid.window, window + 2 * hop + context)
+    return SegmentGrid(window=window, hop=hop, length=length, context=context, reach=grid.reach)
+
+
 def segment_grid(settings: RestorationSettings, height: int, width: int) -> SegmentGrid:
     """Return the grid of windows for frames of this size, within the memory budget."""
     hop = settings.window - settings.overlap

@@ -10,13 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import repeat
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..borrowing.candidates import Panel
 from ..denoising.windows import Span
 from ..engine import Engine
+from ..first_stage.stage import SeenFrames, check_network_input, panel_of
 from ..frames import ArrayFrames, DeviceFrames, rounded, to_array
 from ..phases import blend, fuse
 from ..progress import ProgressCallback, Work
@@ -118,7 +121,7 @@ def restore_segments(
     position = position or Position()
     restorer: SegmentRestorer | None = None
     done = 0
-    grid_of = partial(engine.grid, engine.config, settings)
+    grid_of = partial(engine.joint_grid, settings)
     for planned in plan_stream(
         frames, settings, grid_of, position=position, measure_blur=measure_blur
     ):
@@ -195,8 +198,12 @@ class SegmentRestorer:
         self._engine = engine
         self._on_frame = on_frame
         self._settings = settings
-        self._grid = engine.grid(engine.config, settings, height, width)
-        self._session = engine.session(settings, height, width, noise_state)
+        self._grid = engine.joint_grid(settings, height, width)
+        self._session = engine.session(settings, height, width, noise_state, grid=self._grid)
+        check_network_input(settings, engine.first_stage)
+        self._first = engine.first_stage and engine.first_stage.session(
+            settings, height, width, self._grid
+        )
 
     @property
     def noise_state(self) -> bytes:
@@ -206,11 +213,16 @@ class SegmentRestorer:
     def skip(self, num_frames: int) -> None:
         """Pass over frames at the start of the clip."""
         self._session.skip(num_frames)
+        if self._first is not None:
+            self._first.skip(num_frames)
 
     def count(self, segment: Segment) -> int:
         """Return the pieces of work of a segment that is restored."""
         borrowing = self._settings.borrow * (segment.stop - segment.start)
-        return self._session.count(segment, self._span(segment)) + borrowing
+        count = self._session.count(segment, self._span(segment)) + borrowing
+        if self._first is not None:
+            count += self._first.count(segment, self._first_span(segment))
+        return count
 
     @torch.no_grad()
     def restore(
@@ -280,13 +292,13 @@ class SegmentRestorer:
         origin = segment.context_start
         outgoing = range(segment.start - origin, segment.stop - origin)
         if self._settings.strength == 0 or not any(shares[index] for index in outgoing):
-            self._session.skip(min(len(frames), next_context - origin))
+            self.skip(min(len(frames), next_context - origin))
             return
         span = self._span(segment)
-        decoded = self._session.restored(frames, shares, segment, span, next_context, work)
+        panels = self._panels(frames, shares, segment, next_context, work)
         wanted = (outgoing.start - span[0], outgoing.stop - span[0])
         fused = fuse(
-            decoded,
+            panels,
             self._engine.device,
             work.advance,
             wanted,
@@ -295,6 +307,34 @@ class SegmentRestorer:
         for index, pixels in zip(outgoing, fused, strict=True):
             if shares[index] > 0:
                 yield origin + index, pixels
+
+    def _panels(
+        self,
+        frames: DeviceFrames,
+        shares: Sequence[float],
+        segment: Segment,
+        next_context: int,
+        work: Work,
+    ) -> Iterator[Panel]:
+        """Restore frames of a segment with each network; arguments as for `restored`."""
+        span, firsts = self._span(segment), repeat(None)
+        seen = frames
+        if self._first is not None:
+            seen_by_first = self._first_span(segment)
+            firsts = self._first.candidates(
+                frames, shares, segment, seen_by_first, next_context, work
+            )
+            if self._settings.network_input == "first_stage":
+                made = list(firsts)
+                seen, firsts = SeenFrames(frames, made), made[slice(*span)]
+        restored = self._session.restored(seen, shares, segment, span, next_context, work)
+        return map(partial(panel_of, frames), range(*span), restored, firsts)
+
+    def _first_span(self, segment: Segment) -> Span:
+        """Return the frames of a segment's context that the first stage restores."""
+        if self._settings.network_input == "first_stage":
+            return 0, segment.context_stop - segment.context_start
+        return self._span(segment)
 
     def _span(self, segment: Segment) -> Span:
         """Return the frames of a segment's context that are restored."""

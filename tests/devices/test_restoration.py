@@ -8,10 +8,12 @@ own kernels and streams, half precision, memory, files, nodes.
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from video_deblur.benchmarks.pretended_device import PretendedDevice
 from video_deblur.models.dblrnet import DblrNet, DblrNetConfig
@@ -20,6 +22,7 @@ from video_deblur.restoration.borrowing.passes import borrow_stream
 from video_deblur.restoration.color import match_color
 from video_deblur.restoration.diffusion import Deblurrer
 from video_deblur.restoration.feed_forward import FeedForward
+from video_deblur.restoration.first_stage.stage import FirstStage
 from video_deblur.restoration.phases import blend
 from video_deblur.restoration.settings import RestorationSettings
 from video_deblur.restoration.streaming.stream import restore_stream
@@ -70,6 +73,45 @@ def test_a_feed_forward_network_restores_as_on_the_cpu(randomise, make_frames, k
     with PretendedDevice(kind) as pretended:
         engine = FeedForward(network.to(pretended.device), pretended.device)
         assert torch.equal(engine.restore(frames, PLAIN), expected)
+
+
+class Contrast(nn.Module):
+    """A network for single images that looks at all of a tile."""
+
+    config = SimpleNamespace(num_frames=1)
+    reach = None
+
+    def restore_frame(self, around):
+        return around[0] * 1.5 - around[0].mean() * 0.5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tiles_are_blended_as_on_the_cpu(make_frames, kind):
+    frames, settings = make_frames(1, 80, 150), RestorationSettings(borrow=False, tile=64)
+    expected = FeedForward(Contrast()).restore(frames, settings)
+    with PretendedDevice(kind) as pretended:
+        engine = FeedForward(Contrast(), pretended.device)
+        torch.testing.assert_close(engine.restore(frames, settings), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_first_stage_restores_as_on_the_cpu(small_model, make_frames, kind):
+    frames = make_frames(3, 66, 70)
+    settings = RestorationSettings(network_input="first_stage")
+
+    def engine(model, device):
+        made = Deblurrer(model, device)
+        made.first_stage = FirstStage(FeedForward(Contrast(), device), "contrast", "00")
+        return made
+
+    with sdpa_kernel(SDPBackend.MATH):
+        expected = engine(copy.deepcopy(small_model), "cpu").restore(frames, settings)
+    pixels = (frames * 255).round().byte().numpy()
+    with PretendedDevice(kind) as pretended:
+        there = engine(small_model.to(pretended.device), pretended.device)
+        torch.testing.assert_close(there.restore(frames, settings), expected, atol=1e-4, rtol=0)
+        streamed = list(restore_stream(list(pixels), there, settings))
+    assert np.abs(np.stack(streamed) / 255 - expected.numpy()).max() < 0.02
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from video_deblur.images.folders import FrameFolder, FrameFolderWriter, read_image
 from video_deblur.jobs import parts
 from video_deblur.jobs.batch import BatchSettings, plan_batch, restore_batch
@@ -123,6 +124,45 @@ def test_a_cluster_gives_the_file_of_one_machine_even_if_a_worker_is_killed(
     assert len(used) >= 3
     assert np.array_equal(decoded(clip.output), decoded(whole))
     assert sorted(os.listdir(batch.folder)) == [RECORD_NAME, "clip.mp4"]
+
+
+@pytest.fixture
+def image_network(randomise, tmp_path) -> Path:
+    """Write a network for single images, as its authors would."""
+    pytest.importorskip("spandrel")
+    from spandrel.architectures.NAFNet import NAFNet
+
+    network = NAFNet(width=8, middle_blk_num=1, enc_blk_nums=[1], dec_blk_nums=[1])
+    path = tmp_path / "nafnet.pth"
+    torch.save(randomise(network, 0.05, add=True).state_dict(), path)
+    return path
+
+
+def test_workers_have_a_first_stage_of_their_own(cluster, batch, image_network, tmp_path):
+    # What the network sees shows in the result, whatever fusion makes of the candidates.
+    settings = dataclasses.replace(SETTINGS, network_input="first_stage")
+    whole = tmp_path / "whole.mp4"
+    engine = load_deblurrer(batch.options.checkpoint, "cpu", "float32", image_network)
+    resumable = Resumable(folder=resume_folder(whole), identity={})
+    restore_file(batch.sources[0], whole, engine, settings, resumable=resumable)
+    identity = {**batch.identity, **engine.first_stage.identity}
+    options = dataclasses.replace(
+        batch.options, settings=settings, identity=identity, first_stage=str(image_network)
+    )
+    with connected(cluster.address):
+        pool = RayPool(options, "cpu", 1)
+        (clip,) = batch.run(pool, restoration=settings, identity=identity)
+        assert clip.state == "restored", clip.error
+        assert np.array_equal(decoded(clip.output), decoded(whole))
+        (again,) = batch.run(pool, restoration=settings)
+        assert again.changes == ["first stage"]
+        pool.close()
+        image_network.write_bytes(image_network.read_bytes() + b" ")
+        pool = RayPool(options, "cpu", 1)
+        (other,) = batch.run(pool, restoration=settings, identity=identity, overwrite=True)
+        pool.close()
+    assert (other.state, other.error.partition(": differs")[1]) == ("failed", ": differs")
+    assert str(image_network) in other.error
 
 
 class LastFirstPool:

@@ -7,6 +7,7 @@ import errno
 import logging
 import threading
 import time
+from itertools import islice
 
 import av
 import cv2
@@ -17,7 +18,10 @@ from video_deblur.jobs.ends import VideoEnds
 from video_deblur.jobs.files import restore_ends, restore_file, restore_folder
 from video_deblur.jobs.part_store import PartStore, resume_folder
 from video_deblur.models.dblrnet import DblrNet, DblrNetConfig
+from video_deblur.restoration.diffusion import Deblurrer
 from video_deblur.restoration.feed_forward import FeedForward
+from video_deblur.restoration.first_stage.stage import FirstStage
+from video_deblur.restoration.streaming import stream
 from video_deblur.video.encoder import PacketEncoder
 
 from .footage import (
@@ -94,7 +98,9 @@ def test_h264_parts_decode_to_what_was_encoded(clip, deblurrer, tmp_path):
     assert sum(keys) >= NUM_FRAMES // 10
 
 
-@pytest.mark.parametrize("change", ["settings", "checkpoint", "input", "codec", "deinterlace"])
+@pytest.mark.parametrize(
+    "change", ["settings", "checkpoint", "input", "codec", "deinterlace", "first_stage"]
+)
 def test_whatever_the_result_depends_on_starts_over(change, clip, deblurrer, tmp_path, caplog):
     output = tmp_path / "out.mp4"
     stopped(clip, output, deblurrer, 23)
@@ -106,6 +112,8 @@ def test_whatever_the_result_depends_on_starts_over(change, clip, deblurrer, tmp
         chosen = resumable(output, checkpoint="2")
     elif change == "input":
         write_clip(clip, pictures()[::-1])
+    elif change == "first_stage":
+        deblurrer.first_stage = FirstStage(Deblurrer(deblurrer.model), "other", "00")
     elif change == "deinterlace":
         options["deinterlace"] = "frame"
     else:
@@ -118,6 +126,30 @@ def test_whatever_the_result_depends_on_starts_over(change, clip, deblurrer, tmp
     fresh = tmp_path / "fresh.mp4"
     restore_file(clip, fresh, deblurrer, settings, resumable=resumable(fresh), **options)
     assert packets(output, "video") == packets(fresh, "video")
+
+
+def test_a_first_stage_that_looks_at_neighbours_goes_on_too(
+    clip, deblurrer, randomise, tmp_path, monkeypatch
+):
+    network = DblrNet(DblrNetConfig(channels=4, num_units=1, head_channels=4)).eval()
+    other = FeedForward(randomise(network.requires_grad_(False), 0.2))
+    deblurrer.first_stage = FirstStage(other, "other", "00")
+    monkeypatch.setattr(stream, "fuse", _only_first)
+    straight, output = tmp_path / "straight.mkv", tmp_path / "out.mkv"
+    restore_file(clip, straight, deblurrer, SETTINGS, codec="ffv1")
+    stopped(clip, output, deblurrer, 23, codec="ffv1")
+    chosen = resumable(output)
+    restore_file(clip, output, deblurrer, SETTINGS, codec="ffv1", resumable=chosen)
+    assert np.array_equal(decoded(straight), decoded(output))
+    expected = tmp_path / "expected.mkv"
+    restore_file(clip, expected, other, SETTINGS, codec="ffv1")
+    # Candidates are kept in 16 bits.
+    assert np.abs(decoded(straight).astype(int) - decoded(expected)).max() <= 1
+
+
+def _only_first(panels, device, before, wanted=None, *, borrow=True):
+    chosen = (panel.restored if panel.first is None else panel.first for panel in panels)
+    return islice(chosen, *(wanted or (0, None)))
 
 
 @pytest.mark.parametrize("damage", ["packets", "json", "leftover"])

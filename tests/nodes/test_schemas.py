@@ -48,6 +48,7 @@ INPUTS = {
         "borrow",
         "feather",
         "mask",
+        "first_stage",
     ],
     "VideoDeblur_DeblurVideo": [
         "video",
@@ -60,6 +61,7 @@ INPUTS = {
         "scene_cuts",
         "skip_sharp",
         "borrow",
+        "first_stage",
     ],
     "VideoDeblur_MeasureBlur": ["frames"],
     "VideoDeblur_Borrow": ["frames", "scene_cuts"],

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from video_deblur.models.dblrnet import DblrNet, DblrNetConfig
 from video_deblur.restoration.borrowing import passes
 from video_deblur.restoration.feed_forward import FeedForward
@@ -112,3 +113,72 @@ def test_progress_rises_to_its_total(engine, make_frames):
     calls = []
     engine.restore(make_frames(5, 16, 16), settings(), lambda *call: calls.append(call))
     assert calls == [(done, 5) for done in range(6)]
+
+
+class Whole:
+    """Adds to each pixel the mean of all that it was given."""
+
+    config = SimpleNamespace(num_frames=1)
+    reach = None
+
+    def __init__(self):
+        self.sizes = []
+
+    def restore_frame(self, around):
+        self.sizes.append(tuple(around.shape[2:]))
+        return around[0] * 0.5 + around[0].mean() * 0.5
+
+
+def test_tiles_of_a_network_that_sees_the_whole_frame_are_blended():
+    ramp = torch.linspace(0.1, 0.9, 200)[None, None, :, None].expand(1, 72, 200, 3)
+    network = Whole()
+    restored = FeedForward(network).restore(ramp, settings(tile=128))[0, 0, :, 0]
+    assert network.sizes == [(72, 120), (72, 120)]
+    left, right = (0.5 * ramp[0, 0, part, 0].mean() for part in (slice(120), slice(80, 200)))
+    added = restored - 0.5 * ramp[0, 0, :, 0]
+    torch.testing.assert_close(added[:80], left.expand(80))
+    torch.testing.assert_close(added[120:], right.expand(80))
+    steps = added.diff()
+    assert steps.min() > -1e-6
+    assert steps.max() < (right - left) / 20, "no seam"
+
+
+def test_small_frames_are_seen_whole_by_a_network_that_needs_it(make_frames):
+    network, frames = Whole(), make_frames(1, 150, 170)
+    restored = FeedForward(network).restore(frames, settings())
+    assert network.sizes == [(150, 170)]
+    torch.testing.assert_close(restored, frames * 0.5 + frames.mean() * 0.5)
+
+
+def test_smaller_tiles_are_told_of_once(engine, make_frames, monkeypatch, caplog):
+    forward = engine.model.restore_frame
+
+    def limited(around):
+        if around.shape[2] * around.shape[3] > 110 * 110:
+            raise torch.OutOfMemoryError("out of memory")
+        return forward(around)
+
+    monkeypatch.setattr(engine.model, "restore_frame", limited)
+    list(restore_stream([*np.zeros((3, 150, 170, 3), np.uint8)], engine, settings()))
+    assert [record.message for record in caplog.records] == [
+        "out of memory: going on with tiles of 85 pixels"
+    ]
+
+
+def test_what_overflows_in_half_precision_is_computed_in_float32(make_frames, caplog):
+    class Large(nn.Module):
+        config = SimpleNamespace(num_frames=1)
+        reach = 0
+
+        def restore_frame(self, around):
+            # A product of matrices, which autocast narrows: 1e5 is past float16.
+            large = around[0].flatten(1) * 1e5
+            return (large @ torch.eye(large.shape[1])).view_as(around[0]) / 1e5
+
+    frames = make_frames(3, 16, 16)
+    engine = FeedForward(Large(), "cpu", torch.float16)
+    torch.testing.assert_close(engine.restore(frames, settings()), frames)
+    assert [record.message for record in caplog.records] == [
+        "the network gave values that are not finite in float16: such tiles are computed in "
+        "float32"
+    ]

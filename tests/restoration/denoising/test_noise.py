@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from video_deblur.restoration.denoising.noise import FrameNoise
+from video_deblur.restoration.denoising.noise import FrameNoise, IndexedNoise
 
 
 def test_the_noise_of_a_frame_is_its_draw_in_order():
@@ -48,3 +48,18 @@ def test_skipping_and_going_back_lead_to_the_same_noise(size):
     assert torch.equal(other.draw(5, *size), long[:, :, 4:])
     with pytest.raises(ValueError, match="not the state of a noise generator"):
         other.restore(b"damaged")
+
+
+def test_indexed_noise_begins_anywhere():
+    size = (2, 3, 5)
+    whole = IndexedNoise(7, 0).draw(9, *size)
+    assert torch.equal(IndexedNoise(7, 4).draw(5, *size), whole[:, :, 4:])
+    noise = IndexedNoise(7, 0)
+    noise.skip(3, *size)
+    state = noise.state
+    assert torch.equal(noise.draw(2, *size), whole[:, :, 3:5])
+    noise.restore(state)
+    assert torch.equal(noise.draw(6, *size), whole[:, :, 3:])
+    assert noise.draw(0, *size).shape == (1, 2, 0, 3, 5)
+    assert not torch.equal(IndexedNoise(8, 0).draw(9, *size), whole)
+    assert len({float(frame.sum()) for frame in whole.unbind(2)}) == 9

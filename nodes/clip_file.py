@@ -1,0 +1,183 @@
+"""What Deblur Video does: restore a video into a file, in bounded memory."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+import numpy as np
+from comfy_api.latest import InputImpl, Types
+
+from ..restoration.engine import Engine
+from ..restoration.frames import rounded, to_array, usable_frames
+from ..restoration.settings import RestorationSettings
+from ..video.codecs import CODECS
+from .backend import LoadedCheckpoint, LoadedFeedForward, trim_window
+from .checkpoint import checkpoint_path
+from .first_stage import UpscaleStage
+from .live import LiveView
+from .memory import load_to_device
+from .progress import Cancellable
+from .temporary import PREFIX, temporary_file
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class VideoJob:
+    """How a video is restored."""
+
+    loaded: LoadedCheckpoint | LoadedFeedForward
+    settings: RestorationSettings
+    codec: str
+    crf: int
+    view: LiveView
+    """Shows how far it is."""
+    checkpoint: str
+    """The choice that was loaded."""
+    first: UpscaleStage | None
+    """What else restores the frames."""
+
+    def engine(self) -> Engine:
+        """Return the library's engine on the networks."""
+        engine = self.loaded.engine()
+        engine.first_stage = self.first and self.first.stage
+        return engine
+
+    def load(self, height: int, width: int) -> None:
+        """Have all that restores frames of this size on the device."""
+        load_for(self.loaded, self.settings, height, width, self.first)
+
+
+def restore_file(
+    video: Any,
+    job: VideoJob,
+) -> Path:
+    """Restore a file; a run that is cancelled goes on where it was when it is queued again."""
+    from ..jobs.ends import VideoEnds
+    from ..jobs.files import Resumable, restore_ends
+    from ..jobs.part_store import checkpoint_identity, file_identity, identity_digest
+    from ..jobs.window import WindowEnds
+    from ..video.codecs import container_for
+    from ..video.reader import VideoReader
+
+    source = video.get_stream_source()
+    with VideoReader(source) as reader:
+        info = reader.info
+    identity = checkpoint_identity(checkpoint_path(job.checkpoint))
+    settings, codec, crf = job.settings, job.codec, job.crf
+    # One folder per work, as every run has an output of its own.
+    start_s, duration_s = trim_window(video)
+    work = {
+        **identity,
+        **(job.first.stage.identity if job.first else {}),
+        "input": file_identity(source),
+        "window": [start_s, duration_s],
+        "codec": codec,
+        "crf": crf,
+    }
+    digest = identity_digest({**work, "settings": dataclasses.asdict(settings)})
+    folder = Path(folder_paths.get_temp_directory()) / f"{PREFIX}parts_{digest}"
+    suffix = container_for(info.audio_codecs, codec)
+    with temporary_file(suffix) as path, Cancellable():
+        if start_s or duration_s:
+            ends = WindowEnds(source, path, codec, crf, start_s=start_s, duration_s=duration_s)
+        else:
+            ends = VideoEnds(source, path, codec, crf)
+        restore_ends(
+            ends,
+            job.engine(),
+            settings,
+            resumable=Resumable(folder=folder, identity=identity),
+            callback=job.view.on_progress,
+            before_segment=lambda: job.load(info.height, info.width),
+            on_frame=job.view.on_frame,
+            on_read=job.view.on_read,
+            check=job.view.check,
+        )
+    return path
+
+
+def restore_components(
+    video: Any,
+    job: VideoJob,
+) -> Path:
+    """Restore a video that exists only as frames, without encoding them first."""
+    from ..restoration.streaming.stream import restore_stream
+    from ..video.writer import VideoWriter
+
+    settings, codec = job.settings, job.codec
+    parts = video.get_components()
+    with Cancellable():
+        images = usable_frames(parts.images)
+    num_frames, height, width = images.shape[:3]
+    rate = parts.frame_rate
+    # As deep as the codec can store.
+    deep = CODECS[codec].max_depth > 8
+    dtype = np.dtype(np.uint16 if deep else np.uint8)
+    frames = (to_array(rounded(image[..., :3], dtype)) for image in images)
+    with temporary_file(".mp4") as path, _sound_of(parts) as sound:
+        writer = VideoWriter(
+            path,
+            width=width,
+            height=height,
+            time_base=1 / (rate * rate.denominator),
+            average_rate=rate,
+            codec=codec,
+            crf=job.crf,
+            bit_depth=CODECS[codec].max_depth,
+            audio_from=sound,
+        )
+        with writer, Cancellable():
+            restored = restore_stream(
+                frames,
+                job.engine(),
+                settings,
+                job.view.on_progress,
+                num_frames,
+                lambda: job.load(height, width),
+                job.view.on_frame,
+            )
+            for index, frame in enumerate(restored):
+                writer.write(frame, index * rate.denominator, rate.denominator)
+    return path
+
+
+def load_for(
+    loaded: LoadedCheckpoint | LoadedFeedForward,
+    settings: RestorationSettings,
+    height: int,
+    width: int,
+    first: UpscaleStage | None,
+) -> None:
+    """Have ComfyUI load what restores frames of this size, in pixels."""
+    from ..restoration.borrowing.passes import borrowing_bytes
+
+    memory = loaded.memory_bytes(settings, height, width)
+    # Frames borrow while the next ones are decoded.
+    memory += settings.borrow * borrowing_bytes(height, width)
+    if first is not None:
+        memory += first.memory_bytes(settings, height, width)
+    load_to_device(loaded.patchers(), memory, first and first.model)
+
+
+@contextmanager
+def _sound_of(parts: Any) -> Iterator[str | None]:
+    """Give a file with the sound of video components, or None where there is none."""
+    if parts.audio is None:
+        yield None
+        return
+    with temporary_file(".mp4") as path:
+        # ComfyUI cuts the sound to the number of frames, so that many small ones it is.
+        images = parts.images[:1, :1, :1, :3].expand(len(parts.images), 16, 16, 3)
+        small = Types.VideoComponents(
+            images=images, audio=parts.audio, frame_rate=parts.frame_rate
+        )
+        InputImpl.VideoFromComponents(small).save_to(str(path))
+        try:
+            yield str(path)
+        finally:
+            path.unlink(missing_ok=True)

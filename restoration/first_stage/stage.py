@@ -1,0 +1,235 @@
+"""A network that runs before fusion, beside the checkpoint's own, and what it gives.
+
+It is an engine like any other (`Engine`), so it brings its tiles, memory retry, dtype and
+device. Its results count as candidates only: fusion judges them, and a frame of which there
+is none is restored without. Where one is kept it is kept in 16 bits.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ..borrowing.candidates import Panel
+from ..denoising.windows import Span
+from ..engine import Engine
+from ..frames import DeviceFrames, rounded, unrounded
+from ..progress import Work
+from ..settings import RestorationSettings
+from ..streaming.segments import Segment, SegmentGrid
+
+logger = logging.getLogger(__name__)
+
+_SIXTEEN_BITS = np.dtype(np.uint16)
+
+
+class FirstStage:
+    """The engine of a network, and what sets it apart from others.
+
+    Args:
+        engine: On the device of the engine that it belongs to.
+        name: What messages call it.
+        digest: Hash of its weights.
+    """
+
+    def __init__(self, engine: Engine, name: str, digest: str) -> None:
+        self.engine = engine
+        self.name = name
+        self._digest = digest
+        self._is_told = False
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What tells it from others, as JSON values: results depend on it."""
+        return {"first_stage": self._digest}
+
+    @property
+    def planned_config(self) -> Any:
+        """Config that segments are planned with; None where it changes no plan."""
+        return None if self.sees_one_frame else self.engine.config
+
+    @property
+    def sees_one_frame(self) -> bool:
+        """Whether its result of a frame depends on that frame alone."""
+        return self.engine.near(self.engine.config) == 0
+
+    def distrust(self, reason: str) -> None:
+        """Say, once for all the work it is used in, that results of it are left out."""
+        if not self._is_told:
+            self._is_told = True
+            logger.warning("first stage %s was not trusted: %s", self.name, reason)
+
+    def session(
+        self, settings: RestorationSettings, height: int, width: int, grid: SegmentGrid
+    ) -> FirstStageSession:
+        """Begin a clip, at any of its segments.
+
+        Args:
+            settings: As of the engine that it belongs to.
+            height: Of the frames, in pixels.
+            width: Of the frames, in pixels.
+            grid: How the clip is cut, with the context that this network needs.
+
+        Raises:
+            ValueError: If its results are to be seen by a network, and depend on other frames.
+        """
+        return FirstStageSession(self, settings, (height, width), grid)
+
+
+def check_network_input(settings: RestorationSettings, first_stage: FirstStage | None) -> None:
+    """Raise ValueError if the network is to see what no first stage can give."""
+    if settings.network_input != "first_stage":
+        return
+    if first_stage is None:
+        raise ValueError(
+            "network input is first_stage, but there is none: name its file (--first-stage)"
+        )
+    if not first_stage.sees_one_frame:
+        raise ValueError(
+            f"{first_stage.name}: restores frames together with their neighbours; network "
+            f"input first_stage takes networks for single images. Leave --network-input out."
+        )
+
+
+class FirstStageSession:
+    """A first stage at work on the segments of one clip, in order."""
+
+    def __init__(
+        self,
+        stage: FirstStage,
+        settings: RestorationSettings,
+        size: tuple[int, int],
+        grid: SegmentGrid,
+    ) -> None:
+        check_network_input(settings, stage)
+        self._stage = stage
+        self._sees_all = settings.network_input == "first_stage"
+        self._reach = grid.reach
+        self._session = stage.engine.session(settings, *size, grid=grid)
+        self._session.seek(0)
+        self._kept: dict[int, Tensor | None] = {}
+
+    def skip(self, num_frames: int) -> None:
+        """Pass over frames that nothing is restored of."""
+        self._session.skip(num_frames)
+
+    def count(self, segment: Segment, span: Span) -> int:
+        """Return the pieces of work that `candidates` will count; arguments as there."""
+        return self._session.count(segment, (self._first_unknown(segment, span), span[1]))
+
+    def candidates(
+        self,
+        frames: DeviceFrames,
+        shares: Sequence[float],
+        segment: Segment,
+        span: Span,
+        next_context: int,
+        work: Work,
+    ) -> Iterator[Tensor | None]:
+        """Restore frames of a segment; arguments as for `Session.restored`.
+
+        Yields:
+            int16 `[H, W, 3]`, for `unrounded`, on the device. None where the network gave
+            values that are not finite, and for frames of share 0, which it is not run on.
+        """
+        origin = segment.context_start
+        unknown = self._first_unknown(segment, span)
+        known, self._kept = self._kept, {}
+        keep_from = next_context if self._sees_all else segment.stop - self._reach
+        keeps = self._stage.engine.restores_singly
+        self._session.seek(origin)
+        fresh = self._restored(frames, shares, segment, (unknown, span[1]), next_context, work)
+        for index in range(origin + span[0], origin + span[1]):
+            result = known[index] if index < origin + unknown else next(fresh)
+            # Those that the next segment needs again, where each is the same there to the bit.
+            if keeps and index >= keep_from:
+                self._kept[index] = result
+            yield result
+
+    def _restored(
+        self,
+        frames: DeviceFrames,
+        shares: Sequence[float],
+        segment: Segment,
+        span: Span,
+        next_context: int,
+        work: Work,
+    ) -> Iterator[Tensor | None]:
+        first, last = span
+        while first < last:
+            try:
+                for pixels in self._session.restored(
+                    frames, shares, segment, (first, last), next_context, work
+                ):
+                    yield None if shares[first] == 0 else _packed(pixels)
+                    first += 1
+            except FloatingPointError:
+                self._stage.distrust(
+                    "it gave values that are not finite; such frames are restored without it"
+                )
+                # Frames that were sampled together are lost together.
+                lost = 1 if self._stage.engine.restores_singly else last - first
+                yield from [None] * lost
+                first += lost
+
+    def _first_unknown(self, segment: Segment, span: Span) -> int:
+        """Return the first of some frames that was not kept."""
+        origin = segment.context_start
+        return next(
+            (index for index in range(*span) if origin + index not in self._kept), span[1]
+        )
+
+
+class SeenFrames:
+    """The frames that a network sees: what a first stage made of them, where it did.
+
+    Args:
+        frames: Blurry.
+        candidates: Of each, as `FirstStageSession.candidates` yields them.
+    """
+
+    def __init__(self, frames: DeviceFrames, candidates: Sequence[Tensor | None]) -> None:
+        self._frames = frames
+        self._candidates = candidates
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width, in pixels."""
+        return self._frames.size
+
+    def colors(self, start: int, stop: int) -> Tensor:
+        """See `DeviceFrames`."""
+        colors = self._frames.colors(start, stop).clone()
+        for target, candidate in zip(colors, self._candidates[start:stop], strict=True):
+            if candidate is not None:
+                target.copy_(unrounded(candidate))
+        return colors
+
+
+def panel_of(
+    frames: DeviceFrames, index: int, restored: Tensor, candidate: Tensor | None
+) -> Panel:
+    """Return what there is of a frame before fusion.
+
+    Args:
+        frames: Blurry.
+        index: Of the frame among them.
+        restored: `[H, W, 3]`, what the checkpoint's network made of it.
+        candidate: As `FirstStageSession.candidates` yields it.
+    """
+    return Panel(
+        blurry=frames.colors(index, index + 1)[0],
+        restored=restored,
+        first=None if candidate is None else unrounded(candidate),
+    )
+
+
+def _packed(pixels: Tensor) -> Tensor:
+    return rounded(pixels.float().clamp(0, 1), _SIXTEEN_BITS)

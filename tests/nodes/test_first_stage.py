@@ -1,0 +1,188 @@
+"""A network of Load Upscale Model as first stage: nodes, command line and batch give the same.
+
+Here fusion hands out what the first stage made, so that it shows in every frame.
+"""
+
+from __future__ import annotations
+
+import importlib
+from fractions import Fraction
+from itertools import islice
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from video_deblur.cli import main
+from video_deblur.jobs import local_pool
+from video_deblur.jobs.batch import BatchSettings, plan_batch, restore_batch
+from video_deblur.restoration.load import load_deblurrer
+from video_deblur.restoration.settings import preset_settings
+from video_deblur.restoration.streaming import stream
+from video_deblur.video.reader import VideoReader
+from video_deblur.video.writer import VideoWriter
+
+from .checkpoints import NAME, blurry_clip
+
+FILE = "nafnet.pth"
+
+
+@pytest.fixture
+def network_file(comfy, random_checkpoint):
+    """A NAFNet of random weights among ComfyUI's upscale models."""
+    from spandrel.architectures.NAFNet import NAFNet
+
+    torch.manual_seed(3)
+    network = NAFNet(width=8, middle_blk_num=1, enc_blk_nums=[1, 1], dec_blk_nums=[1, 1])
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1) if not parameter.any() else None
+    folder = comfy.base / "models" / "upscale_models"
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save({"params": network.state_dict()}, folder / FILE)
+    return folder / FILE
+
+
+@pytest.fixture
+def upscale_model(network_file, call_node):
+    """The same as ComfyUI loads it."""
+    return call_node("UpscaleModelLoader", model_name=FILE)[0]
+
+
+@pytest.fixture
+def ours(extension_nodes):
+    """Import a module of the extension as ComfyUI loaded it."""
+    package = extension_nodes["VideoDeblur_Deblur"].__module__.partition(".nodes.")[0]
+    return lambda name: importlib.import_module(f"{package}.{name}")
+
+
+@pytest.fixture
+def _only_first(ours, monkeypatch):
+    def only_first(panels, device, before, wanted=None, *, borrow=True):
+        chosen = (each.restored if each.first is None else each.first for each in panels)
+        return islice(chosen, *(wanted or (0, None)))
+
+    for module in (ours("nodes.decode"), ours("restoration.streaming.stream"), stream):
+        monkeypatch.setattr(module, "fuse", only_first)
+
+
+def expected_frames(network_file, frames):
+    """Return what the network makes of frames, by itself."""
+    from spandrel import ModelLoader
+
+    network = ModelLoader().load_from_file(network_file).eval()
+    made = [network(frame.permute(2, 0, 1)[None])[0].permute(1, 2, 0) for frame in frames]
+    return torch.stack(made).clamp(0, 1)
+
+
+def write_clip(path, frames):
+    rate = Fraction(25)
+    height, width = frames.shape[1:3]
+    with VideoWriter(
+        path, width=width, height=height, time_base=1 / rate, average_rate=rate, codec="ffv1"
+    ) as writer:
+        for index, frame in enumerate((frames * 255).round().byte().numpy()):
+            writer.write(frame, index)
+    return path
+
+
+def decoded(path):
+    with VideoReader(path) as reader:
+        return np.stack([frame.pixels for frame in reader])
+
+
+@pytest.mark.usefixtures("_only_first")
+def test_frames_get_what_the_network_made(call_node, upscale_model, network_file):
+    frames = blurry_clip(3, 45, 70)
+    (restored,) = call_node(
+        "VideoDeblur_Deblur", frames=frames, checkpoint=NAME, first_stage=upscale_model
+    )
+    expected = expected_frames(network_file, frames)
+    torch.testing.assert_close(restored, expected, atol=1e-4, rtol=0)
+    assert (restored - frames).abs().mean() > 0.02
+    assert upscale_model.device == torch.device("cpu")
+
+
+@pytest.mark.usefixtures("_only_first")
+def test_a_video_a_file_and_a_batch_get_the_same_frames(
+    comfy, call_node, upscale_model, network_file, random_checkpoint, tmp_path
+):
+    clip = write_clip(tmp_path / "clip.mkv", blurry_clip(6, 48, 64))
+    (video,) = call_node(
+        "VideoDeblur_DeblurVideo",
+        video=comfy.api.InputImpl.VideoFromFile(str(clip)),
+        checkpoint=NAME,
+        crf=0,
+        first_stage=upscale_model,
+    )
+    output = tmp_path / "run.mp4"
+    options = ["--checkpoint", str(random_checkpoint), "--dtype", "float32", "--crf", "0"]
+    options += ["--device", "cpu", "--first-stage", str(network_file)]
+    assert main(["run", str(clip), "-o", str(output), *options]) == 0
+    engine = load_deblurrer(random_checkpoint, "cpu", "float32", network_file)
+    settings = preset_settings(engine.config, "fast")
+    clips = plan_batch([clip], tmp_path / "batch", "h264")
+    batch = BatchSettings(
+        config=engine.config, restoration=settings, identity={"checkpoint": ""}, crf=0
+    )
+    restore_batch(clips, local_pool.LocalPool(engine, settings), batch)
+    made = [decoded(path) for path in (video.get_stream_source(), output, clips[0].output)]
+    assert np.array_equal(made[0], made[1])
+    assert np.array_equal(made[0], made[2])
+    expected = expected_frames(network_file, blurry_clip(6, 48, 64)).numpy() * 255
+    luma = [frames @ [0.2126, 0.7152, 0.0722] for frames in (made[0], expected)]
+    assert np.abs(luma[0] - luma[1]).mean() < 2, "4:2:0 keeps brightness"
+
+
+def test_without_it_frames_stay_as_they_were(call_node, upscale_model, random_checkpoint):
+    frames = blurry_clip(3, 48, 64)
+    plain, given = (
+        call_node("VideoDeblur_Deblur", frames=frames, checkpoint=NAME, **inputs)[0]
+        for inputs in ({}, {"first_stage": None})
+    )
+    assert torch.equal(plain, given)
+
+
+@pytest.mark.parametrize("node", ["VideoDeblur_Deblur", "VideoDeblur_DeblurVideo"])
+@pytest.mark.parametrize("scale", [2, 4])
+def test_networks_that_enlarge_are_refused(comfy, call_node, random_checkpoint, node, scale):
+    from spandrel import ModelLoader
+    from spandrel.architectures.Compact.__arch.SRVGG import SRVGGNetCompact
+
+    network = SRVGGNetCompact(num_feat=8, num_conv=2, upscale=scale)
+    model = ModelLoader().load_from_state_dict(network.state_dict())
+    frames = blurry_clip(2, 48, 64)
+    parts = comfy.api.Types.VideoComponents(images=frames, frame_rate=Fraction(25))
+    inputs = {
+        "VideoDeblur_Deblur": {"frames": frames},
+        "VideoDeblur_DeblurVideo": {"video": comfy.api.InputImpl.VideoFromComponents(parts)},
+    }
+    with pytest.raises(ValueError, match=f"enlarges by {scale}: use it after deblurring"):
+        call_node(node, checkpoint=NAME, first_stage=model, **inputs[node])
+
+
+def test_what_another_loader_made_is_refused(call_node, random_checkpoint):
+    model = SimpleNamespace(model=torch.nn.Identity(), scale=1)
+    with pytest.raises(ValueError, match="connect Load Upscale Model"):
+        call_node(
+            "VideoDeblur_Deblur",
+            frames=blurry_clip(1, 48, 64),
+            checkpoint=NAME,
+            first_stage=model,
+        )
+
+
+def test_resumed_work_depends_on_the_weights(ours, upscale_model):
+    make = ours("nodes.first_stage").UpscaleStage
+    before = make(upscale_model).stage.identity
+    assert make(upscale_model).stage.identity == before
+    from spandrel import ModelLoader
+
+    weights = {name: value + 1e-3 for name, value in upscale_model.model.state_dict().items()}
+    other = ModelLoader().load_from_state_dict(weights)
+    assert make(other).stage.identity != before
+
+
+@pytest.mark.parametrize("node", ["VideoDeblur_Deblur", "VideoDeblur_DeblurVideo"])
+def test_it_is_the_last_input(extension_nodes, node):
+    inputs = [each.id for each in extension_nodes[node].define_schema().inputs]
+    assert inputs[-1] == "first_stage"
