@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .config import DivdConfig
 from .dblrnet import DblrNet, DblrNetConfig
 from .divd import Divd
+from .maxim import Maxim, MaximConfig
 
 Kind = Literal["diffusion", "feed_forward"]
 
@@ -158,5 +159,16 @@ register(
         config_type=DblrNetConfig,
         build=DblrNet,
         prefixes=("conv1.", "conv2.", "units.", "head1.", "head2.", "head3."),
+    )
+)
+register(
+    Architecture(
+        name="maxim",
+        title="MAXIM",
+        summary="one frame in, one frame out; its MLPs mix pixels over the whole frame",
+        kind="feed_forward",
+        config_type=MaximConfig,
+        build=Maxim,
+        prefixes=("stages.", "output."),
     )
 )

@@ -20,6 +20,7 @@ from video_deblur.models.config import (
 )
 from video_deblur.models.dblrnet import DblrNet, DblrNetConfig
 from video_deblur.models.divd import Divd
+from video_deblur.models.maxim import MaximConfig
 
 TOLERANCES = {
     torch.float64: 1e-11,
@@ -60,6 +61,15 @@ SMALL_CONFIG = DivdConfig(
 )
 
 SMALL_DBLRNET_CONFIG = DblrNetConfig(channels=8, num_units=2, head_channels=16, input_skip=True)
+
+SMALL_MAXIM_CONFIG = MaximConfig(
+    num_stages=2,
+    channels=(8, 16),
+    sides=(4, 2),
+    bottleneck_side=2,
+    num_blocks=1,
+    num_bottlenecks=1,
+)
 
 KL_CONFIG = dataclasses.replace(
     SMALL_CONFIG,

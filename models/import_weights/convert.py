@@ -62,7 +62,7 @@ def convert_weights(
         FileNotFoundError: If a file or the target's folder does not exist.
         CheckpointError: If a file is not what it should be, or they do not fit together.
     """
-    target = _checked_target(Path(output))
+    target = checked_target(Path(output))
     with open_weights(unet, _FOLDERS["unet"]) as file:
         from_unet = import_unet(file)
     with open_weights(vae, _FOLDERS["autoencoder"]) as file:
@@ -135,7 +135,13 @@ def starting_config(
     )
 
 
-def _checked_target(target: Path) -> Path:
+def checked_target(target: Path) -> Path:
+    """Return where to write a checkpoint.
+
+    Raises:
+        ValueError: If it is a folder, or not named `.safetensors`.
+        FileNotFoundError: If its folder does not exist.
+    """
     if target.is_dir():
         raise ValueError(f"{target}: a folder; name the output FILE.safetensors")
     if target.suffix != ".safetensors":
@@ -163,12 +169,23 @@ def _tensors(
         with open_weights(part.path, _FOLDERS[key]) as file:
             for name, source in part.sources.items():
                 tensor = source.make(*(file.read(n) for n in source.names))
-                yield name, _converted(file.path, source.names[0], tensor, dtype)
+                yield name, converted(file.path, source.names[0], tensor, dtype)
     for name, tensor in new.items():
         yield name, tensor
 
 
-def _converted(path: Path, name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+def converted(path: Path, name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a weight in the storage dtype.
+
+    Args:
+        path: The file it comes from, for messages.
+        name: Its name there.
+        tensor: The weight.
+        dtype: Storage dtype.
+
+    Raises:
+        CheckpointError: If it is not floating-point, not finite, or too large for `dtype`.
+    """
     if not tensor.is_floating_point():
         raise CheckpointError(
             f"{path}: {name!r} is stored as {str(tensor.dtype).removeprefix('torch.')}, "

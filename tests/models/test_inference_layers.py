@@ -92,3 +92,27 @@ def test_temporal_convolutions_never_leave_the_channels_last_layout(batch, norm)
     out = layer(x, 3)
     assert layouts == [True] * 8
     assert out.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("bias", [True, False])
+@torch.no_grad()
+def test_a_linear_layer_with_gelu_gives_what_both_give(assert_same, monkeypatch, dtype, bias):
+    layer = inference_layers.Linear(24, 40, bias=bias, dtype=dtype)
+    x = 3 * torch.randn(5, 7, 24, dtype=dtype)
+    expected = nn.functional.gelu(layer(x), approximate="tanh")
+    assert_same(layer.with_gelu(x), expected)
+    assert layer.with_gelu(x[:0]).shape == (0, 7, 40)
+    with torch.autocast("cpu", torch.bfloat16):
+        fused = layer.with_gelu(x)
+        monkeypatch.setattr(inference_layers, "_ONEDNN_LINEAR", None)
+        separate = layer.with_gelu(x)
+    assert fused.dtype == separate.dtype == torch.bfloat16
+    assert_same(fused, expected, torch.bfloat16)
+    assert_same(separate, expected, torch.bfloat16)
+
+
+def test_a_linear_layer_with_gelu_has_gradients():
+    layer = inference_layers.Linear(8, 8)
+    layer.with_gelu(torch.randn(2, 8)).sum().backward()
+    assert layer.weight.grad is not None
