@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice, pairwise
-from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import torch
@@ -206,6 +205,7 @@ def fuse(
     wanted: Span | None = None,
     *,
     borrow: bool = True,
+    refused: Callable[[], None] | None = None,
 ) -> Iterator[Tensor]:
     """Let the frames of a shot take detail from sharper neighbours.
 
@@ -214,16 +214,17 @@ def fuse(
         device: Where to compute.
         before: Called before each frame that takes detail.
         wanted: Frames to yield; None: all.
-        borrow: Whether to; else the wanted frames come as they are.
+        borrow: Whether to; else the wanted frames are fused with their first stage alone.
+        refused: Called for each frame of which the first stage shows something else.
     """
-    # Not a generator, which would keep the frame it has handed out.
-    decoded = map(attrgetter("restored"), panels)
-    if not borrow:
-        return islice(decoded, *(wanted or (0, None)))
     # Not at the top: ComfyUI loads this file at start-up and needs OpenCV later.
-    from .borrowing.passes import borrow_stream
+    if borrow:
+        from .borrowing.passes import borrow_stream
 
-    return borrow_stream(decoded, device, wanted, before)
+        return borrow_stream(panels, device, wanted, before, refused)
+    from .borrowing.first_candidate import followed
+
+    return (followed(panel, refused) for panel in islice(panels, *(wanted or (0, None))))
 
 
 def blend(colors: Tensor, restored: Tensor, amount: float, color_match: bool = False) -> Tensor:

@@ -34,6 +34,23 @@ class Panel:
     first: Tensor | None = None
     """What the first stage made of it."""
 
+    def on(self, device: torch.device) -> Panel:
+        """Return them on a device, float32 in 0..1."""
+        first = None if self.first is None else _limited(self.first, device)
+        return Panel(_limited(self.blurry, device), _limited(self.restored, device), first)
+
+
+@dataclass(frozen=True, eq=False)
+class Passed:
+    """A frame between two passes."""
+
+    pixels: Tensor
+    """`[H, W, 3]`, float32 in 0..1."""
+    taken: Tensor | None = None
+    """See `Frame`, as the others."""
+    seen: Tensor | None = None
+    rest: Tensor | None = None
+
 
 @dataclass(eq=False)
 class Frame:
@@ -43,13 +60,20 @@ class Frame:
     """`[1, 3, H, W]` int16 on the device: colours in steps of 1/65535, from -32768."""
     luma: Tensor
     """`[H, W]` uint8, on the device: what optical flow is computed of."""
-    taken: Tensor | None
-    """`[1, 1, h, w]` in 0..1: how far a neighbour was trusted in the pass before; as coarse as
-    `coarse`. None: nowhere, or there was no pass before."""
+    taken: Tensor | None = None
+    """`[1, 1, h, w]` in 0..1: how far neighbours were trusted in the passes before; as coarse
+    as `coarse`. None: nowhere, or there was no pass before."""
+    seen: Tensor | None = None
+    """`[1, 4, h, w]`: `changes` of the frame as it came, blurry. A network may have sharpened
+    it; what it lost still shows there. None: it is compared as it is."""
+    rest: Tensor | None = None
+    """int16 `[1, 3, H, W]`, in steps of 1/65535: what is added in the end where no neighbour
+    was trusted. None: nothing."""
 
     @classmethod
-    def of(cls, pixels: Tensor, taken: Tensor | None, device: str | torch.device) -> Frame:
-        """Prepare a frame `[H, W, 3]` of any device; values beyond 0..1 are clamped."""
+    def of(cls, passed: Passed, device: str | torch.device) -> Frame:
+        """Prepare a frame of any device; values beyond 0..1 are clamped."""
+        pixels = passed.pixels
         height, width = pixels.shape[:2]
         packed = torch.empty((1, 3, height, width), dtype=torch.int16, device=device)
         luma = torch.empty((height, width), dtype=torch.uint8, device=device)
@@ -58,7 +82,8 @@ class Frame:
             band = band.clamp(0, 1)
             luma[first:last] = _eight_bit_luma(band)
             packed[:, :, first:last] = (band * 65535).round_().sub_(32768)
-        return cls(packed, luma, None if taken is None else taken.to(device))
+        kept = (passed.taken, passed.seen, passed.rest)
+        return cls(packed, luma, *(each if each is None else each.to(device) for each in kept))
 
     @cached_property
     def _compared(self) -> tuple[Tensor, Tensor]:
@@ -74,10 +99,16 @@ class Frame:
         """`[1, 4, h, w]`; see `filters.change_energies`."""
         return self._compared[1]
 
+    @property
+    def evidence(self) -> Tensor:
+        """By what sharpness is judged, `[1, 4 or 8, h, w]`: `changes`, then `seen`."""
+        both = [self.changes] if self.seen is None else [self.changes, self.seen]
+        return torch.cat(both, dim=1)
+
     @cached_property
     def blocks(self) -> Tensor:
-        """Energy of changes in blocks of 8 x 8 coarse positions."""
-        return F.avg_pool2d(self.changes + NOISE_ENERGY, 8, ceil_mode=True)
+        """`evidence` in blocks of 8 x 8 coarse positions."""
+        return F.avg_pool2d(self.evidence + NOISE_ENERGY, 8, ceil_mode=True)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -100,7 +131,9 @@ class Frame:
     def move(self, device: torch.device) -> None:
         """Move what lies on a device to another; what was derived is computed there."""
         self.packed, self.luma = self.packed.to(device), self.luma.to(device)
-        self.taken = None if self.taken is None else self.taken.to(device)
+        for name in ("taken", "seen", "rest"):
+            kept = getattr(self, name)
+            setattr(self, name, None if kept is None else kept.to(device))
         for derived in ("_compared", "blocks"):
             self.__dict__.pop(derived, None)
 
@@ -118,6 +151,10 @@ def sharper(pairs: Sequence[tuple[Frame, Frame]]) -> list[bool]:
         theirs = F.max_pool2d(neighbour.blocks, 3, stride=1, padding=1)
         found.append((theirs > frame.blocks * _WORTH_FLOW).any())
     return torch.stack(found).cpu().tolist()
+
+
+def _limited(pixels: Tensor, device: torch.device) -> Tensor:
+    return pixels.to(device, torch.float32).clamp(0, 1)
 
 
 def _eight_bit_luma(color: Tensor) -> Tensor:

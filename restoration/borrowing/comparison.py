@@ -52,7 +52,7 @@ class Reference:
         gray = self._coarse.mean(1, keepdim=True)
         variance = blurred(gray.square(), 3.0) - blurred(gray, 3.0).square()
         deviation = variance.clamp_min_(0).sqrt_()
-        self._tolerance = deviation.mul_(_CONTRAST_TOLERANCE).add_(_DISAGREEMENT)
+        self._tolerance = tolerance(deviation)
 
     def agreement(self, aligned: Tensor) -> Tensor:
         """Compare low frequencies, which blur leaves alone: `[1, 1, h, w]` in 0..1.
@@ -66,17 +66,21 @@ class Reference:
 
 
 class Advantage(Reference):
-    """Trust a neighbour as far as it is sharper in its best direction.
+    """Trust a neighbour as far as it is sharper in its best direction, restored or as it came.
 
-    Frames blurred along different directions help each other.
+    Frames blurred along different directions help each other, and a network that sharpened a
+    frame has not brought back what its neighbour still has. What is compared is shrunk before
+    it is aligned: that costs little, and an aligned neighbour is no softer for being resampled.
     """
 
     def __call__(self, match: Match) -> Tensor:
-        """Return how far to trust an aligned neighbour, `[1, 1, h, w]` in 0..1."""
-        coarse, changes = compared(match.aligned, self.frame.size, energies_of)
-        ratio = changes.add_(NOISE_ENERGY).div_(self.frame.changes + NOISE_ENERGY)
+        """Return how far to trust a registered neighbour, `[1, 1, h, w]` in 0..1."""
+        neighbour = match.neighbour
+        aligned = match.shrunk(torch.cat([neighbour.coarse, neighbour.evidence], dim=1))
+        coarse, evidence = aligned[:, :3], aligned[:, 3:]
+        ratio = evidence.add_(NOISE_ENERGY).div_(self.frame.evidence + NOISE_ENERGY)
         gain = ratio.amax(1, keepdim=True)
-        return self.agreement(coarse) * _ramp(gain, _NO_GAIN, _FULL_GAIN)
+        return self.agreement(coarse) * ramp(gain, _NO_GAIN, _FULL_GAIN)
 
 
 class Resemblance(Reference):
@@ -106,7 +110,7 @@ class Resemblance(Reference):
         coarse, compared_products = compared(match.aligned, self.frame.size, products)
         theirs, both = compared_products.split(1, dim=1)
         correlation = both / (theirs * self._energy).sqrt_().add_(_NOISE_PRODUCT)
-        alike = _ramp(correlation, _NO_CORRELATION, _FULL_CORRELATION)
+        alike = ramp(correlation, _NO_CORRELATION, _FULL_CORRELATION)
         return self.agreement(coarse) * alike * self.frame.taken
 
 
@@ -144,5 +148,11 @@ def energies_of(picture: Tensor, first: int, last: int) -> Tensor:
     return change_energies(picture)
 
 
-def _ramp(values: Tensor, low: float, high: float) -> Tensor:
+def tolerance(deviation: Tensor) -> Tensor:
+    """Return by how much pictures may differ where a frame has this deviation; changes it."""
+    return deviation.mul_(_CONTRAST_TOLERANCE).add_(_DISAGREEMENT)
+
+
+def ramp(values: Tensor, low: float, high: float) -> Tensor:
+    """Rise from 0 at `low` to 1 at `high`."""
     return ((values - low) / (high - low)).clamp_(0, 1)

@@ -119,6 +119,13 @@ def shrunk_to(picture: Tensor, size: tuple[int, int]) -> Tensor:
     return rows @ picture @ columns.mT
 
 
+def resized(picture: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return `[K, C, h, w]` at another size: averaged over areas, or between positions."""
+    if picture.shape[2] >= size[0] and picture.shape[3] >= size[1]:
+        return shrunk_to(picture, size)
+    return enlarged(picture, size, 0, size[0])
+
+
 def enlarged(picture: Tensor, size: tuple[int, int], first: int, last: int) -> Tensor:
     """Return some rows of a `[K, C, h, w]` picture enlarged bilinearly to `size`."""
     height, width = size

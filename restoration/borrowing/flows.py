@@ -23,8 +23,10 @@ from .candidates import Frame
 from .filters import uploaded
 
 FLOW_PIXELS = 640 * 360
-"""Optical flow is computed on frames shrunk to at most this many pixels, and by at least 2:
-blur hides finer motion anyway."""
+"""Optical flow is computed on frames shrunk to at most this many pixels."""
+HALF, FULL = 0.5, 1.0
+"""Largest scales of the frames that flow is computed on. Blur hides finer motion anyway; where
+frames have become sharp, it shows."""
 
 
 class Flow:
@@ -51,9 +53,14 @@ class Flow:
 
 
 class Flows:
-    """Optical flows of the frames at hand; a context that ends with its threads."""
+    """Optical flows of the frames at hand; a context that ends with its threads.
 
-    def __init__(self) -> None:
+    Args:
+        scale: Largest scale of the frames that flow is computed on.
+    """
+
+    def __init__(self, scale: float = HALF) -> None:
+        self._scale = scale
         # One flow keeps several cores busy.
         threads = max(1, min(4, (os.cpu_count() or 1) // 2))
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="optical_flow")
@@ -86,7 +93,9 @@ class Flows:
 
     def _shrunk(self, frame: Frame) -> Future[np.ndarray]:
         if frame not in self._small:
-            self._small[frame] = self._pool.submit(_shrunk, _downloading(frame.luma))
+            self._small[frame] = self._pool.submit(
+                _shrunk, _downloading(frame.luma), self._scale
+            )
         return self._small[frame]
 
     def _computed(self, first: Future[np.ndarray], second: Future[np.ndarray]) -> Flow:
@@ -114,10 +123,10 @@ def _downloading(luma: Tensor) -> Callable[[], np.ndarray]:
     return wait
 
 
-def _shrunk(downloaded: Callable[[], np.ndarray]) -> np.ndarray:
+def _shrunk(downloaded: Callable[[], np.ndarray], largest: float) -> np.ndarray:
     luma = downloaded()
     height, width = luma.shape
-    scale = min(0.5, math.sqrt(FLOW_PIXELS / (height * width)))
+    scale = min(largest, math.sqrt(FLOW_PIXELS / (height * width)))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     small = cv2.resize(luma, size, interpolation=cv2.INTER_AREA)
     # Noise and compression mislead the flow more than the loss of fine detail does.

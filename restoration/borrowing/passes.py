@@ -8,14 +8,22 @@ magnitude of each frequency, so that what any of them kept is kept. On top of th
 is sharper is taken, and only where it agrees with the frame at low frequencies: on a frame
 that none of its neighbours can help nothing changes.
 
+A second pass does the same with what the first one made: frames are sharper now, so their
+motion is found more exactly, and detail comes from further away.
+
 Neighbouring frames then differ in what they took, which flickers. So where a frame took
-something, a second pass evens it out with the frames right beside it, as far as their detail
+something, a last pass evens it out with the frames right beside it, as far as their detail
 correlates.
+
+A frame is sharp in two ways: as the network restored it, and as it came. A network sharpens
+blurred frames more than others, which hides what their neighbours really show; so a neighbour
+counts if it is sharper in either way. What a first stage made of a frame is followed as far as
+it explains the blurry frame (`first_candidate`).
 
 The frames are those that the network has restored, `[H, W, 3]` or `[T, H, W, 3]`, float32 in
 0..1. They stay on the device: 8-bit luma goes down for optical flow, the flows come up, and
-three short tables per frame are read (two of the first pass, one of the second) to decide what
-is worth computing.
+five short tables per frame are read (two of each borrowing pass, one of the last) to decide
+what is worth computing.
 """
 
 from __future__ import annotations
@@ -24,7 +32,8 @@ import logging
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -33,10 +42,11 @@ from einops import rearrange
 from torch import Tensor
 
 from ..denoising.layout import is_out_of_memory
-from .candidates import Frame, sharper
+from .candidates import Frame, Panel, Passed, sharper
 from .comparison import Advantage, Resemblance
 from .filters import BAND_PIXELS, enlarged, to_red_
-from .flows import FLOW_PIXELS, Flows
+from .first_candidate import completed, evidence_of, judged
+from .flows import FLOW_PIXELS, FULL, HALF, Flows
 from .patch_fusion import (
     BAND_VALUES,
     BATCH_VALUES,
@@ -57,7 +67,7 @@ _BORROWING_REACH = 3
 """Frames before and after each frame that it may borrow from."""
 _EVENING_REACH = 1
 """Frames before and after each frame that it is evened out with."""
-REACH = _BORROWING_REACH + _EVENING_REACH
+REACH = 2 * _BORROWING_REACH + _EVENING_REACH
 """Frames before and after each frame that its result depends on."""
 # These numbers and those of `comparison` were chosen on synthetic blur over training photos and
 # clips. Halving or doubling any of them moves the mean gain by at most a fifth.
@@ -84,45 +94,45 @@ def borrow(frames: Tensor, device: str | torch.device = "cpu") -> Tensor:
 
 
 def borrow_stream(
-    frames: Iterable[Tensor],
+    frames: Iterable[Tensor] | Iterable[Panel],
     device: str | torch.device = "cpu",
     wanted: tuple[int, int] | None = None,
     before_frame: Callable[[], None] | None = None,
+    refused: Callable[[], None] | None = None,
 ) -> Iterator[Tensor]:
     """Borrow and even out frame by frame, looking `REACH` frames ahead.
 
     Args:
         frames: `[H, W, 3]` each, float32, of one shot and one size, on any device; values
-            beyond 0..1 are clamped.
+            beyond 0..1 are clamped. Or what there is of each: then neighbours are also
+            compared as they came, and a first stage is followed where it can be trusted.
         device: Where to compute; the optical flow is always computed on the CPU.
         wanted: First and last (exclusive) frame to yield; the others are only borrowed from.
         before_frame: Called before each frame that is yielded; may raise to cancel.
+        refused: Called for each frame of which a first stage shows something else.
 
     Yields:
         The frames that are wanted, in order, float32 in 0..1 on `device`; on the CPU for "mps",
         and from where memory ran out.
     """
     begin, end = (0, None) if wanted is None else wanted
-    first = max(begin - _EVENING_REACH, 0)
     place = _Place(torch.device(device))
-    with Flows() as flows:
-        borrowed = _slide(
-            # Not a generator, which would keep the frame it has handed out.
-            map(lambda pixels: (pixels, None), frames),
-            BORROWING,
-            place,
-            flows,
-            (first, None if end is None else end + _EVENING_REACH),
-        )
-        evened = _slide(
-            borrowed,
-            EVENING,
-            place,
-            flows,
-            (begin - first, None if end is None else end - first),
-            before_frame,
-        )
-        yield from map(place.finished, evened)
+    # Not a generator, which would keep the frame it has handed out.
+    passed: Iterable[Passed] = map(partial(place.taken_in, refused=refused), frames)
+    with Flows(HALF) as coarse, Flows(FULL) as fine:
+        start = 0
+        for work, flows, later in (
+            (BORROWING, coarse, _BORROWING_REACH + _EVENING_REACH),
+            (BORROWING, fine, _EVENING_REACH),
+            (EVENING, fine, 0),
+        ):
+            first = max(begin - later, 0)
+            span = first - start, None if end is None else end + later - start
+            passed = _slide(passed, work, place, flows, span, None if later else before_frame)
+            start = first
+            if later == _EVENING_REACH:
+                passed = map(place.completed, passed)
+        yield from map(place.finished, passed)
 
 
 def borrowing_bytes(height: int, width: int) -> int:
@@ -166,9 +176,6 @@ def _took_something(pairs: Sequence[tuple[Frame, Frame]]) -> list[bool]:
 BORROWING = Pass(_BORROWING_REACH, _BORROWING_EXPONENT, sharper, Advantage)
 EVENING = Pass(_EVENING_REACH, _EVENING_EXPONENT, _took_something, Resemblance)
 
-Passed = tuple[Tensor, "Tensor | None"]
-"""Pixels of a frame, `[H, W, 3]`, and how far neighbours were trusted; see `Frame.taken`."""
-
 
 class _Place:
     """The device that a stream computes on: another one until memory runs out, then the CPU."""
@@ -192,15 +199,41 @@ class _Place:
             frame.move(self.device)
         return work()
 
+    def taken_in(self, frame: Tensor | Panel, refused: Callable[[], None] | None) -> Passed:
+        """Begin with a frame; see `borrow_stream`."""
+        if isinstance(frame, Tensor):
+            return Passed(frame)
+
+        def begun() -> tuple[Passed, bool]:
+            panel = frame.on(self.device)
+            part = judged(panel)
+            # Where nothing restored it, there is nothing else to compare.
+            seen = None if frame.blurry is frame.restored else evidence_of(panel.blurry)
+            return Passed(part.pixels, seen=seen, rest=part.rest), part.is_refused
+
+        passed, is_refused = self.attempt(begun)
+        if is_refused and refused is not None:
+            refused()
+        return passed
+
+    def completed(self, passed: Passed) -> Passed:
+        """Give a frame what it gets where it took nothing."""
+        if passed.rest is None:
+            return passed
+        pixels = self.attempt(
+            lambda: completed(passed.pixels.clone(), passed.rest, passed.taken)
+        )
+        return Passed(pixels, passed.taken)
+
     def prepared(self, passed: Passed) -> Frame:
-        """Take a frame in."""
-        frame = self.attempt(lambda: Frame.of(*passed, self.device))
+        """Take a frame into a pass."""
+        frame = self.attempt(lambda: Frame.of(passed, self.device))
         self._frames.add(frame)
         return frame
 
     def finished(self, passed: Passed) -> Tensor:
         """Return the pixels of a frame as the stream hands them out."""
-        return self.attempt(lambda: passed[0].to(self.device).contiguous())
+        return self.attempt(lambda: passed.pixels.to(self.device).contiguous())
 
 
 class _Window:
@@ -287,11 +320,12 @@ def _fused(frame: Frame, neighbours: Sequence[Frame], flows: Flows, work: Pass) 
     height, width = frame.size
     fused = frame.rows(0, height)
     pixels = rearrange(fused, "1 c h w -> h w c")
+    passed = Passed(pixels, frame.taken, frame.seen, frame.rest)
     if not neighbours:
-        return pixels, None
+        return passed
     matches, table = _matches(frame, neighbours, flows, work.trust(frame))
     if not matches:
-        return pixels, None
+        return passed
     chosen = chosen_columns(table, frame.device)
     for patches, first, last, padding in patch_bands(height, width, len(matches) + 1):
         if not table[patches].any():
@@ -306,9 +340,11 @@ def _fused(frame: Frame, neighbours: Sequence[Frame], flows: Flows, work: Pass) 
         repeat_edges_(stack, padding, width)
         added = aggregate(stack, chosen[patches], work.exponent)
         fused[:, :, first:last] += to_red_(added[None, :, rows, MARGIN : MARGIN + width])
-    taken = torch.cat([match.confidence for match in matches]).amax(0, keepdim=True)
     fused.clamp_(0, 1)
-    return pixels, taken
+    trusted = [match.confidence for match in matches]
+    if frame.taken is not None:
+        trusted.append(frame.taken)
+    return replace(passed, taken=torch.cat(trusted).amax(0, keepdim=True))
 
 
 def _matches(

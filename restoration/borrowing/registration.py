@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor
 
 from .candidates import Frame
-from .filters import bands, blurred, enlarged, positions, shrunk_to
+from .filters import bands, blurred, enlarged, positions, resized, shrunk_to
 from .flows import Flow, Flows
 
 _FLOW_ERROR = 2.0
@@ -25,10 +25,18 @@ _SOFTNESS = 2.5
 
 
 class Match:
-    """A neighbour registered to a frame."""
+    """A neighbour registered to a frame.
 
-    def __init__(self, neighbour: Frame, flow: Flow) -> None:
+    Args:
+        neighbour: Which.
+        flow: From the frame to it.
+        keep: Whether there is memory to keep it aligned once it is read; else it is aligned
+            again whenever it is read.
+    """
+
+    def __init__(self, neighbour: Frame, flow: Flow, keep: bool) -> None:
         self.neighbour = neighbour
+        self._keep = keep
         self._flow = flow
         height, width = neighbour.size
         offsets = flow.on(neighbour.device)
@@ -39,14 +47,25 @@ class Match:
         """`[1, 1, h, w]` in 0..1: how far to trust the neighbour; as coarse as
         `Frame.coarse`."""
 
-    def keep(self) -> None:
-        """Align the whole neighbour once: faster than band by band where memory allows."""
+    def shrunk(self, maps: Tensor) -> Tensor:
+        """Align maps of the neighbour that are as coarse as `Frame.coarse`.
+
+        Args:
+            maps: `[1, C, h, w]`.
+        """
+        size = maps.shape[2], maps.shape[3]
+        height, width = self.neighbour.size
+        offsets = resized(self._offsets, size)
+        return _sample(maps, _scaled(offsets, size[1] / width, size[0] / height), "bilinear")
+
+    def _aligned_whole(self) -> Tensor:
+        """Align the whole neighbour: faster than band by band where memory allows."""
         height, width = self.neighbour.size
         rows = self.neighbour.luma_rows(0, height)
         kept = torch.empty_like(rows)
         for first, last in bands(height, width):
             kept[:, :, first:last] = self._warped(rows, 0, first, last)
-        self._kept = kept
+        return kept
 
     def aligned(self, first: int, last: int) -> Tensor:
         """Return the neighbour at some rows of the frame.
@@ -54,7 +73,9 @@ class Match:
         Returns:
             Luma, green and blue, `[1, 3, last - first, W]`; not to be changed.
         """
-        if self._kept is not None:
+        if self._keep:
+            if self._kept is None:
+                self._kept = self._aligned_whole()
             return self._kept[:, :, first:last]
         top, bottom = self._rows_read(first, last)
         return self._warped(self.neighbour.luma_rows(top, bottom), top, first, last)
@@ -87,13 +108,10 @@ def register(
         neighbour: What.
         flows: Between the two, and others.
         trust: From the aligned neighbour to how far to trust it, `[1, 1, h, w]` in 0..1.
-        keep: Whether there is memory to keep the aligned neighbour; else it is aligned again
-            whenever it is read.
+        keep: As for `Match`.
     """
     there, back = flows.between(frame, neighbour), flows.between(neighbour, frame)
-    match = Match(neighbour, there)
-    if keep:
-        match.keep()
+    match = Match(neighbour, there, keep)
     confidence = trust(match)
     valid = _consistent(there.on(frame.device), back.on(frame.device), frame.size)
     confidence *= (

@@ -63,6 +63,12 @@ class FirstStage:
             self._is_told = True
             logger.warning("first stage %s was not trusted: %s", self.name, reason)
 
+    def on_refused(self) -> None:
+        """Say that fusion left a frame's result out."""
+        self.distrust(
+            "it shows something else than the frames; such frames are restored without it"
+        )
+
     def session(
         self, settings: RestorationSettings, height: int, width: int, grid: SegmentGrid
     ) -> FirstStageSession:

@@ -303,6 +303,7 @@ class SegmentRestorer:
             work.advance,
             wanted,
             borrow=self._settings.borrow,
+            refused=self._engine.first_stage and self._engine.first_stage.on_refused,
         )
         for index, pixels in zip(outgoing, fused, strict=True):
             if shares[index] > 0:
