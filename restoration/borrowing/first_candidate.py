@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .candidates import Panel
 from .comparison import compared, energies_of, ramp, tolerance
-from .filters import bands, enlarged, to_luma_
+from .filters import bands, enlarged, resized, to_luma_
 
 _BLOCK, _HOP = 32, 16
 """Side of the blocks that a kernel is fitted in, and from one to the next, in pixels."""
@@ -33,14 +33,17 @@ _RIDGE = 1e-3
 _NOISE = (1.5 / 255) ** 2
 """Variance that no kernel has to explain."""
 # Chosen on synthetic blur over training photos and clips, with MAXIM as first stage.
-_SHARP, _BLURRED = 1.6, 3.0
+_SHARP, _BLURRED = 1.7, 3.0
 """Width of the kernel, in pixels, up to which a frame is left alone, and from which the first
 stage is followed. Noise and the ridge make that of an unblurred frame about 1.6."""
-_EXPLAINED, _UNEXPLAINED = 0.5, 0.8
-"""Share of a block's energy that the kernel may leave over, and from which it is refused."""
+_FLAT, _TEXTURED = 1 / 255, 4 / 255
+"""Deviation of a block up to which there is nothing to sharpen, and from which there is."""
+_EXPLAINED, _UNEXPLAINED = 0.012, 0.035
+"""Share of a block's energy that the kernel may leave over, and from which it is refused;
+of pictures shrunk by 2, so that kernels reach far enough."""
 _NEAR, _DISPLACED = 2.0, 3.0
 """Pixels by which the kernel's centre may be off, and from which it is refused."""
-_REFUSED = 0.6
+_REFUSED = 0.3
 """Share of a frame's energy left over from which the whole result is refused."""
 _BORROWING_SHARE = 0.5
 """How much of a first stage the frames have that borrow: what it invents must not hide from
@@ -137,16 +140,21 @@ def _trust(blurry: Tensor, candidate: Tensor) -> Tensor | None:
 
     None if it shows something else than the frame.
     """
-    fits = _fitted(_blocks_of(_luma(blurry)), _blocks_of(_luma(candidate), _RADIUS))
-    left, energy = fits["left"], fits["energy"]
-    if float((left + _NOISE).sum() / (energy + _NOISE).sum()) > _REFUSED:
+    seen, shown = _luma(blurry), _luma(candidate)
+    shrunk = _fitted(
+        F.avg_pool2d(seen, 2, ceil_mode=True), F.avg_pool2d(shown, 2, ceil_mode=True)
+    )
+    left, energy = _smoothed(shrunk["left"]), _smoothed(shrunk["energy"])
+    if float(left.sum() / (energy.sum() + _NOISE)) > _REFUSED:
         return None
-    texture = energy.sqrt() + 1 / 255
+    fits = _fitted(seen, shown)
+    explained = 1 - ramp(left / (energy + _NOISE), _EXPLAINED, _UNEXPLAINED)
+    texture = fits["energy"].sqrt() + 1 / 255
     width = _smoothed(fits["width"] * texture) / _smoothed(texture)
-    unexplained = _smoothed(left) / (_smoothed(energy) + _NOISE)
     displaced = _smoothed(fits["offset"] * texture) / _smoothed(texture)
-    differs = fits["difference"] / tolerance(energy.sqrt())
-    trust = ramp(width, _SHARP, _BLURRED) * (1 - ramp(unexplained, _EXPLAINED, _UNEXPLAINED))
+    differs = fits["difference"] / tolerance(fits["energy"].sqrt())
+    trust = ramp(width, _SHARP, _BLURRED) * resized(explained, (width.shape[2], width.shape[3]))
+    trust *= ramp(_smoothed(fits["energy"]).sqrt(), _FLAT, _TEXTURED)
     trust *= 1 - ramp(displaced, _NEAR, _DISPLACED)
     return trust * differs.square_().neg_().exp_()
 
@@ -171,11 +179,7 @@ def _blocks_of(luma: Tensor, margin: int = 0) -> Tensor:
 
 
 def _fitted(blurry: Tensor, candidate: Tensor) -> dict[str, Tensor]:
-    """Fit a kernel in every block.
-
-    Args:
-        blurry: Of `_blocks_of`.
-        candidate: The same blocks with a margin of `_RADIUS`.
+    """Fit a kernel in every block of two pictures `[1, 1, H, W]`, luma.
 
     Returns:
         Maps `[1, 1, rows, columns]`: `energy` of the blurry block; what is `left` of it
@@ -183,7 +187,8 @@ def _fitted(blurry: Tensor, candidate: Tensor) -> dict[str, Tensor]:
         of the means.
     """
     rows = []
-    for blocks, others in zip(blurry, candidate, strict=True):
+    both = _blocks_of(blurry), _blocks_of(candidate, _RADIUS)
+    for blocks, others in zip(*both, strict=True):
         parts = zip(blocks.split(_BLOCKS_AT_ONCE), others.split(_BLOCKS_AT_ONCE), strict=True)
         rows.append(torch.cat([_fitted_blocks(*part) for part in parts], dim=1))
     names = ("energy", "left", "width", "offset", "difference")
