@@ -79,7 +79,7 @@ def comparison_graph(sampler: str, scheduler: str, steps: int) -> dict[str, Any]
         "loaded",
         "VideoDeblur_LoadCheckpoint",
         checkpoint="divd-tiny (bundled)",
-        dtype="default",
+        dtype="auto",
     )
     add("encoded", "VideoDeblur_EncodeFrames", encoder=["loaded", 2], frames=["frames", 0])
     runs = {"reference": ("euler", "simple", 1), "measured": (sampler, scheduler, steps)}

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from itertools import combinations
 
 import pytest
+from video_deblur.benchmarks.comfyui_server import ComfyServer
 
 from ..locales.translations import ENGLISH, LANGUAGES, ROOT, WORDS, flat, read, translated
 from .comfy_process import FOLDER_NAME
-from .comfy_server import ComfyServer
 from .test_template_layout import overlap
 from .workflow_files import ALL_WORKFLOWS, read_nodes
 
