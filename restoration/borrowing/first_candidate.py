@@ -26,8 +26,8 @@ _BLOCK, _HOP = 32, 16
 """Side of the blocks that a kernel is fitted in, and from one to the next, in pixels."""
 _RADIUS = 4
 """Of the kernels, in pixels."""
-_BLOCKS_AT_ONCE = 48
-"""Bounds memory: about 350 kB each."""
+_BLOCKS_AT_ONCE = 16
+"""Bounds memory: about 1 MB each."""
 _RIDGE = 1e-3
 """Of the mean diagonal of the normal equations, added to it."""
 _NOISE = (1.5 / 255) ** 2

@@ -139,19 +139,26 @@ def borrowing_bytes(height: int, width: int) -> int:
     """Return the memory that borrowing takes on its device at this frame size, in bytes."""
     # A test holds this to the tensors that are alive at once.
     pixels = height * width
-    at_hand = 2 * _BORROWING_REACH + 1 + 2 * _EVENING_REACH + 1
-    # Each in 16 bits, its 8-bit luma, and what is compared of it, shrunk.
-    frames = at_hand * pixels * (3 * 2 + 1 + 3)
+    at_hand = 2 * (2 * _BORROWING_REACH + 1) + 2 * _EVENING_REACH + 1
+    # Each in 16 bits, its 8-bit luma, what is compared of it, shrunk, and the rest of a first
+    # stage in 16 bits.
+    frames = at_hand * pixels * (3 * 2 + 1 + 4 + 3 * 2)
     # In float32: a frame that comes or goes, one being fused, and one being aligned.
     whole = 3 * pixels * 3 * 4
     kept = 4 * min(KEPT_VALUES, 2 * _BORROWING_REACH * 3 * pixels)
-    # Of all pairs within reach of each other, both ways.
-    pairs = sum(range(2 * _BORROWING_REACH + 1)) - sum(range(_BORROWING_REACH + 1))
-    pairs += 2 * _EVENING_REACH
-    flows = pairs * 2 * 2 * 4 * min(FLOW_PIXELS, pixels // 4)
     # Bands that are compared, stacks of pictures, and patches: no more than so many of a frame.
     working = 4 * min(2 * BAND_VALUES + 2 * BATCH_VALUES + 16 * BAND_PIXELS, 96 * pixels)
-    return frames + whole + kept + flows + working
+    return frames + whole + kept + working + flow_bytes(height, width)
+
+
+def flow_bytes(height: int, width: int) -> int:
+    """Return what of `borrowing_bytes` optical flows take, which come from the host."""
+    pixels = height * width
+    # Of all pairs within reach of each other, both ways.
+    pairs = sum(range(2 * _BORROWING_REACH + 1)) - sum(range(_BORROWING_REACH + 1))
+    coarse = pairs * 2 * 2 * 4 * min(FLOW_PIXELS, int(pixels * HALF**2))
+    fine = (pairs + 2 * _EVENING_REACH) * 2 * 2 * 4 * min(FLOW_PIXELS, pixels)
+    return coarse + fine
 
 
 @dataclass(frozen=True)

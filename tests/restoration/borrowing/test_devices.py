@@ -11,8 +11,13 @@ from video_deblur.benchmarks.activations import _Alive
 from video_deblur.benchmarks.device_traffic import count_borrowing, count_stream
 from video_deblur.benchmarks.pretended_device import PretendedDevice
 from video_deblur.restoration.borrowing import passes
-from video_deblur.restoration.borrowing.candidates import Frame
-from video_deblur.restoration.borrowing.passes import borrow, borrow_stream, borrowing_bytes
+from video_deblur.restoration.borrowing.candidates import Frame, Panel
+from video_deblur.restoration.borrowing.passes import (
+    borrow,
+    borrow_stream,
+    borrowing_bytes,
+    flow_bytes,
+)
 
 from .test_passes import OFFSETS, panned, smeared, texture
 
@@ -43,12 +48,12 @@ def test_few_things_pass_between_host_and_device(blurry):
     counts = count_borrowing(blurry)
     per_frame = {name: count / len(blurry) for name, count in counts.items()}
     assert counts["waits"] == 0
-    # Luma of two passes, who may help, and in which patches they do, in two passes.
-    assert per_frame["downloads"] <= 5
-    # Each flow once; the patches of either pass; the rest is made once.
-    assert per_frame["uploads"] <= per_frame["optical flows"] + 2 + 40 / len(blurry)
+    # Luma of three passes, who may help in two, and in which patches they do in three.
+    assert per_frame["downloads"] <= 8
+    # Each flow once; the patches of each pass; the rest is made once.
+    assert per_frame["uploads"] <= per_frame["optical flows"] + 3 + 40 / len(blurry)
     # No frames: these are 0.25 MB each.
-    assert per_frame["MB down"] < 0.05
+    assert per_frame["MB down"] < 0.07
 
 
 def test_frames_of_files_go_up_once_and_come_back_once(blurry, small_model):
@@ -60,8 +65,8 @@ def test_frames_of_files_go_up_once_and_come_back_once(blurry, small_model):
     megabytes = pixels[0].nbytes / 1e6
     # The frame and its noise; the rest are flows, and patches of borrowing.
     assert each["uploads"] <= each["optical flows"] + 6
-    # The frame, and luma for the flows of both passes.
-    assert megabytes < each["MB down"] < 2 * megabytes
+    # The frame, and luma, a third of it, for the flows of three passes.
+    assert megabytes < each["MB down"] < 2.1 * megabytes
     # One for each group that is decoded and for each window.
     assert each["waits"] <= 0.5
 
@@ -141,9 +146,12 @@ def test_memory_is_what_the_formula_says(size):
     frames = [torch.from_numpy(f if i % 3 == 1 else smeared(f, 9)) for i, f in enumerate(sharp)]
     # Flows are not counted on the CPU, where they stay what OpenCV made.
     with torch.no_grad(), _Alive() as alive:
-        for pixels in borrow_stream(iter(frames)):
+        firsts = map(torch.from_numpy, sharp)
+        panels = (Panel(each, each + 0, next(firsts)) for each in frames)
+        for pixels in borrow_stream(panels):
             del pixels
-    assert borrowing_bytes(*size) / 2 < alive.peak <= borrowing_bytes(*size)
+    counted = borrowing_bytes(*size) - flow_bytes(*size)
+    assert counted / 2 < alive.peak <= counted
 
 
 def test_threads_end_with_the_stream(blurry):

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from video_deblur.restoration.borrowing import filters
-from video_deblur.restoration.borrowing.candidates import Frame
+from video_deblur.restoration.borrowing.candidates import Frame, Passed
 
 
 def random(*shape):
@@ -84,5 +84,5 @@ def test_red_comes_back_from_luma():
 
 def test_luma_of_optical_flow_is_that_of_opencv():
     colors = np.random.default_rng(0).integers(0, 256, (500, 400, 3), np.uint8)
-    frame = Frame.of(torch.from_numpy(colors).float() / 255, None, "cpu")
+    frame = Frame.of(Passed(torch.from_numpy(colors).float() / 255), "cpu")
     assert np.array_equal(frame.luma.numpy(), cv2.cvtColor(colors, cv2.COLOR_RGB2GRAY))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from video_deblur.restoration.borrowing import filters, flows, passes, patch_fusion
-from video_deblur.restoration.borrowing.candidates import Frame
+from video_deblur.restoration.borrowing.candidates import Frame, Panel, Passed
 from video_deblur.restoration.borrowing.comparison import Resemblance
 from video_deblur.restoration.borrowing.passes import REACH, borrow, borrow_stream
 
@@ -158,9 +158,7 @@ def test_bands_of_rows_give_what_the_whole_frame_gives(size, monkeypatch):
         """Return the first pass, and the second one on `between` or on the first."""
         place = passes._Place(torch.device("cpu"))
         with flows.Flows() as pool:
-            first = passes._slide(
-                [(f, None) for f in given], passes.BORROWING, place, pool, (0, None)
-            )
+            first = passes._slide(map(Passed, given), passes.BORROWING, place, pool, (0, None))
             borrowed = list(first)
             second = passes._slide(between or borrowed, passes.EVENING, place, pool, (0, None))
             return borrowed, list(second)
@@ -173,20 +171,20 @@ def test_bands_of_rows_give_what_the_whole_frame_gives(size, monkeypatch):
     monkeypatch.setattr(passes, "KEPT_VALUES", 0)
     # Each pass by itself: what rounding the first differs by may move the second's flow.
     banded = both_passes(frames, between=whole[0])
-    before = [frames, [pixels for pixels, _ in whole[0]]]
-    for source, passed, expected in zip(before, banded, whole, strict=True):
-        moved = max((e - s).abs().max() for (e, _), s in zip(expected, source, strict=True))
+    before = [frames, [passed.pixels for passed in whole[0]]]
+    for source, found, expected in zip(before, banded, whole, strict=True):
+        moved = max((e.pixels - s).abs().max() for e, s in zip(expected, source, strict=True))
         assert moved > 0.01
-        for (pixels, taken), (reference, trusted) in zip(passed, expected, strict=True):
-            torch.testing.assert_close(pixels, reference, atol=2e-5, rtol=0)
-            assert (taken is None) == (trusted is None)
-            if taken is not None:
-                torch.testing.assert_close(taken, trusted, atol=1e-4, rtol=0)
+        for part, reference in zip(found, expected, strict=True):
+            torch.testing.assert_close(part.pixels, reference.pixels, atol=2e-5, rtol=0)
+            assert (part.taken is None) == (reference.taken is None)
+            if part.taken is not None:
+                torch.testing.assert_close(part.taken, reference.taken, atol=1e-4, rtol=0)
 
 
 def test_frames_wait_in_16_bits_that_16_bit_video_survives():
     values = torch.arange(65536).reshape(256, 256, 1).expand(-1, -1, 3) / 65535
-    assert torch.equal(Frame.of(values, None, "cpu").rows(0, 256)[0].permute(1, 2, 0), values)
+    assert torch.equal(Frame.of(Passed(values), "cpu").rows(0, 256)[0].permute(1, 2, 0), values)
 
 
 @pytest.mark.parametrize("wanted", [(0, 3), (3, 6), (6, 9)])
@@ -214,3 +212,16 @@ def test_frames_that_are_only_borrowed_from_are_registered_to_no_other(monkeypat
     computed.clear()
     list(borrow_stream(torch.from_numpy(blurry), wanted=(0, 1)))
     assert len(computed) < everything / 2
+
+
+def test_what_a_network_sharpened_still_takes_from_frames_that_were_sharp():
+    sharp = panned(texture(), OFFSETS[:3])
+    blurry = sharp.copy()
+    blurry[1] = smeared(sharp[1], 9)
+    # As sharp as its neighbours, and wrong.
+    invented = blurry.copy()
+    invented[1] += (texture(seed=9)[:128, :160] - 0.5) * 0.3
+    plain = borrow(torch.from_numpy(invented.clip(0, 1)))
+    panels = map(Panel, torch.from_numpy(blurry), torch.from_numpy(invented.clip(0, 1)))
+    compared = torch.stack(list(borrow_stream(panels)))
+    assert psnr(compared[1], sharp[1]) > psnr(plain[1], sharp[1]) + 0.5

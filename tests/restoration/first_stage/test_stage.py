@@ -65,7 +65,7 @@ def panels(monkeypatch) -> list:
     """Hand out the mean of both results; returns the panels that fusion was given."""
     seen = []
 
-    def mixed(panels, device, before, wanted=None, *, borrow=True):
+    def mixed(panels, device, before, wanted=None, *, borrow=True, refused=None):
         def mean(panel):
             seen.append(panel)
             first = panel.restored if panel.first is None else panel.first
