@@ -29,7 +29,7 @@ class Borrow(io.ComfyNode):
             found_by="shake",
             category=CATEGORY,
             description="Give each frame of shaking footage the detail of sharper neighbours, "
-            "up to three frames away. Needs no checkpoint. Deblur Frames, Deblur Video and "
+            "up to six frames away. Needs no checkpoint. Deblur Frames, Deblur Video and "
             "Decode Deblurred Latents do it already: this is for frames that came another way.",
             search_aliases=["deblur", "lucky frames", "shake", "temporal fusion", "align"],
             inputs=[

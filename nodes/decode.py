@@ -47,7 +47,7 @@ def borrow_input() -> io.Boolean.Input:
         display_name="use sharper neighbours",
         default=True,
         optional=True,
-        tooltip="Whether frames take detail from sharper neighbours, up to three frames away. "
+        tooltip="Whether frames take detail from sharper neighbours, up to six frames away. "
         "Most of the gain where a hand shakes, and most of the time on a CPU.",
     )
 

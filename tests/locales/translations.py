@@ -20,7 +20,7 @@ WORDS = json.loads((Path(__file__).parent / "words.json").read_text(encoding="ut
 _NUMBER_WORDS = {
     **dict.fromkeys(("a", "an", "each", "one", "single"), "1"),
     **dict.fromkeys(("two", "twice", "double", "doubles"), "2"),
-    **{"three": "3", "four": "4", "five": "5", "eight": "8", "fifty": "50"},
+    **{"three": "3", "four": "4", "five": "5", "six": "6", "eight": "8", "fifty": "50"},
 }
 
 
