@@ -133,7 +133,8 @@ def test_frames_borrow_as_on_the_cpu(make_frames, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_clip_and_stream_are_restored_with_borrowing(small_model, make_frames, kind):
-    frames = make_frames(5, 80, 96)
+    # Of 8 bits, as the stream gets them.
+    frames = (make_frames(5, 80, 96) * 255).round() / 255
     settings = RestorationSettings()
     with sdpa_kernel(SDPBackend.MATH):
         expected = Deblurrer(copy.deepcopy(small_model)).restore(frames, settings)
@@ -144,7 +145,7 @@ def test_clip_and_stream_are_restored_with_borrowing(small_model, make_frames, k
             engine.restore(frames, settings), expected, atol=1e-4, rtol=0
         )
         streamed = list(restore_stream(list(pixels), engine, settings))
-    assert np.abs(np.stack(streamed) / 255 - expected.numpy()).max() < 0.02
+    assert np.abs(np.stack(streamed) / 255 - expected.numpy()).max() < 0.003
 
 
 @pytest.mark.parametrize("kind", KINDS)

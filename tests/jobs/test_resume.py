@@ -147,7 +147,7 @@ def test_a_first_stage_that_looks_at_neighbours_goes_on_too(
     assert np.abs(decoded(straight).astype(int) - decoded(expected)).max() <= 1
 
 
-def _only_first(panels, device, before, wanted=None, *, borrow=True):
+def _only_first(panels, device, before, wanted=None, *, borrow=True, refused=None):
     chosen = (panel.restored if panel.first is None else panel.first for panel in panels)
     return islice(chosen, *(wanted or (0, None)))
 

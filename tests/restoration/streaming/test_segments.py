@@ -61,7 +61,7 @@ def test_segments_of_large_frames_are_short_and_of_small_frames_bounded(monkeypa
     lengths = [
         segment_grid(settings, *size).length for size in ((2160, 3840), (1080, 1920), (64, 96))
     ]
-    assert lengths == [40, 40, 64]
+    assert lengths == [48, 48, 64]
     assert segment_grid(RestorationSettings(steps=50), 64, 96).length == 192
 
 

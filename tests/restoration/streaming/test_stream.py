@@ -60,9 +60,9 @@ def test_frames_borrow_across_segments(deblurrer, monkeypatch):
     monkeypatch.setattr(passes, "_SMALLEST_SIDE", 16)
     settings = RestorationSettings(window=8, overlap=4)
     rng = np.random.default_rng(0)
-    wide = cv2.GaussianBlur(rng.integers(0, 255, (40, 140, 3), np.uint8), (0, 0), 1.0)
-    frames = np.stack([wide[:, 2 * index : 2 * index + 48] for index in range(44)])
-    for index in set(range(44)) - set(range(0, 44, 5)):
+    wide = cv2.GaussianBlur(rng.integers(0, 255, (40, 200, 3), np.uint8), (0, 0), 1.0)
+    frames = np.stack([wide[:, 2 * index : 2 * index + 48] for index in range(72)])
+    for index in set(range(72)) - set(range(0, 72, 5)):
         frames[index] = cv2.blur(frames[index], (5, 1))
     parts = list(restore_segments(frames, deblurrer, settings))
     restored = np.concatenate([np.stack(part.frames) for part in parts])
