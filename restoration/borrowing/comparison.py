@@ -35,7 +35,7 @@ NOISE_ENERGY = 8 / 255**2
 """Energy between two pass bands that is taken for noise and not for detail."""
 _NOISE_PRODUCT = 2 / 255**2
 """What noise adds to the product of the details of two pictures."""
-_NO_GAIN, _FULL_GAIN = 1.0, 1.8
+_NO_GAIN, _FULL_GAIN = 1.05, 1.9
 """A neighbour is not used, and fully used, where it has this times the frame's energy. The
 steeper, the more a small difference of the input (the tiles of the network) changes."""
 _NO_CORRELATION, _FULL_CORRELATION = 0.6, 0.9
