@@ -103,7 +103,8 @@ def decode_latents(
         if first is not None and settings is not None:
             firsts = first.candidates(on_device, shares, (start, stop), settings, work)
         panels = map(partial(panel_of, on_device), range(start, stop), decoded, firsts)
-        fused = fuse(panels, device, work.advance, borrow=borrow)
+        refused = first and first.stage.on_refused
+        fused = fuse(panels, device, work.advance, borrow=borrow, refused=refused)
         blend_clip(result, on_device, enumerate(fused, start), amounts, color_match)
     work.finish()
     return result

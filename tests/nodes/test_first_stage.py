@@ -57,7 +57,7 @@ def ours(extension_nodes):
 
 @pytest.fixture
 def _only_first(ours, monkeypatch):
-    def only_first(panels, device, before, wanted=None, *, borrow=True):
+    def only_first(panels, device, before, wanted=None, *, borrow=True, refused=None):
         chosen = (each.restored if each.first is None else each.first for each in panels)
         return islice(chosen, *(wanted or (0, None)))
 
