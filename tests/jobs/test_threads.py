@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import signal
 import threading
 import time
 import traceback
@@ -229,7 +230,10 @@ def test_what_is_abandoned_ends_by_itself():
     assert len(written) <= 1
 
 
-def test_an_interrupt_while_waiting_ends_the_thread():
+def test_an_interrupt_while_waiting_ends_the_thread(request):
+    # Where tests run in the background of a shell, it has interrupts ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     started = threading.Event()
 
     def items():
