@@ -9,6 +9,7 @@ work and may raise to cancel.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING
 
@@ -224,7 +225,8 @@ def fuse(
         return borrow_stream(panels, device, wanted, before, refused)
     from .borrowing.first_candidate import followed
 
-    return (followed(panel, refused) for panel in islice(panels, *(wanted or (0, None))))
+    # Not a generator, which would keep the frame it has handed out.
+    return map(partial(followed, refused=refused), islice(panels, *(wanted or (0, None))))
 
 
 def blend(colors: Tensor, restored: Tensor, amount: float, color_match: bool = False) -> Tensor:

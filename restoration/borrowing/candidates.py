@@ -67,7 +67,7 @@ class Frame:
     """`[1, 4, h, w]`: `changes` of the frame as it came, blurry. A network may have sharpened
     it; what it lost still shows there. None: it is compared as it is."""
     rest: Tensor | None = None
-    """int16 `[1, 3, H, W]`, in steps of 1/65535: what is added in the end where no neighbour
+    """int16 `[1, 3, H, W]`, in steps of 1/32767: what is added in the end where no neighbour
     was trusted. None: nothing."""
 
     @classmethod

@@ -73,12 +73,16 @@ class Advantage(Reference):
     it is aligned: that costs little, and an aligned neighbour is no softer for being resampled.
     """
 
+    def __init__(self, frame: Frame) -> None:
+        super().__init__(frame)
+        self._evidence = frame.evidence + NOISE_ENERGY
+
     def __call__(self, match: Match) -> Tensor:
         """Return how far to trust a registered neighbour, `[1, 1, h, w]` in 0..1."""
         neighbour = match.neighbour
         aligned = match.shrunk(torch.cat([neighbour.coarse, neighbour.evidence], dim=1))
         coarse, evidence = aligned[:, :3], aligned[:, 3:]
-        ratio = evidence.add_(NOISE_ENERGY).div_(self.frame.evidence + NOISE_ENERGY)
+        ratio = evidence.add_(NOISE_ENERGY).div_(self._evidence)
         gain = ratio.amax(1, keepdim=True)
         return self.agreement(coarse) * ramp(gain, _NO_GAIN, _FULL_GAIN)
 

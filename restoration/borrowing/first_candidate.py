@@ -32,7 +32,8 @@ _RIDGE = 1e-3
 """Of the mean diagonal of the normal equations, added to it."""
 _NOISE = (1.5 / 255) ** 2
 """Variance that no kernel has to explain."""
-# Chosen on synthetic blur over training photos and clips, with MAXIM as first stage.
+# Chosen with MAXIM as first stage, on synthetic blur over training photos and clips and on the
+# development pairs (docs/decisions.md).
 _SHARP, _BLURRED = 1.7, 3.0
 """Width of the kernel, in pixels, up to which a frame is left alone, and from which the first
 stage is followed. Noise and the ridge make that of an unblurred frame about 1.6."""
@@ -51,6 +52,7 @@ them what their neighbours really show."""
 _SHARE = 0.9
 """How much of it they have in the end, where no neighbour helped."""
 _REST_STEPS = 32767
+"""Steps of a whole range in what is kept for the end."""
 
 
 @dataclass(frozen=True, eq=False)

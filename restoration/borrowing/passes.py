@@ -120,18 +120,19 @@ def borrow_stream(
     # Not a generator, which would keep the frame it has handed out.
     passed: Iterable[Passed] = map(partial(place.taken_in, refused=refused), frames)
     with Flows(HALF) as coarse, Flows(FULL) as fine:
+        # Each with the frames that the passes after it look ahead.
         start = 0
         for work, flows, later in (
             (BORROWING, coarse, _BORROWING_REACH + _EVENING_REACH),
             (BORROWING, fine, _EVENING_REACH),
             (EVENING, fine, 0),
         ):
+            if work is EVENING:
+                passed = map(place.completed, passed)
             first = max(begin - later, 0)
             span = first - start, None if end is None else end + later - start
             passed = _slide(passed, work, place, flows, span, None if later else before_frame)
             start = first
-            if later == _EVENING_REACH:
-                passed = map(place.completed, passed)
         yield from map(place.finished, passed)
 
 
