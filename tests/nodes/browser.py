@@ -96,7 +96,7 @@ class ComfyPage:
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("console", self._on_console)
 
-    def open(self, node_type: str, timeout: float = 60) -> None:
+    def open(self, node_type: str, timeout: float = 180) -> None:
         """Open the page and wait until the app runs and knows `node_type`."""
         self.page.goto(self.url, timeout=timeout * 1000)
         self.page.wait_for_function(
