@@ -65,13 +65,9 @@ class LiveView:
         if total:
             self._advance(done + _READING * max(0, read - done), total)
         else:
-            self.check()
+            self._advance(0, 1)
         if self._start is None:
             self._say(f"reading frame {read}")
-
-    def check(self) -> None:
-        """Change nothing, and raise if the user cancels."""
-        self._advance(0, 1)
 
     def on_frame(self, blurry: np.ndarray, restored: np.ndarray) -> None:
         """Show a frame that was just restored."""

@@ -18,7 +18,7 @@ from video_deblur.benchmarks.comfyui_server import (
 
 from .browser import ComfyPage, new_context
 from .checkpoints import blurry_clip
-from .other_models import write_interpolator, write_upscaler
+from .other_models import FIRST_STAGE, write_first_stage, write_interpolator, write_upscaler
 from .test_deblur_video import packets, write_clip
 from .workflow_files import (
     ALL_WORKFLOWS,
@@ -47,6 +47,7 @@ EXPECTED = {
     "Deblur, then slow motion": (2 * NUM_FRAMES - 1, HEIGHT, WIDTH),
     "Step by step": (NUM_FRAMES, HEIGHT, WIDTH),
     "With the stock KSampler": (NUM_FRAMES, HEIGHT, WIDTH),
+    "With a first stage": (NUM_FRAMES, HEIGHT, WIDTH),
 }
 """Frames, height and width of the last file that each workflow saves."""
 
@@ -58,6 +59,7 @@ every_one = pytest.mark.parametrize("path", ALL_WORKFLOWS, ids=lambda path: path
 def server(comfy, comfy_server: ComfyServer):
     models = comfy_server.base / "models"
     write_upscaler(models)
+    write_first_stage(models / FIRST_STAGE)
     if "FrameInterpolate" in comfy.nodes.NODE_CLASS_MAPPINGS:
         write_interpolator(models)
     return comfy_server
