@@ -48,7 +48,7 @@ def borrow_input() -> io.Boolean.Input:
         default=True,
         optional=True,
         tooltip="Whether frames take detail from sharper neighbours, up to six frames away. "
-        "Most of the gain where a hand shakes, and most of the time on a CPU.",
+        "Most of the gain where a hand shakes; on a CPU it can take as long as the networks.",
     )
 
 

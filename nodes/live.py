@@ -87,7 +87,7 @@ class LiveView:
         seconds, fresh = self._now() - began, done - before
         if seconds > 0 and fresh > 0:
             rate = fresh / seconds
-            parts.append(f"{rate:.2f} per second")
+            parts.append(f"{rate:.2f}/s")
             if total:
                 parts.append(f"{_duration((total - done) / rate)} left")
         return ", ".join(parts)

@@ -152,7 +152,7 @@ def test_sampling_widgets_of_both_step_by_step_workflows_agree(object_info):
 @by_name
 def test_workflow_runs_through_the_api(path, server, object_info):
     skip_without_its_nodes(path, object_info)
-    files = server.run(to_api(path, object_info), timeout=120)
+    files = server.run(to_api(path, object_info), timeout=600)
     assert saved_shape(files[-1]) == EXPECTED[title(path)]
 
 
@@ -167,7 +167,7 @@ def test_dropped_workflow_runs_from_the_button(path, page, server, object_info):
         # The page has widgets of its own besides, such as a preview.
         found = {name: queued[key]["inputs"].get(name) for name in node["inputs"]}
         assert found == node["inputs"]
-    end = page.run(timeout=120)
+    end = page.run(timeout=600)
     assert end["kind"] == "execution_success", end
 
 
@@ -191,7 +191,7 @@ def test_progress_moves_and_the_preview_shows_a_picture(server, object_info):
     sampler = next(key for key, node in graph.items() if "denoise" in node["inputs"])
     graph[sampler]["inputs"].update(seed=11, steps=3, window=4, overlap=2)
     seen = len(server.events())
-    server.run(graph, timeout=120)
+    server.run(graph, timeout=600)
     events = server.events()[seen:]
     values = [
         event.data["value"]
@@ -208,9 +208,9 @@ def test_progress_moves_and_the_preview_shows_a_picture(server, object_info):
 
 def test_second_run_with_another_seed_loads_nothing(server, object_info):
     graph = to_api(workflow("Deblur a video"), object_info)
-    server.run(with_preset(graph, seed=21), timeout=120)
+    server.run(with_preset(graph, seed=21), timeout=600)
     before = server.log_text()
-    server.run(with_preset(graph, seed=22), timeout=120)
+    server.run(with_preset(graph, seed=22), timeout=600)
     news = server.log_text()[len(before) :]
     assert "Prompt executed" in news
     assert "Requested to load" not in news
