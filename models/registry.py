@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -98,6 +98,22 @@ class ClipNetwork(Protocol):
 
         Returns:
             The same shape, float32, not clamped.
+        """
+        ...
+
+
+@runtime_checkable
+class RowNetwork(FeedForwardNetwork, Protocol):
+    """One that saves work on frames in a row, or on windows that are computed together."""
+
+    def restore_frames(self, frames: Tensor) -> Tensor:
+        """Restore every frame that has all of its neighbours, as `restore_frame` would.
+
+        Args:
+            frames: RGB `[N + num_frames - 1, 3, H, W]`, float32 in 0..1.
+
+        Returns:
+            RGB `[N, 3, H, W]`, float32, not clamped.
         """
         ...
 

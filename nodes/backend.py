@@ -32,7 +32,7 @@ from ..models.image_encoder import ImageEncoder
 from ..restoration.denoising.coding import pixels_at_once
 from ..restoration.diffusion import Deblurrer
 from ..restoration.engine import Engine
-from ..restoration.feed_forward import FeedForward, tile_of
+from ..restoration.feed_forward import FeedForward, network_pixels
 from ..restoration.settings import RestorationSettings
 from .denoiser import OPTIONS_KEY, DeblurModelConfig, begin_sampling
 from .memory import make_patcher
@@ -199,10 +199,8 @@ class LoadedFeedForward:
 
     def memory_bytes(self, settings: RestorationSettings, height: int, width: int) -> float:
         """Return the working memory of `engine()` on frames of this size, in bytes."""
-        tile = tile_of(settings, height, width) or max(height, width)
-        # Tiles of a network without a finite reach hold their overlap.
-        side = tile + 2 * (self.network.model.reach or 0)
-        return self.network.model.bytes_per_pixel * min(height, side) * min(width, side)
+        model = self.network.model
+        return model.bytes_per_pixel * network_pixels(model, settings, height, width)
 
     def engine(self) -> Engine:
         """Return the library's engine on this network; load `patchers()` before use."""

@@ -18,8 +18,16 @@ from ..models.config import (
     UNet3DConfig,
 )
 from ..models.config_fields import ConfigError, config_from_dict, config_to_dict
+from ..models.dblrnet import DblrNetConfig
 from ..synthesis.camera_shake import ShakeConfig
-from .config import AutoencoderStage, DataConfig, DiffusionStage, Preset
+from .config import (
+    AdversarialStage,
+    AutoencoderStage,
+    ContentStage,
+    DataConfig,
+    DiffusionStage,
+    Preset,
+)
 
 TINY_MODEL = DivdConfig(
     unet=UNet3DConfig(
@@ -98,6 +106,20 @@ _PAPER_STAGE = DiffusionStage(
     mixed_from=0.0,
 )
 
+_WINDOWS = DataConfig(num_frames=5, crop=96, clips_per_batch=8, pair_shrinking=1.5)
+"""What DBLRNet is trained on: one window per clip, so that an update sees many scenes."""
+_CONTENT_STAGE = ContentStage(
+    steps=8000,
+    data=dataclasses.replace(_WINDOWS, shake=_FULL),
+    easy_data=dataclasses.replace(
+        _WINDOWS, photo_share=0.65, clip_share=0.25, compressed_share=0.1, shake=_MODERATE
+    ),
+    straight_data=dataclasses.replace(
+        _WINDOWS, photo_share=0.8, clip_share=0.15, compressed_share=0.05, shake=_STRAIGHT
+    ),
+)
+_DBLRNET = DblrNetConfig(input_skip=True, batch_norm=False)
+
 PRESETS = {
     "tiny": Preset(
         preset="tiny",
@@ -151,9 +173,24 @@ PRESETS = {
             pixel_loss="decoder",
         ),
     ),
+    "dblrnet": Preset(preset="dblrnet", generator=_DBLRNET, content=_CONTENT_STAGE),
+    "dblrgan": Preset(
+        preset="dblrgan",
+        generator=_DBLRNET,
+        content=_CONTENT_STAGE,
+        adversarial=AdversarialStage(
+            steps=3000,
+            data=_CONTENT_STAGE.data,
+            learning_rate=3e-4,
+            pixel_floor=(2e-4, 2e-4),
+            high_frequency_weight=0.5,
+            r1_weight=0.25,
+        ),
+    ),
 }
 """By name: "tiny" from scratch, "tiny-further" from a checkpoint that "tiny" gave, "paper" the
-two stages of Wang & Long from pretrained weights."""
+two stages of Wang & Long from pretrained weights, "dblrnet" and "dblrgan" feed-forward networks
+from scratch."""
 
 
 def load_preset(name_or_path: str | Path) -> Preset:
