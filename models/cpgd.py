@@ -34,9 +34,15 @@ class Cpgd(nn.Module):
 
     @property
     def bytes_per_pixel(self) -> int:
-        """Working memory per pixel and frame of a window, float32, in bytes."""
+        """Working memory per pixel of a window's frame, in bytes.
+
+        Growth of resident memory in float32: the tiny network 607 (24 frames of 128x128; of 8:
+        672) of 832, the full one 4068 (4 frames of 64x64) of 4352. Blocks at full resolution
+        hold copies of twice its width.
+        """
         full, half, quarter = self.config.cpfp.channels
-        return 4 * (6 * full + 2 * half + quarter)
+        has_blocks = self.config.cpfp.encoder_blocks[0] or self.config.cpfp.decoder_blocks[0]
+        return 4 * ((12 if has_blocks else 6) * full + 2 * half + quarter)
 
     def forward(self, video: Tensor, priors: ClipPriors) -> Tensor:
         """Restore a clip; see `Cpfp`."""
