@@ -33,7 +33,8 @@ def add_train(commands: Any) -> None:
     parser.add_argument(
         "preset",
         nargs="*",
-        help="tiny, tiny-further, paper, dblrnet, dblrgan, or a JSON file of changes to one",
+        help="tiny, tiny-further, paper, dblrnet, dblrgan, cpgd-tiny, cpgd-paper, or a JSON "
+        "file of changes to one",
     )
     parser.add_argument(
         "--data",
@@ -52,7 +53,7 @@ def add_train(commands: Any) -> None:
         nargs="+",
         metavar="STAGE",
         help="run these of the preset's stages alone: autoencoder, joint, stage1, stage2, "
-        "content, adversarial",
+        "content, adversarial, cpfp",
     )
     parser.add_argument("--steps", type=int, help="updates of the one main stage that runs")
     parser.add_argument("--autoencoder-steps", type=int, help="updates of stage 0")

@@ -29,6 +29,7 @@ from ..models.checkpoint import CheckpointError, CheckpointInfo, load_state_dict
 from ..models.config import DivdConfig
 from ..models.hardware import choose_dtype, decode_bytes
 from ..models.image_encoder import ImageEncoder
+from ..restoration.clip import ClipRestorer
 from ..restoration.denoising.coding import pixels_at_once
 from ..restoration.diffusion import Deblurrer
 from ..restoration.engine import Engine
@@ -208,6 +209,21 @@ class LoadedFeedForward:
         return FeedForward(self.network.model, device, choose_dtype("auto", device))
 
 
+class LoadedClipNetwork(LoadedFeedForward):
+    """The same of a network that restores windows of a clip."""
+
+    def memory_bytes(self, settings: RestorationSettings, height: int, width: int) -> float:
+        """See `LoadedFeedForward`."""
+        tile = self.engine().layout(settings, height, width).tile or max(height, width)
+        pixels = settings.window * min(height, tile) * min(width, tile)
+        return self.network.model.bytes_per_pixel * pixels
+
+    def engine(self) -> ClipRestorer:
+        """See `LoadedFeedForward`."""
+        device = self.network.load_device
+        return ClipRestorer(self.network.model, device, choose_dtype("auto", device))
+
+
 def refuse_without_sampler(info: CheckpointInfo) -> None:
     """Raise CheckpointError if a checkpoint holds a network that no sampler runs."""
     if info.architecture.kind != "diffusion":
@@ -227,8 +243,10 @@ def build_checkpoint(info: CheckpointInfo, dtype: str) -> LoadedCheckpoint | Loa
     Raises:
         CheckpointError: If a weight is not finite or the file cannot be read.
     """
-    if info.architecture.kind == "feed_forward":
-        return LoadedFeedForward(config=info.config, network=_build_feed_forward(info))
+    without_sampler = {"feed_forward": LoadedFeedForward, "clip": LoadedClipNetwork}
+    if info.architecture.kind in without_sampler:
+        loaded = without_sampler[info.architecture.kind]
+        return loaded(config=info.config, network=_build_feed_forward(info))
     state_dict = load_state_dict(info)
     return LoadedCheckpoint(
         config=info.config,

@@ -15,7 +15,7 @@ from .denoising.layout import is_out_of_memory
 from .denoising.windows import Layout, Piece, Span, fuse, split
 from .engine import Engine, Session
 from .frames import DeviceFrames
-from .phases import computing_in
+from .phases import computed
 from .progress import Work
 from .settings import RestorationSettings
 from .streaming.segments import Segment, SegmentGrid, frames_of_segment
@@ -87,7 +87,6 @@ class FeedForward(Engine):
 
     model: FeedForwardNetwork
     restores_singly = True
-    _is_told = False
 
     @classmethod
     def grid(
@@ -180,21 +179,7 @@ class FeedForward(Engine):
         return len(frames) - self.config.num_frames + 1
 
     def _computed(self, seen: Tensor) -> Tensor:
-        with computing_in(self.dtype, self.device):
-            part = self._predicted(seen)
-        # One answer from the device for each tile: they take far longer than that.
-        if bool(part.isfinite().all()):
-            return part
-        message = "the network gave values that are not finite"
-        if self.dtype != torch.float32:
-            if not self._is_told:
-                self._is_told = True
-                name = str(self.dtype).removeprefix("torch.")
-                logger.warning("%s in %s: such tiles are computed in float32", message, name)
-            part = self._predicted(seen)
-            if bool(part.isfinite().all()):
-                return part
-        raise FloatingPointError(f"{message}: the checkpoint may be damaged")
+        return computed(lambda: self._predicted(seen), self.dtype, self.device, self.warn_once)
 
     def _predicted(self, seen: Tensor) -> Tensor:
         if self._count(seen) > 1:

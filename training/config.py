@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from ..models.config import DivdConfig
 from ..models.config_fields import ConfigError
+from ..models.cpgd_config import CpgdConfig
 from ..models.dblrnet import DblrNetConfig
 from .data_config import DataConfig
 from .data_config import check_numbers as _check
@@ -18,6 +19,8 @@ DIFFUSION_STAGES = ("joint", "stage1", "stage2")
 """Fields of `Preset` in the order in which they run, after stage 0."""
 FEED_FORWARD_STAGES = ("content", "adversarial")
 """The same of a feed-forward network, which has no other stages."""
+CPGD_STAGES = ("cpfp",)
+"""The same of CPGD-Net."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +163,10 @@ class Preset:
     """DBLRNet: a feed-forward network by its pixels."""
     adversarial: AdversarialStage | None = None
     """DBLRGAN: the same against a discriminator."""
+    cpgd_model: CpgdConfig | None = None
+    """The network that `cpfp` trains from scratch."""
+    cpfp: ContentStage | None = None
+    """CPGD-Net's first stage: propagation along coding priors, by its pixels."""
     precision: Literal["auto", "bf16", "no"] = "auto"
     """Autocast of networks: "bf16", or "no" to compute in float32. "auto" takes bf16 where the
     device multiplies it natively."""
@@ -173,21 +180,31 @@ class Preset:
             raise ConfigError("names no stage to run")
         if self.generator is not None and self.content is None:
             raise ConfigError("generator, a new network, needs the stage content")
-        if self.is_feed_forward and not set(self.stages) <= {*FEED_FORWARD_STAGES}:
-            raise ConfigError(f"{self.stages[-1]} trains another network than {self.stages[0]}")
+        if self.cpgd_model is not None and self.cpfp is None:
+            raise ConfigError("cpgd_model, a new network, needs the stage cpfp")
+        for own in (FEED_FORWARD_STAGES, CPGD_STAGES):
+            if {*own} & {*self.stages} and not {*self.stages} <= {*own}:
+                raise ConfigError(
+                    f"{self.stages[-1]} trains another network than {self.stages[0]}"
+                )
         if not 0 <= self.seed < 2**62:
             raise ConfigError(f"seed must be between 0 and 2^62, got {self.seed}")
 
     @property
     def stages(self) -> tuple[str, ...]:
         """Names of its stages, in order."""
-        names = ("autoencoder", *DIFFUSION_STAGES, *FEED_FORWARD_STAGES)
+        names = ("autoencoder", *DIFFUSION_STAGES, *FEED_FORWARD_STAGES, *CPGD_STAGES)
         return tuple(name for name in names if getattr(self, name) is not None)
 
     @property
     def is_feed_forward(self) -> bool:
         """Whether its stages train a feed-forward network, not a diffusion model."""
         return any(getattr(self, name) is not None for name in FEED_FORWARD_STAGES)
+
+    @property
+    def is_cpgd(self) -> bool:
+        """Whether its stages train CPGD-Net."""
+        return any(getattr(self, name) is not None for name in CPGD_STAGES)
 
     def only(self, names: Sequence[str]) -> Preset:
         """Return the preset with some of its stages alone.
@@ -205,6 +222,8 @@ class Preset:
             dropped["model"] = None
         if "content" in dropped:
             dropped["generator"] = None
+        if "cpfp" in dropped:
+            dropped["cpgd_model"] = None
         return dataclasses.replace(self, **dropped)
 
 

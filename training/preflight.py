@@ -25,6 +25,7 @@ from ..models.divd import Divd
 from ..video.atomic import write_file
 from ..video.output_lock import output_lock
 from .config import (
+    CPGD_STAGES,
     DIFFUSION_STAGES,
     FEED_FORWARD_STAGES,
     DiffusionStage,
@@ -160,7 +161,7 @@ def provenance_of(
 ) -> dict[str, object]:
     """Say how a checkpoint came to be: stages, data by name, where it started from."""
     values = dataclasses.asdict(preset)
-    for name in ("model", "generator"):
+    for name in ("model", "generator", "cpgd_model"):
         values.pop(name)
     if init is not None or autoencoder is not None:
         values["autoencoder"] = None if autoencoder is None else Path(autoencoder).name
@@ -266,7 +267,10 @@ def _compare(folder: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> No
     stored, wanted = (json.loads(json.dumps(values)) for values in (stored, wanted))
     for name, now in wanted.items():
         # Not begun under any of these, or the other way round: nothing to be mixed up.
-        loose = name in (*_STAGES, *FEED_FORWARD_STAGES, "model", "generator", "validation")
+        loose = name in (
+            *(*_STAGES, *FEED_FORWARD_STAGES, *CPGD_STAGES),
+            *("model", "generator", "cpgd_model", "validation"),
+        )
         if name == "preset" or name not in stored or (loose and None in (now, stored[name])):
             continue
         old, new = dict(flat_fields({name: stored[name]})), dict(flat_fields({name: now}))

@@ -23,6 +23,7 @@ from ..training import loop
 from ..video.atomic import write_file
 from .accelerator import make_accelerator, share_of_process
 from .config import DIFFUSION_STAGES, AutoencoderStage, DataConfig, DiffusionStage, Preset
+from .cpgd import train_cpgd
 from .data.loader import ClipLoader, DrawnClip, TrainingData, clip_generator
 from .data.workers import workers_of_process
 from .feed_forward import train_feed_forward
@@ -112,10 +113,11 @@ def train_preset(
         "log_every": log_every,
         "save_every_s": save_every_s,
     }
-    if preset.is_feed_forward:
+    if preset.is_feed_forward or preset.is_cpgd:
         if autoencoder is not None:
-            raise ValueError("a feed-forward network has none: leave out --autoencoder")
-        return train_feed_forward(
+            raise ValueError("a network of this kind has none: leave out --autoencoder")
+        train_network = train_cpgd if preset.is_cpgd else train_feed_forward
+        return train_network(
             preset,
             data_specs,
             folder,
