@@ -65,9 +65,7 @@ def train_cpgd(
         raise ValueError("this preset starts from a checkpoint; name one with --init")
     start = None if init is None else read_info(init, config_type=CpgdConfig)
     if lpips is not None or any(getattr(preset, n).lpips_weight for n in preset.stages):
-        raise ValueError(
-            "CPGD-Net has no LPIPS loss: leave out lpips_weight, --lpips-weights"
-        )
+        raise ValueError("CPGD-Net has no LPIPS loss: leave out lpips_weight, --lpips-weights")
     config = preset.cpgd_model if start is None else start.config
     assert isinstance(config, CpgdConfig)
     stages: dict[str, ContentStage] = {n: getattr(preset, n) for n in preset.stages}
