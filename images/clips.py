@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TypeVar
 
 import numpy as np
 
@@ -27,6 +27,8 @@ from .webp import WebpAnimation
 
 DEFAULT_FPS = Fraction(25)
 
+Clip = TypeVar("Clip", bound="ImageClip")
+
 
 class ImageClip(ABC):
     """A clip of images; reads like a `VideoReader`."""
@@ -38,7 +40,7 @@ class ImageClip(ABC):
         self._next = 0
         self._frames: Generator[VideoFrame] | None = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self: Clip) -> Clip:
         return self
 
     def __exit__(

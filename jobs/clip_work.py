@@ -50,6 +50,7 @@ class ClipWork:
         *,
         first_config: Any = None,
         measure_blur: bool = False,
+        cancelled_by: tuple[type[BaseException], ...] = (),
         on_frames: Callable[[int], None] | None = None,
         on_end: Callable[[ClipWork], None] | None = None,
     ) -> None:
@@ -63,6 +64,8 @@ class ClipWork:
             settings: What the user chose.
             first_config: `FirstStage.planned_config`.
             measure_blur: Whether to measure blur even if no frame is to be left alone.
+            cancelled_by: What is raised to end all work at once; nothing that the clip is to
+                blame for.
             on_frames: Called with the number of frames that are newly finished.
             on_end: Called once, when `report` or `error` says how it ended.
         """
@@ -73,6 +76,7 @@ class ClipWork:
         self._settings = settings
         self._first_config = first_config
         self._measure_blur = measure_blur
+        self._cancelled_by = cancelled_by
         self._on_frames = on_frames or (lambda count: None)
         self._on_end = on_end or (lambda work: None)
         self._stack = contextlib.ExitStack()
@@ -93,6 +97,8 @@ class ClipWork:
         self._stack = stack.enter_context(contextlib.ExitStack())
         try:
             yield from self._parts()
+        except self._cancelled_by:
+            raise
         except Exception as error:  # noqa: BLE001 (one clip must not end the others)
             # The parts on their way are kept first.
             self._failure = error
@@ -144,6 +150,8 @@ class ClipWork:
             try:
                 self.report = self._ends.join(self._store)
                 self._ends.check_complete(self.report)
+            except self._cancelled_by:
+                raise
             except Exception as caught:  # noqa: BLE001 (as above)
                 error = caught
         self._end(error)

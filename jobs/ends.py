@@ -58,12 +58,13 @@ class Ends(ABC):
     """Called with (frames that are read or were done before, frames in all or None) for each
     that is read; may raise to cancel."""
     check: Callable[[], None] | None = None
-    """Called now and then while the output is written; may raise to cancel."""
+    """Called now and then while files are read and written; may raise to cancel."""
 
     def __init__(self, source: Source, output: str | Path) -> None:
         self.source = source
         self.output = through_links(Path(output))
         self._stack = contextlib.ExitStack()
+        self._is_closing = False
         self._times: dict[int, tuple[int, int]] = {}
 
     def __enter__(self) -> Ends:
@@ -97,8 +98,12 @@ class Ends(ABC):
                 here: see `ended_early`.
         """
         position = position or Position()
-        ahead = ReadAhead(self._read(position.read_from), lambda frame: frame.pixels.nbytes)
+        ahead = ReadAhead(
+            self._read(position.read_from), lambda frame: frame.pixels.nbytes, check=self.check
+        )
         self._stack.callback(ahead.close)
+        # Before: the thread may be passing over hours of video, and `close` waits for it.
+        self._stack.callback(self._begin_to_close)
         return self._noted(ahead, position)
 
     def time_of(self, index: int) -> tuple[int, int]:
@@ -172,6 +177,13 @@ class Ends(ABC):
 
     def _damage(self) -> VideoError | None:
         return self.ended_early
+
+    def _begin_to_close(self) -> None:
+        self._is_closing = True
+
+    def _raise_if_closing(self) -> None:
+        if self._is_closing:
+            raise VideoError("reading was given up")
 
     def _noted(self, frames: Iterable[VideoFrame], position: Position) -> Iterator[np.ndarray]:
         """Keep the time stamps of frames that are still to be written."""
@@ -254,6 +266,8 @@ class VideoEnds(Ends):
         return self.source
 
     def _read(self, start: int) -> Iterator[VideoFrame]:
+        if isinstance(self._reader, VideoReader):
+            self._reader.check = self._raise_if_closing
         # Frames before are decoded and dropped: no other way leads to a frame in every file.
         self._reader.skip(start)
         for frame in self._reader:

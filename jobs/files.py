@@ -41,6 +41,7 @@ def restore_ends(
     on_frame: FramesCallback | None = None,
     on_read: Callable[[int, int | None], None] | None = None,
     check: Callable[[], None] | None = None,
+    cancelled_by: tuple[type[BaseException], ...] = (),
 ) -> Report:
     """Restore an input of any kind into its output.
 
@@ -54,7 +55,9 @@ def restore_ends(
         before_segment: Called before each segment.
         on_frame: Called with each frame that is restored.
         on_read: As `Ends.on_read`.
-        check: Called now and then while a file is written; may raise to cancel.
+        check: Called now and then while files are read and written; may raise to cancel.
+        cancelled_by: What the callbacks raise to cancel; other errors of a clip have its parts
+            on their way finished first.
 
     Raises:
         FileNotFoundError, ValueError: If input or output cannot be used, or another run writes
@@ -65,7 +68,15 @@ def restore_ends(
     ends.on_read, ends.check = on_read, check
     if resumable is not None:
         return _restore_in_parts(
-            ends, engine, settings, resumable, measure_blur, callback, before_segment, on_frame
+            ends,
+            engine,
+            settings,
+            resumable,
+            measure_blur,
+            callback,
+            before_segment,
+            on_frame,
+            cancelled_by,
         )
     with ends:
         segments = restore_segments(
@@ -180,6 +191,7 @@ def _restore_in_parts(
     callback: FrameCallback | None,
     before_segment: Callable[[], None] | None,
     on_frame: FramesCallback | None,
+    cancelled_by: tuple[type[BaseException], ...],
 ) -> Report:
     """Restore a batch of one clip in this process."""
     first = engine.first_stage
@@ -198,6 +210,7 @@ def _restore_in_parts(
         settings,
         first_config=first and first.planned_config,
         measure_blur=measure_blur,
+        cancelled_by=cancelled_by,
     )
 
     def progress(done: float) -> None:

@@ -94,7 +94,7 @@ class LocalPool:
             ):
                 if encoder is None:
                     self._hand_over(done)
-                    encoder = PartEncoder(task, self._check)
+                    encoder = PartEncoder.of(task, self._check)
                 encoder.put(pixels)
                 del pixels
         except BaseException:

@@ -7,7 +7,7 @@ The frames of a folder are encoded as one PNG each.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -165,7 +165,7 @@ def restore_part(
     """
     height, width = frames[0].shape[:2]
     restorer = SegmentRestorer(engine, settings, height, width, task.noise_state)
-    with PartEncoder(task) as encoder:
+    with PartEncoder.of(task) as encoder:
         for pixels in restored_frames(frames, task, restorer):
             encoder.put(pixels)
         return encoder.finish()
@@ -210,19 +210,30 @@ def restored_frames(
 class PartEncoder:
     """Encode the frames of a part in a thread, while more are restored."""
 
-    def __init__(self, task: PartTask, check: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        pictures: PictureFormat | None,
+        suffix: str,
+        times: Iterable[tuple[int, int]],
+        check: Callable[[], None] | None = None,
+    ) -> None:
         """Start to wait for frames.
 
         Args:
-            task: Of the part.
+            pictures: As in `PartTask`, and so are the next two.
+            suffix: See there.
+            times: See there.
             check: Called now and then while `put` and `finish` wait; may raise to cancel.
         """
-        self._encoder = (
-            PacketEncoder(task.pictures, task.suffix) if task.pictures else _PngEncoder()
-        )
-        self._times = iter(task.times)
+        self._encoder = PacketEncoder(pictures, suffix) if pictures else _PngEncoder()
+        self._times = iter(times)
         self._encoded: list[EncodedFrame] = []
         self._behind = WriteBehind(self._encode, check=check)
+
+    @classmethod
+    def of(cls, task: PartTask, check: Callable[[], None] | None = None) -> PartEncoder:
+        """Return one for the frames of a part."""
+        return cls(task.pictures, task.suffix, task.times, check)
 
     def __enter__(self) -> PartEncoder:
         return self

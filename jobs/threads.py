@@ -37,6 +37,7 @@ class ReadAhead(Generic[Item]):
         items: Iterable[Item],
         size_of: Callable[[Item], int],
         queued_bytes: int = QUEUED_BYTES,
+        check: Callable[[], None] | None = None,
     ) -> None:
         """Start to read.
 
@@ -45,7 +46,9 @@ class ReadAhead(Generic[Item]):
                 `close`.
             size_of: Bytes of an item.
             queued_bytes: What may be read in advance.
+            check: Called now and then while the next item is waited for; may raise to cancel.
         """
+        self._check = check
         self._queue: _Queue[Item] = _Queue(queued_bytes)
         self._thread = threading.Thread(
             target=self._read, args=(iter(items), size_of), name="read ahead", daemon=True
@@ -56,7 +59,7 @@ class ReadAhead(Generic[Item]):
         return self
 
     def __next__(self) -> Item:
-        item = self._queue.get()
+        item = self._queue.get(self._check)
         if not item:
             self.close()
             if self._queue.error is not None:
@@ -211,14 +214,16 @@ class _Queue(Generic[Item]):
                 self._changed.notify_all()
             return not self._closed
 
-    def get(self) -> list[Item]:
+    def get(self, check: Callable[[], None] | None = None) -> list[Item]:
         """Wait for an item and return it in a list, which is empty when nothing follows.
 
         A list, so that the caller can hand the item on without keeping it.
         """
         with self._changed:
             while not self._items and not self.is_ended and not self._closed:
-                self._changed.wait()
+                self._changed.wait(_CHECK_INTERVAL_S if check else None)
+                if check is not None:
+                    check()
             if not self._items:
                 return []
             item, size = self._items.popleft()

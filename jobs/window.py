@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 _SOUND_FORMATS = ("nut", "matroska")
 """libav's names of files that hold sound of any codec; the first one keeps times exactly."""
+_PACKETS_BETWEEN_CHECKS = 500
+"""Of a movie there are millions, read within seconds."""
 
 
 class WindowEnds(VideoEnds):
@@ -63,12 +65,14 @@ class WindowEnds(VideoEnds):
 
     def _open(self, stack: contextlib.ExitStack) -> None:
         with VideoReader(self.source) as reader:
+            reader.check = self.check
             first = self._first_frame(reader)
             self._origin = first.pts
             time_base = reader.info.time_base
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="video_deblur_")))
         stop_s = Fraction(self._start_s + self._duration_s) if self._duration_s else None
-        self._sound = copy_sound(self.source, folder, self._origin * time_base, stop_s)
+        start_s = self._origin * time_base
+        self._sound = copy_sound(self.source, folder, start_s, stop_s, self.check)
         super()._open(stack)
         self.num_frames = self._estimated_frames()
 
@@ -128,7 +132,11 @@ class WindowEnds(VideoEnds):
 
 
 def copy_sound(
-    source: Source, folder: Path, start_s: Fraction, stop_s: Fraction | None
+    source: Source,
+    folder: Path,
+    start_s: Fraction,
+    stop_s: Fraction | None,
+    check: Callable[[], None] | None = None,
 ) -> Path | None:
     """Copy the sound of a window of time into a file that begins with it.
 
@@ -140,6 +148,7 @@ def copy_sound(
         folder: Where to write.
         start_s: Start of the window, in seconds; time 0 of the copy.
         stop_s: End of the window; None: the end of the file.
+        check: Called now and then; may raise to cancel.
 
     Returns:
         The copy; None if there is no sound that can be copied.
@@ -148,7 +157,8 @@ def copy_sound(
     for name in _SOUND_FORMATS:
         path = folder / f"sound.{name}"
         try:
-            return path if _copy_packets(source, path, name, start_s, stop_s) else None
+            done = _copy_packets(source, path, name, start_s, stop_s, check)
+            return path if done else None
         except (FFmpegError, ValueError) as error:
             problem = error
     logger.warning("%s: its sound is left out (%s)", source_name(source), problem)
@@ -156,7 +166,12 @@ def copy_sound(
 
 
 def _copy_packets(
-    source: Source, path: Path, name: str, start_s: Fraction, stop_s: Fraction | None
+    source: Source,
+    path: Path,
+    name: str,
+    start_s: Fraction,
+    stop_s: Fraction | None,
+    check: Callable[[], None] | None,
 ) -> bool:
     with open_input(source) as container, av.open(str(path), "w", format=name) as output:
         # Of a stream that libav cannot decode it cannot say what is in it either.
@@ -169,7 +184,9 @@ def _copy_packets(
         last: dict[int, int] = {}
         ended: set[int] = set()
         clock = JoinedClock(container)
-        for packet in container.demux():
+        for number, packet in enumerate(container.demux()):
+            if check is not None and number % _PACKETS_BETWEEN_CHECKS == 0:
+                check()
             clock.correct(packet)
             if packet.stream.index not in copies or not packet.size:
                 continue

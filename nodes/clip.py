@@ -123,13 +123,14 @@ class Deblur(io.ComfyNode):
         )
         with Cancellable():
             frames = usable_frames(frames)
-        weights = None if mask is None else mask_weights(mask, frames, feather)
+            weights = None if mask is None else mask_weights(mask, frames, feather)
         if weights is not None and not weights.any():
             return io.NodeOutput(frames)
         with used_first_stage(first_stage) as first:
             restored = _restore_frames(frames, loaded, settings, first)
         if weights is not None:
-            restored = mix_by_mask(frames, restored, weights)
+            with Cancellable():
+                restored = mix_by_mask(frames, restored, weights)
         return io.NodeOutput(restored)
 
 

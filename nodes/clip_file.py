@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import comfy.model_management
 import folder_paths
 import numpy as np
 from comfy_api.latest import InputImpl, Types
@@ -22,7 +23,7 @@ from .checkpoint import checkpoint_path
 from .first_stage import UpscaleStage
 from .live import LiveView
 from .memory import load_to_device
-from .progress import Cancellable
+from .progress import Cancellable, raise_if_cancelled
 from .temporary import PREFIX, temporary_file
 
 
@@ -96,7 +97,8 @@ def restore_file(
             before_segment=lambda: job.load(info.height, info.width),
             on_frame=job.view.on_frame,
             on_read=job.view.on_read,
-            check=job.view.check,
+            check=raise_if_cancelled,
+            cancelled_by=(comfy.model_management.InterruptProcessingException,),
         )
     return path
 
@@ -106,6 +108,7 @@ def restore_components(
     job: VideoJob,
 ) -> Path:
     """Restore a video that exists only as frames, without encoding them first."""
+    from ..jobs.parts import PartEncoder
     from ..restoration.streaming.stream import restore_stream
     from ..video.writer import VideoWriter
 
@@ -131,7 +134,14 @@ def restore_components(
             bit_depth=CODECS[codec].max_depth,
             audio_from=sound,
         )
-        with writer, Cancellable():
+        step = rate.denominator
+        times = ((index * step, step) for index in range(num_frames))
+        with (
+            writer,
+            # In a thread: large frames take seconds, and an encoder keeps many to the end.
+            PartEncoder(writer.pictures, path.suffix, times, raise_if_cancelled) as encoder,
+            Cancellable(),
+        ):
             restored = restore_stream(
                 frames,
                 job.engine(),
@@ -141,8 +151,10 @@ def restore_components(
                 lambda: job.load(height, width),
                 job.view.on_frame,
             )
-            for index, frame in enumerate(restored):
-                writer.write(frame, index * rate.denominator, rate.denominator)
+            for frame in restored:
+                encoder.put(frame)
+            for encoded in encoder.finish():
+                writer.write_encoded(encoded)
     return path
 
 

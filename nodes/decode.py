@@ -15,7 +15,7 @@ from ..models.autoencoder import normalise_latents
 from ..models.hardware import decode_bytes
 from ..restoration.denoising.coding import pixels_at_once
 from ..restoration.denoising.windows import shots
-from ..restoration.frames import TensorFrames, usable_frames
+from ..restoration.frames import TensorFrames, copied, usable_frames
 from ..restoration.orientation import refuse_turned
 from ..restoration.phases import blend_clip, decode, frame_groups, fuse
 from ..restoration.progress import Work
@@ -48,7 +48,7 @@ def borrow_input() -> io.Boolean.Input:
         default=True,
         optional=True,
         tooltip="Whether frames take detail from sharper neighbours, up to six frames away. "
-        "Most of the gain where a hand shakes, and most of the time on a CPU.",
+        "Most of the gain where a hand shakes; on a CPU it can take as long as the networks.",
     )
 
 
@@ -82,7 +82,7 @@ def decode_latents(
     frames = _blurry_frames(latent, original)
     _check_fit(samples, frames, divd)
     if strength == 0:
-        return frames.clone()
+        return copied(frames)
     shares = shares or [1.0] * len(frames)
     device = vae.patcher.load_device
     _reserve(vae, divd, frames, borrow, first, settings)
@@ -96,7 +96,7 @@ def decode_latents(
     passes = borrow + (first is not None)
     work = Work(callback, sum(map(len, groups)) + passes * len(frames))
     amounts = [strength * share for share in shares]
-    result = frames.clone()
+    result = copied(frames)
     for (start, stop), part in zip(spans, groups, strict=True):
         decoded = decode(divd, latents, on_device, shares, part, work.advance)
         firsts = repeat(None)

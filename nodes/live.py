@@ -65,13 +65,9 @@ class LiveView:
         if total:
             self._advance(done + _READING * max(0, read - done), total)
         else:
-            self.check()
+            self._advance(0, 1)
         if self._start is None:
             self._say(f"reading frame {read}")
-
-    def check(self) -> None:
-        """Change nothing, and raise if the user cancels."""
-        self._advance(0, 1)
 
     def on_frame(self, blurry: np.ndarray, restored: np.ndarray) -> None:
         """Show a frame that was just restored."""
@@ -91,7 +87,7 @@ class LiveView:
         seconds, fresh = self._now() - began, done - before
         if seconds > 0 and fresh > 0:
             rate = fresh / seconds
-            parts.append(f"{rate:.2f} per second")
+            parts.append(f"{rate:.2f}/s")
             if total:
                 parts.append(f"{_duration((total - done) / rate)} left")
         return ", ".join(parts)

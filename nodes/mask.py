@@ -69,7 +69,11 @@ def mask_weights(mask: Tensor, frames: Tensor, feather: int) -> Tensor:
 
 def mix_by_mask(frames: Tensor, restored: Tensor, weights: Tensor) -> Tensor:
     """Return `restored` where `weights` are 1, `frames` where they are 0, bit by bit."""
-    return torch.lerp(frames, restored, weights)
+    mixed = torch.empty_like(frames)
+    for index, target in enumerate(mixed):
+        weight = weights[index if len(weights) > 1 else 0]
+        torch.lerp(frames[index], restored[index], weight, out=target)
+    return mixed
 
 
 def _feathered(weight: Tensor, width: int) -> Tensor:

@@ -18,6 +18,11 @@ ProgressFn = Callable[..., None]
 _RESOLUTION = 1000
 
 
+def raise_if_cancelled() -> None:
+    """Do nothing but end the work if the user cancels."""
+    comfy.model_management.throw_exception_if_processing_interrupted()
+
+
 class Progress:
     """Share a node's progress bar among stages.
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .denoising.windows import Span, shots
-from .frames import DeviceFrames, TensorFrames, usable_frames
+from .frames import DeviceFrames, TensorFrames, copied, usable_frames
 from .phases import blend_clip
 from .progress import ProgressCallback, Work
 from .settings import RestorationSettings
@@ -185,10 +185,10 @@ class Engine(ABC):
 
         frames = usable_frames(frames)
         if settings.strength == 0:
-            return frames.clone()
+            return copied(frames)
         cuts, shares = survey_clip((frame.cpu().numpy() for frame in frames), settings)
         if not any(shares):
-            return frames.clone()
+            return copied(frames)
         height, width = frames.shape[1:3]
         restorer = SegmentRestorer(self, settings, height, width)
         spans = shots(len(frames), cuts)
@@ -199,7 +199,7 @@ class Engine(ABC):
         work = Work(callback, sum(map(restorer.count, segments)))
         clip = TensorFrames(frames, self.device)
         amounts = [settings.strength * share for share in shares]
-        result = frames.clone()
+        result = copied(frames)
         for segment in segments:
             part = slice(segment.start, segment.stop)
             shot = TensorFrames(frames[part], self.device)

@@ -173,4 +173,19 @@ def usable_frames(frames: Tensor) -> Tensor:
             low,
             high,
         )
-    return frames.clamp(0, 1)
+    limited = copied(frames)
+    for frame in limited:
+        frame.clamp_(0, 1)
+    return limited
+
+
+def copied(frames: Tensor) -> Tensor:
+    """Return a copy of a clip `[T, ...]`, made frame by frame.
+
+    ComfyUI's nodes end between two calls of PyTorch when the user cancels: a clip at once would
+    take seconds.
+    """
+    copy = torch.empty_like(frames)
+    for target, frame in zip(copy, frames, strict=True):
+        target.copy_(frame)
+    return copy

@@ -136,19 +136,20 @@ def encoded_priors(frames: Iterable[np.ndarray]) -> Iterator[FramePriors]:
 
 
 def file_priors(
-    reader: VideoReader, from_stream: bool = True
+    reader: VideoReader | Iterable[VideoFrame], from_stream: bool = True
 ) -> Iterator[tuple[VideoFrame, FramePriors]]:
-    """Yield the frames of a video, each with its priors.
+    """Yield the frames of a clip, each with its priors.
 
     Args:
-        reader: Opened with `vectors=True`; its window and orientation are respected.
+        reader: Of a video, opened with `vectors=True`: its window and orientation are
+            respected; or any frames.
         from_stream: Whether to use the stream's own vectors where it has them; else, and for
             streams without, frames are encoded in memory.
 
     Raises:
         VideoError: If the file is damaged or ends early, after the last good frame.
     """
-    if from_stream and reader.has_vectors:
+    if from_stream and isinstance(reader, VideoReader) and reader.has_vectors:
         yield from _stream_priors(reader)
         return
     held: deque[VideoFrame] = deque()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
 
 import av
@@ -43,6 +43,8 @@ class VideoReader:
     """
 
     info: VideoInfo
+    check: Callable[[], None] | None = None
+    """Called for each picture that is passed over; may raise to end it."""
 
     def __init__(self, source: Source, deinterlace: str = "off", vectors: bool = False) -> None:
         """Open the source and decode its first frame.
@@ -136,6 +138,7 @@ class VideoReader:
             VideoError: If the file is damaged or ends early.
         """
         for _ in range(count):
+            self._checked()
             if next(self._stamped, None) is None:
                 return
 
@@ -190,7 +193,13 @@ class VideoReader:
             pts = self._pts(picture, last_pts)
             if self._start_pts is None or pts >= self._start_pts:
                 yield picture, pts, self._duration(picture)
+            else:
+                self._checked()
             index, last_pts = index + 1, pts
+
+    def _checked(self) -> None:
+        if self.check is not None:
+            self.check()
 
     def _check_same_kind(self, frame: av.VideoFrame, index: int) -> None:
         """Refuse what cannot become an array like the first one without loss."""

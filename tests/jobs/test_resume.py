@@ -317,6 +317,65 @@ def test_a_part_that_is_encoded_for_long_is_not_waited_for(
     assert not output.exists()
 
 
+def test_a_cancel_while_a_part_is_read_waits_for_no_part_before(
+    clip, deblurrer, tmp_path, monkeypatch
+):
+    finish, slow, restored = PacketEncoder.finish, threading.Event(), []
+
+    def finish_late(self):
+        slow.wait(60 * bool(restored))
+        return finish(self)
+
+    monkeypatch.setattr(PacketEncoder, "finish", finish_late)
+    monkeypatch.setattr(local_pool, "_PATIENCE_S", 0.1)
+
+    def on_read(count: int, total: int | None) -> None:
+        if restored:
+            raise StoppedError
+
+    start = time.monotonic()
+    with pytest.raises(StoppedError):
+        restore_ends(
+            VideoEnds(clip, tmp_path / "out.mp4"),
+            deblurrer,
+            SETTINGS,
+            resumable=resumable(tmp_path / "out.mp4"),
+            on_frame=lambda *frames: restored.append(1),
+            on_read=on_read,
+            cancelled_by=(StoppedError,),
+        )
+    assert time.monotonic() - start < 50
+    assert len(restored) < NUM_FRAMES
+    slow.set()
+
+
+def test_a_cancel_is_heard_while_frames_are_passed_over(clip, deblurrer, tmp_path, monkeypatch):
+    output, passed = tmp_path / "out.mp4", []
+    stopped(clip, output, deblurrer, 23)
+    checked = VideoEnds._raise_if_closing
+
+    def slowly(self) -> None:
+        passed.append(1)
+        time.sleep(0.3)
+        checked(self)
+
+    monkeypatch.setattr(VideoEnds, "_raise_if_closing", slowly)
+
+    def check() -> None:
+        raise StoppedError
+
+    with pytest.raises(StoppedError):
+        restore_ends(
+            VideoEnds(clip, output),
+            deblurrer,
+            SETTINGS,
+            resumable=resumable(output),
+            check=check,
+            cancelled_by=(StoppedError,),
+        )
+    assert 1 <= len(passed) <= 3
+
+
 def test_a_run_can_be_cancelled_at_every_frame_that_is_read(clip, deblurrer, tmp_path):
     read = []
 

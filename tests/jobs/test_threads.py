@@ -214,6 +214,26 @@ def test_whoever_waits_can_be_cancelled(waits):
     assert len(checks) == 3
 
 
+def test_whoever_waits_for_an_item_can_be_cancelled():
+    gate, checks = threading.Event(), []
+
+    def items():
+        gate.wait(10)
+        yield 1
+
+    def check() -> None:
+        checks.append(1)
+        if len(checks) == 3:
+            raise KeyboardInterrupt
+
+    ahead = ReadAhead(items(), lambda item: 1, check=check)
+    with pytest.raises(KeyboardInterrupt):
+        next(ahead)
+    gate.set()
+    ahead.close()
+    assert len(checks) == 3
+
+
 def test_what_is_abandoned_ends_by_itself():
     gate, written = threading.Event(), []
 

@@ -159,6 +159,23 @@ def test_another_window_starts_over(deblurrer, clip, tmp_path, caplog):
     assert len(read(output)[0]) == 33
 
 
+@pytest.mark.parametrize("before", [10, 0])
+def test_opening_a_window_can_be_cancelled(clip, tmp_path, before):
+    checks = []
+
+    def check() -> None:
+        checks.append(1)
+        # Frames before the window are passed over first, then its sound is copied.
+        if len(checks) > before:
+            raise StoppedError
+
+    ends = WindowEnds(clip, tmp_path / "out.mp4", start_s=0.4)
+    ends.check = check
+    with pytest.raises(StoppedError), ends:
+        pass
+    assert not list(tmp_path.glob("*out*"))
+
+
 def test_window_beyond_the_end_is_refused_by_name(deblurrer, clip, tmp_path):
     ends = WindowEnds(clip, tmp_path / "out.mp4", start_s=5.0, duration_s=1.0)
     with pytest.raises(VideoError, match=r"clip\.mp4: has no frame from 5\.000 s to 6\.000 s"):

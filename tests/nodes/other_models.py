@@ -1,4 +1,4 @@
-"""Small models of random weights for nodes of ComfyUI that follow ours in templates."""
+"""Small models of random weights for nodes of ComfyUI that templates have beside ours."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 UPSCALER = "upscale_models/RealESRGAN_x4plus.safetensors"
 INTERPOLATOR = "frame_interpolation/film_net_fp16.safetensors"
+FIRST_STAGE = "upscale_models/NAFNet-GoPro-width64.pth"
 """Under the names that the templates choose."""
 
 
@@ -32,6 +33,20 @@ def write_interpolator(models: Path) -> Path:
         for parameter in network.parameters():
             torch.nn.init.normal_(parameter, std=0.02)
     return _write(models / INTERPOLATOR, network)
+
+
+def write_first_stage(path: Path) -> Path:
+    """Write a small NAFNet that changes frames, as its authors save it."""
+    from spandrel.architectures.NAFNet import NAFNet
+
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        network = NAFNet(width=8, middle_blk_num=1, enc_blk_nums=[1, 1], dec_blk_nums=[1, 1])
+        for parameter in network.parameters():
+            torch.nn.init.normal_(parameter, std=0.1) if not parameter.any() else None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"params": network.state_dict()}, path)
+    return path
 
 
 def _write(path: Path, network: torch.nn.Module) -> Path:

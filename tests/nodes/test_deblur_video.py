@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import io
+import threading
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -238,6 +240,27 @@ def test_of_a_stream_that_changes_its_size_the_frames_before_are_kept(
         deblur_video(comfy.api.InputImpl.VideoFromFile(str(changing)))
     kept = str(caught.value).rpartition("restored in ")[2].rstrip(".")
     assert 1 <= len(read(kept)) <= 6
+
+
+def test_cancelling_does_not_wait_for_the_encoder_of_a_created_video(
+    comfy, call_node, deblur_video, extension_nodes, monkeypatch
+):
+    package = extension_nodes["VideoDeblur_Deblur"].__module__.partition(".nodes.")[0]
+    encoder = importlib.import_module(f"{package}.video.encoder").PacketEncoder
+    finish, slow = encoder.finish, threading.Event()
+
+    def finish_late(self):
+        comfy.model_management.interrupt_current_processing(True)
+        slow.wait(60)
+        return finish(self)
+
+    monkeypatch.setattr(encoder, "finish", finish_late)
+    (video,) = call_node("CreateVideo", images=blurry_clip(3, 40, 50), fps=20.0)
+    start = time.monotonic()
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        deblur_video(video)
+    assert time.monotonic() - start < 50
+    slow.set()
 
 
 def test_failure_and_cancelling_leave_nothing_behind(comfy, deblur_video, clip_file, tmp_path):

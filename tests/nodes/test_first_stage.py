@@ -23,6 +23,7 @@ from video_deblur.video.reader import VideoReader
 from video_deblur.video.writer import VideoWriter
 
 from .checkpoints import NAME, blurry_clip
+from .other_models import write_first_stage
 
 FILE = "nafnet.pth"
 
@@ -30,16 +31,7 @@ FILE = "nafnet.pth"
 @pytest.fixture
 def network_file(comfy, random_checkpoint):
     """A NAFNet of random weights among ComfyUI's upscale models."""
-    from spandrel.architectures.NAFNet import NAFNet
-
-    torch.manual_seed(3)
-    network = NAFNet(width=8, middle_blk_num=1, enc_blk_nums=[1, 1], dec_blk_nums=[1, 1])
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.1) if not parameter.any() else None
-    folder = comfy.base / "models" / "upscale_models"
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.save({"params": network.state_dict()}, folder / FILE)
-    return folder / FILE
+    return write_first_stage(comfy.base / "models" / "upscale_models" / FILE)
 
 
 @pytest.fixture

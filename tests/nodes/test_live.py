@@ -74,9 +74,9 @@ def test_text_tells_frames_speed_and_time_left(live):
     now[0] = 20.0
     view.on_progress(20, 100)
     # The first ten were done by a run before.
-    assert view.text() == "20 of 100 frames, 0.50 per second, 2 min 40 s left"
+    assert view.text() == "20 of 100 frames, 0.50/s, 2 min 40 s left"
     view.on_progress(21, None)
-    assert view.text() == "21 frames, 0.55 per second"
+    assert view.text() == "21 frames, 0.55/s"
 
 
 def test_reading_moves_the_bar_a_little(live):

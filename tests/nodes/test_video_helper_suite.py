@@ -27,6 +27,7 @@ from .workflow_files import VHS_WORKFLOW, read_nodes, to_api
 # No multiples of 8, to which the loader's formats for other models scale.
 NUM_FRAMES, HEIGHT, WIDTH = 5, 50, 66
 RATE = Fraction(25)
+BRIGHTNESS = (0.2126, 0.7152, 0.0722)
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +105,9 @@ def test_frames_of_its_loader_come_out_as_those_of_the_stock_loader(vhs_server):
     assert len(theirs) == len(ours) == NUM_FRAMES
     for a, b in zip(theirs, ours, strict=True):
         pixels = [np.asarray(Image.open(path), dtype=float) for path in (a, b)]
-        # OpenCV and libswscale convert 4:2:0 to RGB with other rounding.
-        assert np.abs(pixels[0] - pixels[1]).mean() < 2
+        # 4:2:0 halves the resolution of colours, which newer loaders fill in otherwise; and
+        # OpenCV and libswscale round otherwise.
+        assert np.abs((pixels[0] - pixels[1]) @ BRIGHTNESS).mean() < 2
 
 
 def test_without_it_the_page_names_the_missing_nodes(comfy_page, comfy_server):

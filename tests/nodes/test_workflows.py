@@ -18,7 +18,7 @@ from video_deblur.benchmarks.comfyui_server import (
 
 from .browser import ComfyPage, new_context
 from .checkpoints import blurry_clip
-from .other_models import write_interpolator, write_upscaler
+from .other_models import FIRST_STAGE, write_first_stage, write_interpolator, write_upscaler
 from .test_deblur_video import packets, write_clip
 from .workflow_files import (
     ALL_WORKFLOWS,
@@ -47,6 +47,8 @@ EXPECTED = {
     "Deblur, then slow motion": (2 * NUM_FRAMES - 1, HEIGHT, WIDTH),
     "Step by step": (NUM_FRAMES, HEIGHT, WIDTH),
     "With the stock KSampler": (NUM_FRAMES, HEIGHT, WIDTH),
+    "See the coding priors": (NUM_FRAMES, HEIGHT, WIDTH),
+    "With a first stage": (NUM_FRAMES, HEIGHT, WIDTH),
 }
 """Frames, height and width of the last file that each workflow saves."""
 
@@ -58,6 +60,7 @@ every_one = pytest.mark.parametrize("path", ALL_WORKFLOWS, ids=lambda path: path
 def server(comfy, comfy_server: ComfyServer):
     models = comfy_server.base / "models"
     write_upscaler(models)
+    write_first_stage(models / FIRST_STAGE)
     if "FrameInterpolate" in comfy.nodes.NODE_CLASS_MAPPINGS:
         write_interpolator(models)
     return comfy_server
@@ -150,7 +153,7 @@ def test_sampling_widgets_of_both_step_by_step_workflows_agree(object_info):
 @by_name
 def test_workflow_runs_through_the_api(path, server, object_info):
     skip_without_its_nodes(path, object_info)
-    files = server.run(to_api(path, object_info), timeout=120)
+    files = server.run(to_api(path, object_info), timeout=600)
     assert saved_shape(files[-1]) == EXPECTED[title(path)]
 
 
@@ -165,7 +168,7 @@ def test_dropped_workflow_runs_from_the_button(path, page, server, object_info):
         # The page has widgets of its own besides, such as a preview.
         found = {name: queued[key]["inputs"].get(name) for name in node["inputs"]}
         assert found == node["inputs"]
-    end = page.run(timeout=120)
+    end = page.run(timeout=600)
     assert end["kind"] == "execution_success", end
 
 
@@ -189,7 +192,7 @@ def test_progress_moves_and_the_preview_shows_a_picture(server, object_info):
     sampler = next(key for key, node in graph.items() if "denoise" in node["inputs"])
     graph[sampler]["inputs"].update(seed=11, steps=3, window=4, overlap=2)
     seen = len(server.events())
-    server.run(graph, timeout=120)
+    server.run(graph, timeout=600)
     events = server.events()[seen:]
     values = [
         event.data["value"]
@@ -206,9 +209,9 @@ def test_progress_moves_and_the_preview_shows_a_picture(server, object_info):
 
 def test_second_run_with_another_seed_loads_nothing(server, object_info):
     graph = to_api(workflow("Deblur a video"), object_info)
-    server.run(with_preset(graph, seed=21), timeout=120)
+    server.run(with_preset(graph, seed=21), timeout=600)
     before = server.log_text()
-    server.run(with_preset(graph, seed=22), timeout=120)
+    server.run(with_preset(graph, seed=22), timeout=600)
     news = server.log_text()[len(before) :]
     assert "Prompt executed" in news
     assert "Requested to load" not in news
