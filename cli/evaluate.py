@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .options import add_engine_options, load_engine, write_json
@@ -14,15 +16,25 @@ if TYPE_CHECKING:
 def add_evaluate(commands: Any) -> None:
     """Add the parser of `evaluate`."""
     parser = commands.add_parser("evaluate", help="measure against sharp frames")
-    parser.add_argument(
-        "--dataset", required=True, help="pairs:, gopro:, gopro_gamma: or dvd:PATH"
-    )
+    parser.add_argument("--dataset", help="pairs:, gopro:, gopro_gamma: or dvd:PATH")
     parser.add_argument(
         "--method",
         default="checkpoint",
         help="checkpoint, unsharp, richardson_lucy, wiener or unsupervised_wiener",
     )
-    parser.add_argument("--pred", help="folder of results <sequence>/<frame> to measure")
+    parser.add_argument(
+        "--pred",
+        action="append",
+        default=[],
+        metavar="[NAME=]FOLDER",
+        help="folder of results <sequence>/<frame> to measure; with --report-table it may be "
+        "repeated",
+    )
+    parser.add_argument(
+        "--report-table",
+        metavar="TABLE",
+        help="gopro or dvd: print what a paper reports there above the results of --pred",
+    )
     parser.add_argument(
         "--sharp-input",
         action="store_true",
@@ -75,6 +87,11 @@ def _evaluate(args: argparse.Namespace) -> None:
     from ..evaluation.table import MEANS, column_groups, header, row
     from ..images.datasets import load_dataset
 
+    if args.report_table:
+        _report_table(args)
+        return
+    if not args.dataset:
+        raise ValueError("--dataset names what to measure on; give one")
     protocol = find_protocol(args.protocol)
     metrics = build_metrics(args.metrics.split(","), protocol, args.lpips_weights)
     page = Page(args.page) if args.page else None
@@ -105,13 +122,49 @@ def _evaluate(args: argparse.Namespace) -> None:
         page.write(report, groups)
 
 
+def _report_table(args: argparse.Namespace) -> None:
+    """Print a paper's table with results below it."""
+    from ..evaluation.metrics import build_metrics
+    from ..evaluation.protocols import find_protocol
+    from ..evaluation.published import find_table
+    from ..evaluation.report_table import TablePage, measure_results, named_folder, table_text
+    from ..images.datasets import load_dataset
+
+    table, protocol = find_table(args.report_table), find_protocol(args.protocol)
+    if args.sharp_input or args.plain_decode or args.save or args.method != "checkpoint":
+        raise ValueError(
+            "--report-table measures folders of results (--pred NAME=FOLDER): leave out "
+            "--method, --sharp-input, --plain-decode and --save"
+        )
+    if args.pred and not args.dataset:
+        raise ValueError("--dataset names what the results of --pred are measured on; give one")
+    page = TablePage(path=Path(args.page)) if args.page else None
+    folders = [named_folder(text) for text in args.pred]
+    metrics = build_metrics(args.metrics.split(","), protocol, args.lpips_weights)
+    sequences = load_dataset(args.dataset, "test") if folders else []
+    results = measure_results(
+        folders, sequences, metrics, protocol, None if page is None else page.add
+    )
+    print(table_text(table, results, protocol, args.dataset))
+    report = {
+        "dataset": args.dataset,
+        "published": dataclasses.asdict(table),
+        "results": {result.name: result.report for result in results},
+    }
+    write_json(args.json_path, report)
+    if page is not None:
+        page.write(table, results, protocol, args.dataset)
+
+
 def _evaluated_method(args: argparse.Namespace) -> Method:
     from ..evaluation.methods import baseline_method, checkpoint_method, predictions_method
 
     if args.pred:
+        if len(args.pred) > 1:
+            raise ValueError("--pred: several folders are for --report-table; name one")
         if args.sharp_input or args.method != "checkpoint":
             raise ValueError("--pred is measured as it is: leave out --method, --sharp-input")
-        return predictions_method(args.pred)
+        return predictions_method(args.pred[0])
     if args.method != "checkpoint":
         return baseline_method(args.method)
     deblurrer, settings = load_engine(args)

@@ -20,6 +20,7 @@ from .demo import add_demo
 from .evaluate import add_evaluate
 from .info import add_info
 from .options import ran_out_of_memory
+from .priors import add_priors
 from .progress import cleared_line, end_progress_line
 from .run import add_run
 from .synthesize import add_synthesize
@@ -68,6 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_train(commands)
     add_convert(commands)
     add_info(commands)
+    add_priors(commands)
     return parser
 
 

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from .progress import draw_bar, end_progress_line
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ..training.config import Preset
 
 
@@ -29,7 +31,10 @@ def add_train(commands: Any) -> None:
         "devices: accelerate launch -m video_deblur.cli train ...",
     )
     parser.add_argument(
-        "preset", nargs="*", help="tiny, tiny-further, paper, or a JSON file of changes to one"
+        "preset",
+        nargs="*",
+        help="tiny, tiny-further, paper, dblrnet, dblrgan, cpgd-tiny, cpgd-paper, or a JSON "
+        "file of changes to one",
     )
     parser.add_argument(
         "--data",
@@ -47,7 +52,8 @@ def add_train(commands: Any) -> None:
         "--stages",
         nargs="+",
         metavar="STAGE",
-        help="run these of the preset's stages alone: autoencoder, joint, stage1, stage2",
+        help="run these of the preset's stages alone: autoencoder, joint, stage1, stage2, "
+        "content, adversarial, cpfp",
     )
     parser.add_argument("--steps", type=int, help="updates of the one main stage that runs")
     parser.add_argument("--autoencoder-steps", type=int, help="updates of stage 0")
@@ -67,6 +73,11 @@ def add_train(commands: Any) -> None:
         "--workers",
         type=int,
         help="processes that draw clips (default: one on a CPU, else up to 8 by cores)",
+    )
+    parser.add_argument(
+        "--lpips-weights",
+        metavar="FILE",
+        help="torchvision's weights of an LPIPS network, for stages with an lpips_weight",
     )
     parser.add_argument("--device", default="auto", choices=("auto", "cpu"))
     parser.add_argument("--export", metavar="FILE", help="write the checkpoint here as well")
@@ -161,6 +172,7 @@ def _compare(args: argparse.Namespace) -> None:
             "init": args.init,
             "autoencoder": args.autoencoder,
             "validation": args.validation,
+            **({"lpips_weights": args.lpips_weights} if args.lpips_weights else {}),
         },
         unequal_budget=args.unequal_budget,
     )
@@ -185,7 +197,17 @@ def _run_training(preset: Preset, folder: str | Path, args: argparse.Namespace) 
         export=args.export,
         num_workers=args.workers,
         progress=_TrainingProgress(),
+        lpips=_read_lpips(args.lpips_weights),
     )
+
+
+def _read_lpips(path: str | None) -> nn.Module | None:
+    from ..evaluation.lpips import Lpips, read_backbones
+
+    if path is None:
+        return None
+    ((network, weights),) = read_backbones([path]).items()
+    return Lpips(network, weights)
 
 
 def _run_alone(preset: Preset, folder: str | Path, args: argparse.Namespace) -> Path:

@@ -60,24 +60,34 @@ class Lpips(nn.Module):
             raise ValueError(
                 f"LPIPS needs at least {_MIN_SIZE}x{_MIN_SIZE} pixels, got {list(pred.shape)}"
             )
-        frames = np.stack([pred, target]).astype(np.float32) / data_range
+        frames = torch.from_numpy(np.stack([pred, target]).astype(np.float32) / data_range)
+        frames = rearrange(2 * frames - 1, "n h w c -> n c h w")
         with torch.inference_mode():
-            return float(self(torch.from_numpy(frames)))
+            return float(self(frames[:1], frames[1:]))
 
-    def forward(self, frames: Tensor) -> Tensor:
-        # Two frames [2, H, W, 3] in 0..1.
-        x = rearrange(2 * frames - 1, "n h w c -> n c h w")
+    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Return the distance of each pair of frames, for training too.
+
+        Args:
+            pred: `[N, 3, H, W]` in -1..1.
+            target: The same shape.
+
+        Returns:
+            `[N]`.
+        """
+        x = torch.cat([pred, target])
         shift, scale = (x.new_tensor(v)[:, None, None] for v in (_SHIFT, _SCALE))
         x = (x - shift) / scale
-        distance = x.new_zeros(())
+        distance = x.new_zeros(len(pred))
         place = 0
         for index, layer in enumerate(self.features):
             x = layer(x)
             if index == self._layers[place]:
                 unit = x / torch.sqrt(1e-8 + x.square().sum(dim=1, keepdim=True))
-                difference = (unit[0] - unit[1]).square()
+                first, second = unit.chunk(2)
                 weights = self.channel_weights[place][:, None, None]
-                distance = distance + (weights * difference).sum(dim=0).mean()
+                weighed = weights * (first - second).square()
+                distance = distance + weighed.sum(dim=1).mean(dim=(1, 2))
                 place += 1
                 if place == len(self._layers):
                     break

@@ -110,16 +110,20 @@ class Page:
             f'<div class="wide">{_table(report, groups)}</div>',
             "<details><summary>Settings and versions</summary>"
             f"<pre>{escape(json.dumps(described, indent=2))}</pre></details>",
-            _legend(),
+            error_map_legend(),
             *self._sections,
         ]
-        self.path.write_text(
-            '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f"<title>{title}</title>\n<style>{_STYLE}</style></head>\n"
-            "<body>\n" + "\n".join(body) + "\n</body></html>\n",
-            encoding="utf-8",
-        )
+        self.path.write_text(html_page(title, body), encoding="utf-8")
+
+
+def html_page(title: str, body: Sequence[str]) -> str:
+    """Return a whole page of some parts; `title` is HTML already."""
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{title}</title>\n<style>{_STYLE}</style></head>\n"
+        "<body>\n" + "\n".join(body) + "\n</body></html>\n"
+    )
 
 
 def _input(report: Mapping[str, Any]) -> str:
@@ -183,22 +187,24 @@ def _crops(crop: Crop, clips: Mapping[str, np.ndarray]) -> str:
     for name in ("input", "restored"):
         pictures[f"error, {name}"] = error_map(squares[name], squares["sharp"])
     figures = "".join(
-        f'<figure><img src="{_data_url(pixels)}" width="{crop.size}" height="{crop.size}" '
+        f'<figure><img src="{data_url(pixels)}" width="{crop.size}" height="{crop.size}" '
         f'alt="{name}"><figcaption>{name}</figcaption></figure>'
         for name, pixels in pictures.items()
     )
     return f'<div class="crops">{figures}</div>'
 
 
-def _legend() -> str:
+def error_map_legend() -> str:
+    """Return the scale of all error maps, as HTML."""
     return (
         '<div class="legend">error, mean over channels: 0 '
-        f'<img src="{_data_url(error_legend())}" width="256" height="12" alt="scale"> '
+        f'<img src="{data_url(error_legend())}" width="256" height="12" alt="scale"> '
         f"{ERROR_SCALE} levels of 255 or more</div>"
     )
 
 
-def _data_url(pixels: np.ndarray) -> str:
+def data_url(pixels: np.ndarray) -> str:
+    """Return a picture, uint8 RGB, as what `src` of an image may hold."""
     written, data = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
     assert written
     return "data:image/png;base64," + base64.b64encode(data.tobytes()).decode()

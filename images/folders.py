@@ -190,11 +190,15 @@ class FrameFolderWriter:
 
     def write_encoded(self, png: bytes, name: str) -> None:
         """Write one frame that `encode_png` has encoded; as `write` else."""
-        target = self._part / f"{Path(name).stem}.png"
+        self.write_file(png, f"{Path(name).stem}.png")
+
+    def write_file(self, data: bytes, name: str) -> None:
+        """Write a file beside the frames, of this name; raises as `write` does."""
+        target = self._part / name
         if target.exists():
             raise ValueError(f"{self.path / target.name}: is written twice")
         try:
-            target.write_bytes(png)
+            target.write_bytes(data)
         except OSError as error:
             raise OSError(
                 error.errno,

@@ -210,7 +210,7 @@ def save_checkpoint(
     *,
     provenance: dict[str, Any],
     licence: str = LICENCE,
-    dtype: torch.dtype = torch.float16,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Write a checkpoint; the file appears under its name only when it is complete.
 
@@ -220,12 +220,16 @@ def save_checkpoint(
         config: Stored in the file; its class tells the architecture.
         provenance: JSON values: data, steps, seed, measured scores.
         licence: SPDX identifier of the weights' licence.
-        dtype: Storage dtype.
+        dtype: Storage dtype; None: float16, or float32 where batch normalisation keeps running
+            variances, which are not bounded as half precision is (65504).
 
     Raises:
         ValueError: If the config is of no registered architecture.
     """
     stored = {name: tensor for name, tensor in state_dict.items() if _is_stored(name)}
+    if dtype is None:
+        unbounded = any(name.endswith(".running_var") for name in stored)
+        dtype = torch.float32 if unbounded else torch.float16
     shapes: dict[str, Shape] = {name: tuple(tensor.shape) for name, tensor in stored.items()}
     metadata = checkpoint_metadata(config, provenance=provenance, licence=licence)
     write_tensors(Path(path), shapes, stored.items(), dtype, metadata)

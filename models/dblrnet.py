@@ -36,6 +36,9 @@ class DblrNetConfig:
     input_skip: bool = False
     """Add the output to the middle frame, starting from it. The paper has none; a short
     training would spend itself on learning to copy."""
+    batch_norm: bool = True
+    """Normalise in the residual units, as the paper does. Without, a pixel's result depends
+    in training too on what is around it alone, and averaged weights need no other averages."""
 
     @property
     def num_frames(self) -> int:
@@ -48,16 +51,24 @@ class DblrNetConfig:
 
 
 class ResidualUnit(nn.Module):
-    """Two 3x3 convolutions with batch normalisation around a skip."""
+    """Two 3x3 convolutions around a skip, each with batch normalisation or a bias."""
 
-    def __init__(self, channels: int, *, device: Any, dtype: Any, operations: Any):
+    def __init__(
+        self, channels: int, batch_norm: bool, *, device: Any, dtype: Any, operations: Any
+    ):
         super().__init__()
         make = {"device": device, "dtype": dtype}
-        same = {"padding": 1, "bias": False, **make}
+
+        def norm() -> nn.Module:
+            if not batch_norm:
+                return nn.Identity()
+            return make_batch_norm(channels, **make, operations=operations)
+
+        same = {"padding": 1, "bias": not batch_norm, **make}
         self.conv1 = operations.Conv2d(channels, channels, 3, **same)
-        self.norm1 = make_batch_norm(channels, **make, operations=operations)
+        self.norm1 = norm()
         self.conv2 = operations.Conv2d(channels, channels, 3, **same)
-        self.norm2 = make_batch_norm(channels, **make, operations=operations)
+        self.norm2 = norm()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[B, C, H, W]` to the same shape."""
@@ -83,7 +94,7 @@ class DblrNet(nn.Module):
         self.conv2 = operations.Conv3d(16, channels, 3, padding=(0, 1, 1), **make)
         self.units = nn.Sequential(
             *(
-                ResidualUnit(channels, **make, operations=operations)
+                ResidualUnit(channels, config.batch_norm, **make, operations=operations)
                 for _ in range(config.num_units)
             )
         )
@@ -114,25 +125,29 @@ class DblrNet(nn.Module):
         return 14 * self.config.head_channels
 
     def forward(self, luma: Tensor) -> Tensor:
-        """Restore the luma of the middle frames.
+        """Restore the luma of every frame that has two others before and two after it.
+
+        The first convolution sees each three frames once, whatever windows they are in.
 
         Args:
-            luma: `[B, 5, H, W]` in 0..1.
+            luma: `[B, T, H, W]` in 0..1, T at least 5.
 
         Returns:
-            `[B, 1, H, W]`, float32, not clamped.
+            `[B, T - 4, H, W]`, float32, not clamped.
 
         Raises:
-            ValueError: If there are not five frames.
+            ValueError: If there are fewer than five frames.
         """
-        if luma.shape[1] != self.num_frames:
+        if luma.shape[1] < self.num_frames:
             raise ValueError(f"DBLRNet takes {self.num_frames} frames, got {luma.shape[1]}")
+        near = self.num_frames // 2
         x = self.conv1(rearrange(luma, "b t h w -> b 1 t h w")).relu()
-        x = rearrange(self.conv2(x), "b c 1 h w -> b c h w").relu()
+        x = rearrange(self.conv2(x), "b c t h w -> (b t) c h w").relu()
         x = x.contiguous(memory_format=torch.channels_last)
         x = x + self.units(x)
         x = self.head3(self.head2(self.head1(x).relu()).relu()).float()
-        return x + luma[:, self.num_frames // 2, None] if self.config.input_skip else x
+        x = rearrange(x, "(b t) 1 h w -> b t h w", b=len(luma))
+        return x + luma[:, near:-near] if self.config.input_skip else x
 
     def restore_frame(self, around: Tensor) -> Tensor:
         """Restore the middle frame; its chroma is kept.
@@ -143,10 +158,22 @@ class DblrNet(nn.Module):
         Returns:
             RGB `[3, H, W]`, float32, not clamped.
         """
-        middle = self.num_frames // 2
-        luma = to_luma(around)
+        return self.restore_frames(around)[0]
+
+    def restore_frames(self, frames: Tensor) -> Tensor:
+        """Restore every frame that has two others before and two after it, as `restore_frame`.
+
+        Args:
+            frames: RGB `[T, 3, H, W]`, float32 in 0..1.
+
+        Returns:
+            RGB `[T - 4, 3, H, W]`, float32, not clamped.
+        """
+        near = self.num_frames // 2
+        luma = to_luma(frames)
         # With Cb and Cr as they are, a change of Y moves all three colours alike.
-        return around[middle] + (self(luma[None])[0] - luma[middle])
+        change = self(luma[None])[0] - luma[near:-near]
+        return frames[near:-near] + change[:, None]
 
 
 def to_luma(colors: Tensor) -> Tensor:

@@ -9,25 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from .config import DivdConfig
+from .cpgd import Cpgd
+from .cpgd_config import CpgdConfig
+from .cpgd_priors import ClipPriors
 from .dblrnet import DblrNet, DblrNetConfig
 from .divd import Divd
 from .maxim import Maxim, MaximConfig
 
-Kind = Literal["diffusion", "feed_forward"]
+Kind = Literal["diffusion", "feed_forward", "clip"]
 
 KINDS: dict[str, str] = {
     "diffusion": "a diffusion model",
     "feed_forward": "a feed-forward network",
+    "clip": "a network that restores clips",
 }
 """Kinds of engine that run networks, and what messages call a network of each;
 `restoration/load.py` has the engines. Those of `diffusion` have the methods of `Divd`, those of
-`feed_forward` the ones of
-`FeedForwardNetwork`."""
+`feed_forward` the ones of `FeedForwardNetwork`, those of `clip` the ones of `ClipNetwork`."""
 
 
 class FeedForwardNetwork(Protocol):
@@ -66,6 +69,51 @@ class FeedForwardNetwork(Protocol):
 
         Returns:
             RGB `[3, H, W]`, float32, not clamped.
+        """
+        ...
+
+
+class ClipNetwork(Protocol):
+    """A network that restores all frames of a window together, with a codec's priors.
+
+    Its engine takes care of windows, tiles, priors, dtype and device.
+    """
+
+    @property
+    def config(self) -> Any:
+        """Its config, with `sampling`: windows and tiles."""
+        ...
+
+    @property
+    def bytes_per_pixel(self) -> int:
+        """Working memory per pixel of a window's frame, float32, in bytes."""
+        ...
+
+    def __call__(self, video: Tensor, priors: ClipPriors) -> Tensor:
+        """Restore a clip.
+
+        Args:
+            video: `[1, 3, T, H, W]` in -1..1.
+            priors: Of the same frames.
+
+        Returns:
+            The same shape, float32, not clamped.
+        """
+        ...
+
+
+@runtime_checkable
+class RowNetwork(FeedForwardNetwork, Protocol):
+    """One that saves work on frames in a row, or on windows that are computed together."""
+
+    def restore_frames(self, frames: Tensor) -> Tensor:
+        """Restore every frame that has all of its neighbours, as `restore_frame` would.
+
+        Args:
+            frames: RGB `[N + num_frames - 1, 3, H, W]`, float32 in 0..1.
+
+        Returns:
+            RGB `[N, 3, H, W]`, float32, not clamped.
         """
         ...
 
@@ -170,5 +218,17 @@ register(
         config_type=MaximConfig,
         build=Maxim,
         prefixes=("stages.", "output."),
+    )
+)
+register(
+    Architecture(
+        name="cpgd",
+        title="CPGD-Net",
+        summary="a clip and what a video codec knows of it in, the clip out",
+        kind="clip",
+        config_type=CpgdConfig,
+        build=Cpgd,
+        prefixes=("cpfp.encoder.", "cpfp.passes.", "cpfp.decoder."),
+        pixel_prefixes=("cpfp.",),
     )
 )

@@ -12,6 +12,7 @@ from .decode import DecodeLatents
 from .encode import EncodeFrames
 from .example import ExampleClip
 from .measure import MeasureBlur
+from .priors import ShowCodingPriors
 from .sample import Sample
 from .synthesize import SynthesizeBlur
 from .temporary import remove_leftovers
@@ -36,4 +37,5 @@ class VideoDeblurExtension(ComfyExtension):
             Compare,
             MeasureRestoration,
             SynthesizeBlur,
+            ShowCodingPriors,
         ]

@@ -29,10 +29,11 @@ from ..models.checkpoint import CheckpointError, CheckpointInfo, load_state_dict
 from ..models.config import DivdConfig
 from ..models.hardware import choose_dtype, decode_bytes
 from ..models.image_encoder import ImageEncoder
+from ..restoration.clip import ClipRestorer
 from ..restoration.denoising.coding import pixels_at_once
 from ..restoration.diffusion import Deblurrer
 from ..restoration.engine import Engine
-from ..restoration.feed_forward import FeedForward, tile_of
+from ..restoration.feed_forward import FeedForward, network_pixels
 from ..restoration.settings import RestorationSettings
 from .denoiser import OPTIONS_KEY, DeblurModelConfig, begin_sampling
 from .memory import make_patcher
@@ -199,15 +200,28 @@ class LoadedFeedForward:
 
     def memory_bytes(self, settings: RestorationSettings, height: int, width: int) -> float:
         """Return the working memory of `engine()` on frames of this size, in bytes."""
-        tile = tile_of(settings, height, width) or max(height, width)
-        # Tiles of a network without a finite reach hold their overlap.
-        side = tile + 2 * (self.network.model.reach or 0)
-        return self.network.model.bytes_per_pixel * min(height, side) * min(width, side)
+        model = self.network.model
+        return model.bytes_per_pixel * network_pixels(model, settings, height, width)
 
     def engine(self) -> Engine:
         """Return the library's engine on this network; load `patchers()` before use."""
         device = self.network.load_device
         return FeedForward(self.network.model, device, choose_dtype("auto", device))
+
+
+class LoadedClipNetwork(LoadedFeedForward):
+    """The same of a network that restores windows of a clip."""
+
+    def memory_bytes(self, settings: RestorationSettings, height: int, width: int) -> float:
+        """See `LoadedFeedForward`."""
+        tile = self.engine().layout(settings, height, width).tile or max(height, width)
+        pixels = settings.window * min(height, tile) * min(width, tile)
+        return self.network.model.bytes_per_pixel * pixels
+
+    def engine(self) -> ClipRestorer:
+        """See `LoadedFeedForward`."""
+        device = self.network.load_device
+        return ClipRestorer(self.network.model, device, choose_dtype("auto", device))
 
 
 def refuse_without_sampler(info: CheckpointInfo) -> None:
@@ -229,8 +243,10 @@ def build_checkpoint(info: CheckpointInfo, dtype: str) -> LoadedCheckpoint | Loa
     Raises:
         CheckpointError: If a weight is not finite or the file cannot be read.
     """
-    if info.architecture.kind == "feed_forward":
-        return LoadedFeedForward(config=info.config, network=_build_feed_forward(info))
+    without_sampler = {"feed_forward": LoadedFeedForward, "clip": LoadedClipNetwork}
+    if info.architecture.kind in without_sampler:
+        loaded = without_sampler[info.architecture.kind]
+        return loaded(config=info.config, network=_build_feed_forward(info))
     state_dict = load_state_dict(info)
     return LoadedCheckpoint(
         config=info.config,

@@ -13,7 +13,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..restoration.denoising.windows import Span
-from ..restoration.feed_forward import FeedForward, tile_of
+from ..restoration.feed_forward import FeedForward, network_pixels
 from ..restoration.frames import DeviceFrames
 from ..restoration.progress import Work
 from ..restoration.settings import RestorationSettings
@@ -61,9 +61,8 @@ class UpscaleStage:
 
     def memory_bytes(self, settings: RestorationSettings, height: int, width: int) -> float:
         """Return its working memory on frames of this size, in bytes."""
-        tile = tile_of(settings, height, width) or max(height, width)
-        pixels = min(height, tile) * min(width, tile)
-        return self.stage.engine.model.bytes_per_pixel * pixels
+        model = self.stage.engine.model
+        return model.bytes_per_pixel * network_pixels(model, settings, height, width)
 
     def candidates(
         self,

@@ -7,6 +7,7 @@ restore segments with the same code: the engine's own phases, then those that al
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ from .streaming.segments import Segment, SegmentGrid, widened
 
 if TYPE_CHECKING:
     from .first_stage.stage import FirstStage
+
+logger = logging.getLogger(__name__)
 
 
 class Session(ABC):
@@ -97,11 +100,18 @@ class Engine(ABC):
         self.model = model
         self.device = torch.device(device)
         self.dtype = dtype
+        self._warned: set[str] = set()
 
     @property
     def config(self) -> Any:
         """Of the checkpoint."""
         return self.model.config
+
+    def warn_once(self, message: str) -> None:
+        """Log a warning that this engine has not logged yet."""
+        if message not in self._warned:
+            self._warned.add(message)
+            logger.warning(message)
 
     @classmethod
     @abstractmethod

@@ -10,12 +10,12 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ..models.registry import FeedForwardNetwork
+from ..models.registry import FeedForwardNetwork, RowNetwork
 from .denoising.layout import is_out_of_memory
 from .denoising.windows import Layout, Piece, Span, fuse, split
 from .engine import Engine, Session
 from .frames import DeviceFrames
-from .phases import computing_in
+from .phases import computed
 from .progress import Work
 from .settings import RestorationSettings
 from .streaming.segments import Segment, SegmentGrid, frames_of_segment
@@ -25,6 +25,10 @@ logger = logging.getLogger(__name__)
 
 _DEFAULT_TILE = 512
 """Side of the tiles of large frames, in pixels, where the user names none."""
+_PIXELS_AT_ONCE = 512**2
+"""Windows of small frames are computed together up to so many pixels, or one at a time."""
+_MOST_WINDOWS = 16
+"""A run is cancelled between two batches of windows."""
 _SMALLEST_TILE = 64
 """Side, in pixels, below which out of memory is final."""
 _TILE_OVERLAP = 64
@@ -39,12 +43,50 @@ def tile_of(settings: RestorationSettings, height: int, width: int) -> int:
     return settings.tile
 
 
+def windows_at_once(model: Any, pixels: int) -> int:
+    """Return how many windows of a tile (or frame) of some pixels are computed together."""
+    if not isinstance(model, RowNetwork):
+        return 1
+    return min(max(1, _PIXELS_AT_ONCE // pixels), _MOST_WINDOWS)
+
+
+def network_pixels(model: Any, settings: RestorationSettings, height: int, width: int) -> int:
+    """Return how many pixels a network restores at once of frames of this size."""
+    pixels = _tile_pixels(model, tile_of(settings, height, width), height, width)
+    return pixels * windows_at_once(model, pixels)
+
+
+def _tile_pixels(model: Any, tile: int, height: int, width: int) -> int:
+    # Tiles of a network without a finite reach hold their overlap.
+    side = (tile or max(height, width)) + 2 * (model.reach or 0)
+    return min(height, side) * min(width, side)
+
+
+def frames_around(index: int, count: int, num_frames: int) -> list[int]:
+    """Return the frames that a network restores a frame from, mirrored at the ends of a shot.
+
+    Args:
+        index: The frame.
+        count: Frames of the shot.
+        num_frames: What the network looks at, an odd number.
+    """
+    return _row(index, index + 1, count, num_frames)
+
+
+def _row(start: int, stop: int, count: int, num_frames: int) -> list[int]:
+    """Return the frames that those from `start` to before `stop` are restored from."""
+    near, period = num_frames // 2, 2 * (count - 1)
+    if period == 0:
+        return [0] * (stop - start + 2 * near)
+    places = (abs(place) % period for place in range(start - near, stop + near))
+    return [min(place, period - place) for place in places]
+
+
 class FeedForward(Engine):
     """The engine of a network that restores the middle one of some frames."""
 
     model: FeedForwardNetwork
     restores_singly = True
-    _is_told = False
 
     @classmethod
     def grid(
@@ -86,69 +128,64 @@ class FeedForward(Engine):
         return FeedForwardSession(self, settings)
 
     @torch.no_grad()
-    def restore_frame(self, around: Tensor, tile: int) -> Tensor:
-        """Restore the middle one of some frames, tile by tile.
+    def restore_frames(self, frames: Tensor, tile: int) -> Tensor:
+        """Restore frames in a row, tile by tile.
 
         Args:
-            around: `[N, 3, H, W]`, float32 in 0..1, on the device.
-            tile: Side in pixels; 0: the whole frame at once.
+            frames: `[N + num_frames - 1, 3, H, W]`, float32 in 0..1, on the device.
+            tile: Side in pixels; 0: whole frames at once.
 
         Returns:
-            `[3, H, W]`, float32, not clamped.
+            The N in the middle, `[N, 3, H, W]`, float32, not clamped.
 
         Raises:
             FloatingPointError: If the network gives values that are not finite, in float32
                 too.
         """
         reach = self.model.reach
-        return (
-            self._blended(around, tile) if reach is None else self._joined(around, tile, reach)
-        )
+        if reach is None:
+            return self._blended(frames, tile)
+        return self._joined(frames, tile, reach)
 
-    def _joined(self, around: Tensor, tile: int, reach: int) -> Tensor:
+    def _joined(self, frames: Tensor, tile: int, reach: int) -> Tensor:
         """Join tiles that were computed with all that their pixels depend on."""
-        height, width = around.shape[2:]
-        restored = around.new_empty(3, height, width)
+        height, width = frames.shape[2:]
+        restored = frames.new_empty(self._count(frames), 3, height, width)
         for top, bottom in split(height, tile or height, 0):
             for left, right in split(width, tile or width, 0):
                 first, last = max(top - reach, 0), min(bottom + reach, height)
                 start, stop = max(left - reach, 0), min(right + reach, width)
-                part = self._computed(around[:, :, first:last, start:stop])
-                restored[:, top:bottom, left:right] = part[
-                    :, top - first : bottom - first, left - start : right - start
+                part = self._computed(frames[:, :, first:last, start:stop])
+                restored[:, :, top:bottom, left:right] = part[
+                    :, :, top - first : bottom - first, left - start : right - start
                 ]
         return restored
 
-    def _blended(self, around: Tensor, tile: int) -> Tensor:
+    def _blended(self, frames: Tensor, tile: int) -> Tensor:
         """Blend overlapping tiles: what a network sees of a frame changes all of its result."""
-        # A frame is a clip of one.
+        # Each restored frame is a clip of one.
         layout = Layout(
             window=2, overlap=0, tile=tile, tile_overlap=min(_TILE_OVERLAP, tile // 4)
         )
 
         def predict(piece: Piece) -> Tensor:
-            seen = around[:, :, slice(*piece.rows), slice(*piece.columns)]
-            return rearrange(self._computed(seen), "c h w -> 1 c 1 h w")
+            seen = frames[:, :, slice(*piece.rows), slice(*piece.columns)]
+            return self._computed(seen)[:, :, None]
 
-        like = around.new_empty(1, 3, 1, *around.shape[2:])
-        return rearrange(fuse(predict, layout, like), "1 c 1 h w -> c h w")
+        like = frames.new_empty(self._count(frames), 3, 1, *frames.shape[2:])
+        return fuse(predict, layout, like)[:, :, 0]
+
+    def _count(self, frames: Tensor) -> int:
+        return len(frames) - self.config.num_frames + 1
 
     def _computed(self, seen: Tensor) -> Tensor:
-        with computing_in(self.dtype, self.device):
-            part = self.model.restore_frame(seen).float()
-        # One answer from the device for each tile: they take far longer than that.
-        if bool(part.isfinite().all()):
-            return part
-        message = "the network gave values that are not finite"
-        if self.dtype != torch.float32:
-            if not self._is_told:
-                self._is_told = True
-                name = str(self.dtype).removeprefix("torch.")
-                logger.warning("%s in %s: such tiles are computed in float32", message, name)
-            part = self.model.restore_frame(seen).float()
-            if bool(part.isfinite().all()):
-                return part
-        raise FloatingPointError(f"{message}: the checkpoint may be damaged")
+        return computed(lambda: self._predicted(seen), self.dtype, self.device, self.warn_once)
+
+    def _predicted(self, seen: Tensor) -> Tensor:
+        if self._count(seen) > 1:
+            assert isinstance(self.model, RowNetwork)
+            return self.model.restore_frames(seen).float()
+        return self.model.restore_frame(seen).float()[None]
 
 
 class FeedForwardSession(Session):
@@ -158,6 +195,7 @@ class FeedForwardSession(Session):
         self._engine = engine
         self._settings = settings
         self._told: set[int] = set()
+        self._one_by_one = False
 
     @property
     def state(self) -> bytes:
@@ -181,36 +219,57 @@ class FeedForwardSession(Session):
         work: Work,
     ) -> Iterator[Tensor]:
         """See `Session`."""
-        reach = self._engine.config.num_frames // 2
-        tile = tile_of(self._settings, *frames.size)
+        model, tile = self._engine.model, tile_of(self._settings, *frames.size)
+        self._one_by_one = False
         held: dict[int, Tensor] = {}
-        for index in range(*span):
-            work.advance()
-            # The ends of a shot are repeated.
-            around = [
-                min(max(index + step, 0), len(frames) - 1) for step in range(-reach, reach + 1)
-            ]
+        index = span[0]
+        while index < span[1]:
+            pixels = _tile_pixels(model, tile, *frames.size)
+            windows = 1 if self._one_by_one else windows_at_once(model, pixels)
+            stop = min(index + windows, span[1])
+            kept = [each for each in range(index, stop) if shares[each] == 0]
+            # Frames that stay as they are end a row.
+            stop = max(index + 1, min([stop, *kept]))
+            row = _row(index, stop, len(frames), self._engine.config.num_frames)
             held = {
                 each: held[each] if each in held else frames.colors(each, each + 1)[0]
-                for each in around
+                for each in row
             }
+            for _ in range(index, stop):
+                work.advance()
             if shares[index] == 0:
                 yield held[index]
-                continue
-            stack = rearrange([held[each] for each in around], "n h w c -> n c h w")
-            restored, tile = self._fitting(stack, tile)
-            yield rearrange(restored, "c h w -> h w c")
+            else:
+                stack = rearrange([held[each] for each in row], "n h w c -> n c h w")
+                restored, tile = self._fitting(stack, tile)
+                yield from rearrange(restored, "n c h w -> n h w c")
+            index = stop
 
     def _fitting(self, stack: Tensor, tile: int) -> tuple[Tensor, int]:
-        """Restore a frame; out of memory, in smaller tiles, which the segment keeps."""
+        """Restore frames; out of memory, one by one, then in smaller tiles.
+
+        The segment stays at that.
+        """
         while True:
             try:
-                return self._engine.restore_frame(stack, tile), tile
+                return self._engine.restore_frames(stack, tile), tile
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 smaller = (tile or max(stack.shape[2:])) // 2
-                if not is_out_of_memory(error) or smaller < _SMALLEST_TILE:
+                several = len(stack) > self._engine.config.num_frames
+                if not is_out_of_memory(error) or (smaller < _SMALLEST_TILE and not several):
                     raise
+            if several:
+                self._one_by_one = True
+                return self._singly(stack, tile)
             tile = smaller
             if tile not in self._told:
                 self._told.add(tile)
                 logger.warning("out of memory: going on with tiles of %d pixels", tile)
+
+    def _singly(self, stack: Tensor, tile: int) -> tuple[Tensor, int]:
+        num_frames = self._engine.config.num_frames
+        restored = []
+        for first in range(len(stack) - num_frames + 1):
+            frame, tile = self._fitting(stack[first : first + num_frames], tile)
+            restored.append(frame)
+        return torch.cat(restored), tile

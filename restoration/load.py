@@ -18,6 +18,7 @@ from ..models.checkpoint import (
 from ..models.hardware import choose_device, choose_dtype
 from ..models.registry import architecture_of
 from ..models.tensor_file import file_digest, read_header
+from .clip import ClipRestorer
 from .diffusion import Deblurrer
 from .engine import Engine
 from .feed_forward import FeedForward
@@ -39,6 +40,7 @@ class EngineKind:
 ENGINES: dict[str, EngineKind] = {
     "diffusion": EngineKind(engine=Deblurrer),
     "feed_forward": EngineKind(engine=FeedForward, exact=True),
+    "clip": EngineKind(engine=ClipRestorer),
 }
 """By kind of network (`models.registry.KINDS`)."""
 

@@ -103,6 +103,41 @@ def computing_in(dtype: torch.dtype, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
+def computed(
+    network: Callable[[], Tensor],
+    dtype: torch.dtype,
+    device: torch.device,
+    before_again: Callable[[str], None],
+) -> Tensor:
+    """Run a network in a dtype, and again in float32 where that was too narrow.
+
+    Args:
+        network: Runs it; its weights are float32.
+        dtype: To compute in.
+        device: Of the network.
+        before_again: Called with what to say before it is run again.
+
+    Returns:
+        float32.
+
+    Raises:
+        FloatingPointError: If the network gives values that are not finite, in float32 too.
+    """
+    with computing_in(dtype, device):
+        result = network().float()
+    # One answer from the device for each piece: they take far longer than that.
+    if bool(result.isfinite().all()):
+        return result
+    message = "the network gave values that are not finite"
+    if dtype != torch.float32:
+        name = str(dtype).removeprefix("torch.")
+        before_again(f"{message} in {name}: such tiles are computed in float32")
+        result = network().float()
+        if bool(result.isfinite().all()):
+            return result
+    raise FloatingPointError(f"{message}: the checkpoint may be damaged")
+
+
 @torch.no_grad()
 def denoise(
     estimates: Estimates,

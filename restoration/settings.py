@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..models.config import DivdConfig, SamplingConfig
+from ..models.config import SamplingConfig
 from .denoising.sampler import SOLVERS
 
 PRESET_NAMES = ("fast", "detailed", "paper")
@@ -99,8 +99,8 @@ def preset_settings(
     """
     if preset not in PRESET_NAMES:
         raise ValueError(f"preset must be one of {', '.join(PRESET_NAMES)}, got {preset!r}")
-    # Networks that do not sample have no such defaults, and heed none.
-    sampling = config.sampling if isinstance(config, DivdConfig) else SamplingConfig()
+    # Networks that restore single frames have no such defaults, and heed none.
+    sampling = getattr(config, "sampling", SamplingConfig())
     steps = {"fast": sampling.steps, "detailed": 4 * sampling.steps, "paper": 50}
     values: dict = {
         "steps": steps[preset],

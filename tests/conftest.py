@@ -16,8 +16,10 @@ from video_deblur.models.config import (
     AutoencoderConfig,
     DivdConfig,
     ImageEncoderConfig,
+    SamplingConfig,
     UNet3DConfig,
 )
+from video_deblur.models.cpgd_config import CpfpConfig, CpgdConfig
 from video_deblur.models.dblrnet import DblrNet, DblrNetConfig
 from video_deblur.models.divd import Divd
 from video_deblur.models.maxim import MaximConfig
@@ -69,6 +71,17 @@ SMALL_MAXIM_CONFIG = MaximConfig(
     bottleneck_side=2,
     num_blocks=1,
     num_bottlenecks=1,
+)
+
+SMALL_CPGD_CONFIG = CpgdConfig(
+    cpfp=CpfpConfig(
+        channels=(4, 4, 8),
+        encoder_blocks=(0, 1, 1),
+        decoder_blocks=(0, 1, 1),
+        pass_blocks=1,
+        offset_groups=2,
+    ),
+    sampling=SamplingConfig(window=8, overlap=2, tile=64, tile_overlap=16),
 )
 
 KL_CONFIG = dataclasses.replace(

@@ -49,3 +49,20 @@ def make_accelerator(device: str, precision: str, folder: Path) -> Accelerator:
     if tensorboard:
         accelerator.init_trackers("tensorboard")
     return accelerator
+
+
+def share_of_process(accelerator: Accelerator, total: int, accumulation: int) -> range:
+    """Return the indices of this process's samples of an update.
+
+    Raises:
+        ValueError: If they cannot be split evenly.
+    """
+    world = accelerator.num_processes
+    if total % (world * accumulation):
+        raise ValueError(
+            f"{total} samples per update cannot be split evenly over {world} processes "
+            f"times {accumulation} accumulation steps"
+        )
+    size = total // world
+    first = accelerator.process_index * size
+    return range(first, first + size)

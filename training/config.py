@@ -3,52 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..models.config import DivdConfig
 from ..models.config_fields import ConfigError
-from ..synthesis.camera_shake import ShakeConfig
+from ..models.cpgd_config import CpgdConfig
+from ..models.dblrnet import DblrNetConfig
+from .data_config import DataConfig
+from .data_config import check_numbers as _check
+from .feed_forward_config import AdversarialStage, ContentStage
 
 DIFFUSION_STAGES = ("joint", "stage1", "stage2")
 """Fields of `Preset` in the order in which they run, after stage 0."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """What a training batch is made of."""
-
-    num_frames: int = 8
-    """Frames per clip (the paper: 16)."""
-    crop: int = 128
-    """Height and width of a clip, in pixels (the paper: 256)."""
-    clips_per_batch: int = 4
-    """Clips per update, over all processes."""
-    photo_share: float = 0.5
-    """Of the clips from a synthetic source, the share that are shaken photos."""
-    clip_share: float = 0.25
-    """The share that are shaken real clips; what is left is already sharp."""
-    pair_shrinking: float = 1.0
-    """Real pairs are shrunk by up to this factor before they are cropped (the papers: 1)."""
-    noise_share: float = 0.6
-    """Share of all clips, real pairs too, with sensor noise after the blur (the papers: 0)."""
-    compressed_share: float = 0.15
-    """Share of all clips that go through H.264 after that (the papers: 0)."""
-    shake: ShakeConfig = field(default_factory=ShakeConfig)
-    """The synthetic blur."""
-
-    def __post_init__(self) -> None:
-        _check(self, 1, "num_frames", "crop", "clips_per_batch", "pair_shrinking")
-        _check(
-            self, 0, "photo_share", "clip_share", "noise_share", "compressed_share", highest=1
-        )
-        if self.photo_share + self.clip_share > 1 + 1e-6:
-            raise ConfigError(
-                f"photo_share and clip_share add up to {self.photo_share + self.clip_share}, "
-                "expected 1 or less"
-            )
+FEED_FORWARD_STAGES = ("content", "adversarial")
+"""The same of a feed-forward network, which has no other stages."""
+CPGD_STAGES = ("cpfp",)
+"""The same of CPGD-Net."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,6 +157,16 @@ class Preset:
     """The paper's first stage: the blur encoder alone."""
     stage2: DiffusionStage | None = None
     """The paper's second stage: blur encoder, UNet, token projection and decoder."""
+    generator: DblrNetConfig | None = None
+    """The feed-forward network that `content` trains from scratch."""
+    content: ContentStage | None = None
+    """DBLRNet: a feed-forward network by its pixels."""
+    adversarial: AdversarialStage | None = None
+    """DBLRGAN: the same against a discriminator."""
+    cpgd_model: CpgdConfig | None = None
+    """The network that `cpfp` trains from scratch."""
+    cpfp: ContentStage | None = None
+    """CPGD-Net's first stage: propagation along coding priors, by its pixels."""
     precision: Literal["auto", "bf16", "no"] = "auto"
     """Autocast of networks: "bf16", or "no" to compute in float32. "auto" takes bf16 where the
     device multiplies it natively."""
@@ -196,14 +178,33 @@ class Preset:
             raise ConfigError("model and autoencoder (stage 0) come together or not at all")
         if not self.stages:
             raise ConfigError("names no stage to run")
+        if self.generator is not None and self.content is None:
+            raise ConfigError("generator, a new network, needs the stage content")
+        if self.cpgd_model is not None and self.cpfp is None:
+            raise ConfigError("cpgd_model, a new network, needs the stage cpfp")
+        for own in (FEED_FORWARD_STAGES, CPGD_STAGES):
+            if {*own} & {*self.stages} and not {*self.stages} <= {*own}:
+                raise ConfigError(
+                    f"{self.stages[-1]} trains another network than {self.stages[0]}"
+                )
         if not 0 <= self.seed < 2**62:
             raise ConfigError(f"seed must be between 0 and 2^62, got {self.seed}")
 
     @property
     def stages(self) -> tuple[str, ...]:
         """Names of its stages, in order."""
-        names = ("autoencoder", *DIFFUSION_STAGES)
+        names = ("autoencoder", *DIFFUSION_STAGES, *FEED_FORWARD_STAGES, *CPGD_STAGES)
         return tuple(name for name in names if getattr(self, name) is not None)
+
+    @property
+    def is_feed_forward(self) -> bool:
+        """Whether its stages train a feed-forward network, not a diffusion model."""
+        return any(getattr(self, name) is not None for name in FEED_FORWARD_STAGES)
+
+    @property
+    def is_cpgd(self) -> bool:
+        """Whether its stages train CPGD-Net."""
+        return any(getattr(self, name) is not None for name in CPGD_STAGES)
 
     def only(self, names: Sequence[str]) -> Preset:
         """Return the preset with some of its stages alone.
@@ -219,41 +220,11 @@ class Preset:
         dropped: dict[str, None] = {n: None for n in self.stages if n not in names}
         if "autoencoder" in dropped:
             dropped["model"] = None
+        if "content" in dropped:
+            dropped["generator"] = None
+        if "cpfp" in dropped:
+            dropped["cpgd_model"] = None
         return dataclasses.replace(self, **dropped)
-
-
-def _check(
-    config: Any,
-    lowest: float,
-    *names: str,
-    highest: float = math.inf,
-    above: bool = False,
-    below: float | None = None,
-) -> None:
-    """Check finite numbers, or each of a tuple of numbers.
-
-    Args:
-        config: What they are fields of.
-        lowest: Smallest allowed value.
-        names: Of the fields.
-        highest: Largest allowed value.
-        above: Whether they must be above `lowest`.
-        below: Bound that they must be below, instead of `highest`.
-    """
-    for name in names:
-        value = getattr(config, name)
-        for number in value if isinstance(value, tuple) else (value,):
-            low = number > lowest if above else number >= lowest
-            high = number < below if below is not None else number <= highest
-            # Not a number compares false, infinity is no number of anything.
-            if low and high and number < math.inf:
-                continue
-            wanted = f"above {lowest}" if above else f"{lowest} or more"
-            if below is not None:
-                wanted += f" and below {below}"
-            elif highest < math.inf:
-                wanted = f"between {lowest} and {highest}"
-            raise ConfigError(f"{name} must be {wanted}, got {value}")
 
 
 def flat_fields(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

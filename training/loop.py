@@ -56,6 +56,21 @@ class Validation(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class Opponent:
+    """Parameters that are trained against the rest, such as a discriminator's.
+
+    They have an optimizer of their own, their gradient is clipped by itself, and they are not
+    averaged.
+    """
+
+    prefix: str
+    """Of their names; the loss adds what they and what the rest are trained by, and neither
+    may reach the other's."""
+    betas: tuple[float, float]
+    """Of their AdamW."""
+
+
 @dataclass(kw_only=True)
 class Run:
     """What one stage of training needs besides its loss."""
@@ -78,6 +93,8 @@ class Run:
     """Factor of the learning rate by prefix of the parameters' names."""
     takes_muon: Callable[[str, nn.Parameter], bool] | None = None
     """Whether Muon updates a parameter, from its name and itself; AdamW updates the rest."""
+    opponent: Opponent | None = None
+    """Of adversarial training."""
     gradient_clip: float = 1.0
     """Largest norm of the gradient."""
     ema_decay: float = 0.999
@@ -138,7 +155,9 @@ def _train(
         choose_units(accelerator, module)
     wrapped, *optimizers = accelerator.prepare(module, *plain_optimizers)
     parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
-    average = {n: p.detach().clone().float() for n, p in parameters.items()}
+    playing = {n: p for n, p in parameters.items() if _is_opponent(run, n)}
+    rest = {n: p for n, p in parameters.items() if n not in playing}
+    average = {n: p.detach().clone().float() for n, p in rest.items()}
     resumed = load_state(run.folder, run.name, module, plain_optimizers, average)
     step, best = resumed.step, resumed.best
     skipped, skipped_in_a_row = resumed.skipped, resumed.skipped_in_a_row
@@ -165,14 +184,14 @@ def _train(
                     values = wrapped(*arguments)
                 accelerator.backward(values["loss"].mean() / len(micro_batches))
             log.add(values)
-        norm = accelerator.clip_grad_norm_(parameters.values(), run.gradient_clip)
-        assert isinstance(norm, Tensor)
-        norm = whole(norm)
-        if torch.isfinite(norm):
+        norms = [_clipped_norm(run, accelerator, rest)]
+        if playing:
+            norms.append(_clipped_norm(run, accelerator, playing))
+        if torch.stack(norms).isfinite().all():
             skipped_in_a_row = 0
             for optimizer in optimizers:
                 optimizer.step()
-            _update_average(run, parameters, average, step)
+            _update_average(run, rest, average, step)
         else:
             skipped += 1
             skipped_in_a_row += 1
@@ -182,12 +201,13 @@ def _train(
                     f"the gradient was not finite {_MAX_NON_FINITE} times in a row at update "
                     f"{step}; lower the learning rate"
                 )
-        log.add({"gradient_norm": norm.detach().reshape(1)})
+        for name, norm in zip(("gradient_norm", "opponent_gradient_norm"), norms, strict=False):
+            log.add({name: norm.detach().reshape(1)})
         step += 1
         measured: dict[str, float] = {}
         done = step == run.steps
         if validation is not None and (done or _is_due(step, run.validate_every)):
-            with averaged(module, parameters, average):
+            with averaged(module, rest, average):
                 measured = validation.measure(step)
                 # Processes may differ by a rounding, but gather the weights together.
                 if _any(accelerator, measured["validation_psnr"] > best):
@@ -239,8 +259,10 @@ def averaged(
 def _optimizers(
     run: Run, module: nn.Module, accelerator: Accelerator
 ) -> list[torch.optim.Optimizer]:
-    """Make AdamW, and Muon for what the run gives to it."""
+    """Make AdamW, Muon for what the run gives to it, and AdamW for an opponent."""
     parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
+    playing = {n: p for n, p in parameters.items() if _is_opponent(run, n)}
+    parameters = {n: p for n, p in parameters.items() if n not in playing}
     matrices = {
         name: parameter
         for name, parameter in parameters.items()
@@ -256,7 +278,23 @@ def _optimizers(
         optimizers.append(torch.optim.AdamW(_groups(run, rest), betas=run.betas))
     if matrices:
         optimizers.append(Muon(_groups(run, matrices)))
+    if playing:
+        assert run.opponent is not None
+        optimizers.append(torch.optim.AdamW(_groups(run, playing), betas=run.opponent.betas))
     return optimizers
+
+
+def _is_opponent(run: Run, name: str) -> bool:
+    return run.opponent is not None and name.startswith(run.opponent.prefix)
+
+
+def _clipped_norm(
+    run: Run, accelerator: Accelerator, parameters: dict[str, nn.Parameter]
+) -> Tensor:
+    """Clip a gradient; return its norm before that."""
+    norm = accelerator.clip_grad_norm_(parameters.values(), run.gradient_clip)
+    assert isinstance(norm, Tensor)
+    return whole(norm)
 
 
 def _groups(run: Run, parameters: dict[str, nn.Parameter]) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -28,6 +29,34 @@ def spectrum_l1(pred: Tensor, target: Tensor) -> Tensor:
     """
     difference = torch.fft.rfft2((pred - target).float(), norm="ortho")
     return torch.view_as_real(difference).abs().flatten(1).mean(1)
+
+
+def charbonnier(pred: Tensor, target: Tensor, softness: float = 1e-3) -> Tensor:
+    """Return the mean of sqrt(difference^2 + softness^2), a smooth L1."""
+    return ((pred - target).square() + softness**2).sqrt().flatten(1).mean(1)
+
+
+def high_frequency_l1(pred: Tensor, target: Tensor, num_levels: int = 3) -> Tensor:
+    """Return the L1 between the levels of Laplacian pyramids, without what is left over.
+
+    A level is what averages over 2x2 pixels do not hold; each is weighted as the finest.
+
+    Args:
+        pred: `[B, C, H, W]`.
+        target: The same shape.
+        num_levels: Fewer where a side ends at one pixel.
+    """
+    # A pyramid is linear: that of the difference is the difference of theirs.
+    rest = (pred - target).float()
+    loss = rest.new_zeros(len(rest))
+    for _ in range(num_levels):
+        if min(rest.shape[2:]) < 2:
+            break
+        coarse = F.avg_pool2d(rest, 2, ceil_mode=True, count_include_pad=False)
+        level = rest - F.interpolate(coarse, rest.shape[2:], mode="bilinear")
+        loss = loss + level.abs().flatten(1).mean(1)
+        rest = coarse
+    return loss
 
 
 def velocity_loss(pred: Tensor, target: Tensor) -> Tensor:
@@ -63,3 +92,8 @@ def min_snr_weight(alpha: Tensor, sigma: Tensor, gamma: float) -> Tensor:
     """
     # Multiplied out by sigma^2, so that sigma = 0 divides nothing by zero.
     return torch.minimum(alpha**2, gamma * sigma**2) / (alpha**2 + sigma**2)
+
+
+def annealed(ends: tuple[float, float], progress: float) -> float:
+    """Go from the first to the second value, evenly in their logarithms."""
+    return ends[0] * (ends[1] / ends[0]) ** progress

@@ -8,6 +8,7 @@ begun with nor what it is asked for.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import logging
@@ -23,7 +24,14 @@ from ..models.config_fields import ConfigError, config_from_dict, config_to_dict
 from ..models.divd import Divd
 from ..video.atomic import write_file
 from ..video.output_lock import output_lock
-from .config import DIFFUSION_STAGES, DiffusionStage, Preset, flat_fields
+from .config import (
+    CPGD_STAGES,
+    DIFFUSION_STAGES,
+    FEED_FORWARD_STAGES,
+    DiffusionStage,
+    Preset,
+    flat_fields,
+)
 from .data.loader import TrainingData
 from .data.sources import SyntheticSource
 from .stages import check_trained_parts
@@ -145,6 +153,25 @@ def origin_of(
     }
 
 
+def provenance_of(
+    preset: Preset,
+    data_specs: Sequence[str],
+    init: str | Path | None,
+    autoencoder: str | Path | None = None,
+) -> dict[str, object]:
+    """Say how a checkpoint came to be: stages, data by name, where it started from."""
+    values = dataclasses.asdict(preset)
+    for name in ("model", "generator", "cpgd_model"):
+        values.pop(name)
+    if init is not None or autoencoder is not None:
+        values["autoencoder"] = None if autoencoder is None else Path(autoencoder).name
+    return {
+        **values,
+        "data": [data_name(spec) for spec in data_specs],
+        "init": None if init is None else Path(init).name,
+    }
+
+
 def begin_run(folder: Path, preset: Preset, origin: dict[str, Any]) -> None:
     """Make sure that a folder is new or holds the same run; note down its origin.
 
@@ -240,7 +267,10 @@ def _compare(folder: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> No
     stored, wanted = (json.loads(json.dumps(values)) for values in (stored, wanted))
     for name, now in wanted.items():
         # Not begun under any of these, or the other way round: nothing to be mixed up.
-        loose = name in (*_STAGES, "model", "validation")
+        loose = name in (
+            *(*_STAGES, *FEED_FORWARD_STAGES, *CPGD_STAGES),
+            *("model", "generator", "cpgd_model", "validation"),
+        )
         if name == "preset" or name not in stored or (loose and None in (now, stored[name])):
             continue
         old, new = dict(flat_fields({name: stored[name]})), dict(flat_fields({name: now}))

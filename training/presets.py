@@ -18,8 +18,17 @@ from ..models.config import (
     UNet3DConfig,
 )
 from ..models.config_fields import ConfigError, config_from_dict, config_to_dict
+from ..models.cpgd_config import CpfpConfig, CpgdConfig
+from ..models.dblrnet import DblrNetConfig
 from ..synthesis.camera_shake import ShakeConfig
-from .config import AutoencoderStage, DataConfig, DiffusionStage, Preset
+from .config import (
+    AdversarialStage,
+    AutoencoderStage,
+    ContentStage,
+    DataConfig,
+    DiffusionStage,
+    Preset,
+)
 
 TINY_MODEL = DivdConfig(
     unet=UNet3DConfig(
@@ -98,6 +107,38 @@ _PAPER_STAGE = DiffusionStage(
     mixed_from=0.0,
 )
 
+_WINDOWS = DataConfig(num_frames=5, crop=96, clips_per_batch=8, pair_shrinking=1.5)
+"""What DBLRNet is trained on: one window per clip, so that an update sees many scenes."""
+_CONTENT_STAGE = ContentStage(
+    steps=8000,
+    data=dataclasses.replace(_WINDOWS, shake=_FULL),
+    easy_data=dataclasses.replace(
+        _WINDOWS, photo_share=0.65, clip_share=0.25, compressed_share=0.1, shake=_MODERATE
+    ),
+    straight_data=dataclasses.replace(
+        _WINDOWS, photo_share=0.8, clip_share=0.15, compressed_share=0.05, shake=_STRAIGHT
+    ),
+)
+_DBLRNET = DblrNetConfig(input_skip=True, batch_norm=False)
+
+CPGD_TINY = CpgdConfig(
+    cpfp=CpfpConfig(
+        channels=(16, 32, 48),
+        encoder_blocks=(0, 1, 2),
+        decoder_blocks=(0, 1, 4),
+        pass_blocks=2,
+        offset_groups=4,
+    )
+)
+_PROPAGATED = DataConfig(
+    # Noise and compression as for the others, and most clips as they come: compressed.
+    num_frames=6,
+    crop=96,
+    clips_per_batch=4,
+    pair_shrinking=1.5,
+    compressed_share=0.6,
+)
+
 PRESETS = {
     "tiny": Preset(
         preset="tiny",
@@ -151,9 +192,63 @@ PRESETS = {
             pixel_loss="decoder",
         ),
     ),
+    "dblrnet": Preset(preset="dblrnet", generator=_DBLRNET, content=_CONTENT_STAGE),
+    "dblrgan": Preset(
+        preset="dblrgan",
+        generator=_DBLRNET,
+        content=_CONTENT_STAGE,
+        adversarial=AdversarialStage(
+            steps=3000,
+            data=_CONTENT_STAGE.data,
+            learning_rate=3e-4,
+            pixel_floor=(2e-4, 2e-4),
+            high_frequency_weight=0.5,
+            r1_weight=0.25,
+        ),
+    ),
+    "cpgd-tiny": Preset(
+        preset="cpgd-tiny",
+        cpgd_model=CPGD_TINY,
+        cpfp=ContentStage(
+            steps=4000,
+            data=dataclasses.replace(_PROPAGATED, shake=_FULL),
+            easy_data=dataclasses.replace(
+                _PROPAGATED, photo_share=0.65, clip_share=0.25, shake=_MODERATE
+            ),
+            straight_data=dataclasses.replace(
+                _PROPAGATED, photo_share=0.8, clip_share=0.15, shake=_STRAIGHT
+            ),
+        ),
+    ),
+    "cpgd-paper": Preset(
+        preset="cpgd-paper",
+        cpgd_model=CpgdConfig(),
+        cpfp=ContentStage(
+            # The paper gives none of these; clips and updates are those of BSSTNet, which its
+            # code is built on.
+            steps=600_000,
+            data=DataConfig(
+                num_frames=24,
+                crop=256,
+                clips_per_batch=8,
+                noise_share=0.0,
+                compressed_share=0.0,
+            ),
+            optimizer="adamw",
+            learning_rate=4e-4,
+            last_layer_rate=1.0,
+            betas=(0.9, 0.99),
+            warmup_steps=2000,
+            weight_decay=0.0,
+            gradient_clip=0.01,
+            pixel_loss="charbonnier",
+            fft_weight=0.0,
+        ),
+    ),
 }
 """By name: "tiny" from scratch, "tiny-further" from a checkpoint that "tiny" gave, "paper" the
-two stages of Wang & Long from pretrained weights."""
+two stages of Wang & Long from pretrained weights, "dblrnet" and "dblrgan" feed-forward
+networks, "cpgd-tiny" and "cpgd-paper" CPGD-Net from scratch."""
 
 
 def load_preset(name_or_path: str | Path) -> Preset:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,26 +19,26 @@ from ..models.autoencoder import Autoencoder
 from ..models.checkpoint import LICENCE, load_model, read_info, save_checkpoint
 from ..models.config import DivdConfig
 from ..models.divd import Divd
-from ..models.hardware import choose_device
 from ..training import loop
 from ..video.atomic import write_file
-from .accelerator import make_accelerator
+from .accelerator import make_accelerator, share_of_process
 from .config import DIFFUSION_STAGES, AutoencoderStage, DataConfig, DiffusionStage, Preset
-from .data.clips import clip_bytes
+from .cpgd import train_cpgd
 from .data.loader import ClipLoader, DrawnClip, TrainingData, clip_generator
-from .data.workers import choose_workers
+from .data.workers import workers_of_process
+from .feed_forward import train_feed_forward
 from .loop import Run, train
 from .preflight import (
     begin_run,
     check_autoencoder,
     check_request,
     check_stages,
-    data_name,
     origin_of,
+    provenance_of,
 )
 from .stages import AutoencoderTraining, DiffusionTraining, draw
 from .start import with_autoencoder, with_statistics
-from .states import whole_weights
+from .states import whole_weights, with_prefix
 from .validation import ValidationClips
 
 if TYPE_CHECKING:
@@ -68,6 +67,7 @@ def train_preset(
     export: str | Path | None = None,
     num_workers: int | None = None,
     progress: ProgressFn | None = None,
+    lpips: nn.Module | None = None,
 ) -> Path:
     """Run the stages of a preset and export the checkpoint.
 
@@ -90,6 +90,7 @@ def train_preset(
         export: Where to write the checkpoint besides.
         num_workers: Processes that draw clips; 0 draws them in between, None chooses.
         progress: Called after every update.
+        lpips: For stages with an `lpips_weight`; see `feed_forward_stages`.
 
     Returns:
         Path of the exported checkpoint: averaged weights in half precision.
@@ -99,10 +100,6 @@ def train_preset(
             or the folder does not fit.
         FileNotFoundError: If a data set does not exist.
     """
-    if init is None and preset.autoencoder is None:
-        raise ValueError("this preset starts from a checkpoint; name one with --init")
-    if init is not None and autoencoder is not None:
-        raise ValueError("--init brings its own autoencoder: leave out --autoencoder")
     folder = Path(folder)
     check_request(
         folder,
@@ -111,6 +108,34 @@ def train_preset(
         num_workers=num_workers,
         export=export,
     )
+    intervals = {
+        "validate_every": validate_every,
+        "log_every": log_every,
+        "save_every_s": save_every_s,
+    }
+    if preset.is_feed_forward or preset.is_cpgd:
+        if autoencoder is not None:
+            raise ValueError("a network of this kind has none: leave out --autoencoder")
+        train_network = train_cpgd if preset.is_cpgd else train_feed_forward
+        return train_network(
+            preset,
+            data_specs,
+            folder,
+            device=device,
+            init=init,
+            validation=validation,
+            intervals=intervals,
+            num_workers=num_workers,
+            export=export,
+            progress=progress,
+            lpips=lpips,
+        )
+    if lpips is not None:
+        raise ValueError("a diffusion model has no LPIPS loss: leave out --lpips-weights")
+    if init is None and preset.autoencoder is None:
+        raise ValueError("this preset starts from a checkpoint; name one with --init")
+    if init is not None and autoencoder is not None:
+        raise ValueError("--init brings its own autoencoder: leave out --autoencoder")
     sources = {
         name: None if path is None else read_info(path, config_type=DivdConfig)
         for name, path in (("init", init), ("autoencoder", autoencoder))
@@ -135,7 +160,10 @@ def train_preset(
     if autoencoder is not None and start is not None:
         check_autoencoder(config.autoencoder, start.config.autoencoder, autoencoder)
     check_stages(preset, config, data)
-    workers = {n: _num_workers(num_workers, s, device) for n, s in stages.items()}
+    workers = {
+        n: workers_of_process(num_workers, (s.data, s.easy_data), device)
+        for n, s in stages.items()
+    }
     begin_run(folder, preset, origin_of(data_specs, data, **sources, validation=validation))
     accelerator = make_accelerator(device, preset.precision, folder)
     recipe = _Recipe(
@@ -144,14 +172,10 @@ def train_preset(
         folder=folder,
         accelerator=accelerator,
         validation=clips,
-        intervals={
-            "validate_every": validate_every,
-            "log_every": log_every,
-            "save_every_s": save_every_s,
-        },
+        intervals=intervals,
         num_workers=workers,
         progress=progress,
-        provenance=_provenance(preset, data_specs, init, autoencoder),
+        provenance=provenance_of(preset, data_specs, init, autoencoder),
         licence=LICENCE if start is None else start.licence,
     )
     torch.manual_seed(preset.seed)
@@ -209,7 +233,7 @@ class _Recipe:
 
     def train_autoencoder(self, model: Divd, stage: AutoencoderStage) -> Divd:
         """Run stage 0; the blur encoder of the result is a copy of the sharp one."""
-        share = self._share(stage.batch_size, 1)
+        share = share_of_process(self.accelerator, stage.batch_size, 1)
         size = stage.crop // model.downscale
         shape = (model.config.autoencoder.latent_channels, size, size)
         seed = self.preset.seed
@@ -248,14 +272,16 @@ class _Recipe:
         average = train(run, self.accelerator, module, batches, prepare)
         autoencoder = Autoencoder(model.config.autoencoder)
         weights = whole_weights(module, average)
-        autoencoder.load_state_dict(_without_prefix(weights, "autoencoder."))
+        autoencoder.load_state_dict(with_prefix(weights, "autoencoder."))
         self.accelerator.free_memory()
         return with_statistics(model.config, autoencoder, self.data, seed)
 
     def train_diffusion(self, name: str, model: Divd, stage: DiffusionStage) -> Divd:
         """Run one of the stages after stage 0."""
         config, seed = model.config, self.preset.seed + 1 + DIFFUSION_STAGES.index(name)
-        share = self._share(stage.data.clips_per_batch, stage.accumulation)
+        share = share_of_process(
+            self.accelerator, stage.data.clips_per_batch, stage.accumulation
+        )
         easy_steps = int(stage.easy_until * stage.steps) if stage.easy_data else 0
         phases = [(easy_steps, stage.data)]
         if stage.easy_data is not None and easy_steps:
@@ -311,21 +337,9 @@ class _Recipe:
         )
         average = train(run, self.accelerator, module, batches, prepare, validation)
         trained = Divd(config)
-        trained.load_state_dict(_without_prefix(whole_weights(module, average), "model."))
+        trained.load_state_dict(with_prefix(whole_weights(module, average), "model."))
         self.accelerator.free_memory()
         return trained
-
-    def _share(self, total: int, accumulation: int) -> range:
-        """Return the indices of this process's samples of an update."""
-        world = self.accelerator.num_processes
-        if total % (world * accumulation):
-            raise ValueError(
-                f"{total} samples per update cannot be split evenly over {world} processes "
-                f"times {accumulation} accumulation steps"
-            )
-        size = total // world
-        first = self.accelerator.process_index * size
-        return range(first, first + size)
 
     def _progress(self, stage: str) -> loop.ProgressFn | None:
         if self.progress is None:
@@ -334,37 +348,8 @@ class _Recipe:
         return lambda step, steps, values: report(stage, step, steps, values)
 
 
-def _num_workers(wanted: int | None, stage: DiffusionStage, device: str) -> int:
-    share = stage.data.clips_per_batch // int(os.environ.get("WORLD_SIZE", "1"))
-    clip = max(clip_bytes(c) for c in (stage.data, stage.easy_data) if c is not None)
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return choose_workers(wanted, max(share, 1) * clip, choose_device(device), local)
-
-
 def is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
     """Tell the matrices inside the UNet from its ends, embeddings, biases and norms."""
     ends = ("conv_in.", "conv_out.", "time_emb", "relative_position.")
     inside = name.removeprefix("model.").startswith("unet.")
     return inside and parameter.ndim > 1 and not any(end in name for end in ends)
-
-
-def _provenance(
-    preset: Preset,
-    data_specs: Sequence[str],
-    init: str | Path | None,
-    autoencoder: str | Path | None,
-) -> dict[str, object]:
-    """Say how a checkpoint came to be: stages, data by name, where it started from."""
-    values = dataclasses.asdict(preset)
-    values.pop("model")
-    if init is not None or autoencoder is not None:
-        values["autoencoder"] = None if autoencoder is None else Path(autoencoder).name
-    return {
-        **values,
-        "data": [data_name(spec) for spec in data_specs],
-        "init": None if init is None else Path(init).name,
-    }
-
-
-def _without_prefix(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in weights.items()}

@@ -27,7 +27,14 @@ from ..models.schedule import (
     velocity,
 )
 from .config import AutoencoderStage, DiffusionStage
-from .losses import coherence_loss, log_error, min_snr_weight, spectrum_l1, velocity_loss
+from .losses import (
+    annealed,
+    coherence_loss,
+    log_error,
+    min_snr_weight,
+    spectrum_l1,
+    velocity_loss,
+)
 
 _BUCKETS = (0, 250, 500, 750, 1000)
 """Bounds of the timesteps whose losses are logged together."""
@@ -225,6 +232,17 @@ class DiffusionTraining(nn.Module):
             values["gain_db"] = gain
         return {"loss": loss, **values}
 
+    def restored_clip(self, blurry: Tensor, index: int) -> Tensor:
+        """See `validation.RestoresClips`."""
+        factor = self.model.downscale
+        shape = (self.model.config.autoencoder.latent_channels, blurry.shape[1])
+        size = (blurry.shape[2] // factor, blurry.shape[3] // factor)
+        generator = torch.Generator().manual_seed(index)
+        noise = torch.randn(1, *shape, *size, generator=generator).to(blurry.device)
+        timesteps = torch.zeros(1, dtype=torch.long, device=blurry.device)
+        draws = Draws(timesteps, timesteps == 0, noise, timesteps[:, None])
+        return self(blurry[None], None, draws)["restored"][0]
+
     def _predict(
         self,
         blurry: Tensor,
@@ -241,7 +259,7 @@ class DiffusionTraining(nn.Module):
     def _weights(self, copied: Tensor, timesteps: Tensor, progress: float) -> Tensor:
         weights = torch.ones_like(copied)
         if self.stage.relative:
-            weights = weights / (copied + _annealed(self.stage.latent_floor, progress))
+            weights = weights / (copied + annealed(self.stage.latent_floor, progress))
         if self.stage.min_snr_gamma is not None:
             schedule = self.model.config.schedule
             alpha, sigma = alphas_at(schedule, timesteps), sigmas_at(schedule, timesteps)
@@ -267,7 +285,7 @@ class DiffusionTraining(nn.Module):
         if every:
             latents = latents.detach()
         decoded = self.model.decode_restored(latents, blurry).float()
-        floor = _annealed(self.stage.pixel_floor, progress)
+        floor = annealed(self.stage.pixel_floor, progress)
         error = log_error(decoded, truth, floor)
         pixels = error + self.stage.fft_weight * spectrum_l1(decoded, truth)
         pixels = torch.where(counted[clips], pixels, 0.0)
@@ -300,8 +318,3 @@ def _by_timestep(loss: Tensor, timesteps: Tensor) -> dict[str, Tensor]:
         )
         for low, high in pairwise(_BUCKETS)
     }
-
-
-def _annealed(ends: tuple[float, float], progress: float) -> float:
-    """Go from the first to the second value, evenly in their logarithms."""
-    return ends[0] * (ends[1] / ends[0]) ** progress

@@ -218,6 +218,15 @@ def whole_weights(module: nn.Module, average: dict[str, Tensor]) -> dict[str, Te
     }
 
 
+def with_prefix(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the weights whose names begin with a prefix, under their names after it."""
+    return {
+        name.removeprefix(prefix): value
+        for name, value in weights.items()
+        if name.startswith(prefix)
+    }
+
+
 def _states(folder: Path, name: str) -> Iterator[tuple[int, Path]]:
     for path in (folder / "states").glob(f"{name}_*.pt"):
         step = path.stem.removeprefix(f"{name}_")

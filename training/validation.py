@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..images.check import check_image
 from ..images.datasets import PairedSequence, load_dataset
@@ -18,8 +18,7 @@ from ..models.checkpoint import save_checkpoint
 from ..video.pixels import to_float
 from .config import DataConfig
 from .report.pictures import picture_grid, write_picture
-from .stages import DiffusionTraining, Draws
-from .states import whole_weights
+from .states import whole_weights, with_prefix
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -28,6 +27,27 @@ _MAX_CLIPS = 10
 _MAX_SIZE = 256
 """Pixels of a clip's sides: the centre of larger frames."""
 _PICTURE_ROWS = 4
+
+
+class RestoresClips(Protocol):
+    """A training module that can restore."""
+
+    @property
+    def model(self) -> Any:
+        """The network that is exported, with its `config`."""
+        ...
+
+    def restored_clip(self, blurry: Tensor, index: int) -> Tensor:
+        """Restore a clip through the module's own `forward`.
+
+        Args:
+            blurry: `[3, T, H, W]` in -1..1, on the device.
+            index: Of the clip, which seeds what is random.
+
+        Returns:
+            The same shape, in -1..1.
+        """
+        ...
 
 
 class ValidationClips:
@@ -54,7 +74,7 @@ class ValidationClips:
     def bound(
         self,
         stage: str,
-        module: DiffusionTraining,
+        module: RestoresClips,
         accelerator: Accelerator,
         provenance: dict[str, object],
         licence: str,
@@ -69,15 +89,16 @@ class StageValidation:
 
     clips: ValidationClips
     stage: str
-    module: DiffusionTraining
+    module: RestoresClips
     accelerator: Accelerator
     provenance: dict[str, object]
     licence: str
 
     def measure(self, step: int) -> dict[str, float]:
-        """Restore every clip in one step; log a picture, return mean PSNR and gain in dB.
+        """Restore every clip; log a picture, return mean PSNR and gain in dB.
 
-        Every process restores all of them: with FSDP they have to compute together.
+        A diffusion model takes one step. Every process restores all of them: with FSDP they
+        have to compute together.
         """
         scores, gains, middles = [], [], []
         for index, (blurry, sharp) in enumerate(self.clips.clips):
@@ -95,28 +116,21 @@ class StageValidation:
 
     def keep(self) -> None:
         """Write the weights to `best.safetensors`."""
+        assert isinstance(self.module, nn.Module)
         weights = whole_weights(self.module, {})
         if self.accelerator.is_main_process:
             save_checkpoint(
                 self.clips.folder / "best.safetensors",
-                {name.removeprefix("model."): value for name, value in weights.items()},
+                with_prefix(weights, "model."),
                 self.module.model.config,
                 provenance=self.provenance,
                 licence=self.licence,
             )
 
     def _restore(self, blurry: Tensor, index: int) -> Tensor:
-        model, device = self.module.model, self.accelerator.device
-        factor = model.downscale
-        shape = (model.config.autoencoder.latent_channels, blurry.shape[1])
-        size = (blurry.shape[2] // factor, blurry.shape[3] // factor)
-        generator = torch.Generator().manual_seed(index)
-        noise = torch.randn(1, *shape, *size, generator=generator).to(device)
-        timesteps = torch.zeros(1, dtype=torch.long, device=device)
-        draws = Draws(timesteps, timesteps == 0, noise, timesteps[:, None])
         with torch.no_grad(), self.accelerator.autocast():
-            restored = self.module(blurry[None].to(device), None, draws)["restored"]
-        return restored[0].float().cpu()
+            restored = self.module.restored_clip(blurry.to(self.accelerator.device), index)
+        return restored.float().cpu()
 
     def _picture(self, step: int, rows: list[list[np.ndarray]]) -> None:
         blurry, restored, sharp = (list(column) for column in zip(*rows, strict=True))

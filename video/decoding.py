@@ -14,6 +14,7 @@ from av.error import FFmpegError
 from av.video.stream import VideoStream
 
 from .alpha import decoder_for
+from .coded_pictures import EXPORT, CodedPicture, DecodingOrder, lists_vectors
 from .info import VideoInfo
 from .places import Picture, Places
 from .probe import (
@@ -41,8 +42,12 @@ class _UndecodableError(Exception):
 class Decoder:
     """The pictures of one file: of the stream that a player would show."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, vectors: bool = False) -> None:
         """Open the file; decode nothing yet.
+
+        Args:
+            source: Path or binary file object.
+            vectors: Whether to have the motion of pictures listed, where the stream has it.
 
         Raises:
             FileNotFoundError: If the path does not exist.
@@ -61,6 +66,12 @@ class Decoder:
         except BaseException:
             self.container.close()
             raise
+        context = self.stream.codec_context
+        # A bare H.264 stream has no times, which tell its pictures apart.
+        has_times = self.container.format.name != "h264"
+        self.has_vectors = vectors and has_times and lists_vectors(context, self._from_dts)
+        """Whether `coded` can tell anything."""
+        self._order: DecodingOrder | None = None
         self._progress = _Progress()
         self.info: VideoInfo | None = None
         """Set once a picture was described: for the error at a missing end."""
@@ -68,6 +79,12 @@ class Decoder:
     def close(self) -> None:
         """Close the file."""
         self.container.close()
+
+    def coded(self, picture: Picture) -> CodedPicture | None:
+        """Return what the stream says of the motion of a picture that was just yielded."""
+        if self._order is None or picture.is_repeat:
+            return None
+        return self._order.coded(picture.frame, picture.pts)
 
     def pictures(self) -> Generator[Picture]:
         """Yield the pictures in order of display, once.
@@ -102,6 +119,9 @@ class Decoder:
         careful = thread_type == "SLICE"
         decoder = decoder_for(self.stream, self.name)
         decoder.thread_type = thread_type
+        if self.has_vectors:
+            decoder.options = {**decoder.options, **EXPORT}
+            self._order = DecodingOrder(decoder)
         places = Places(
             self._time_base,
             self._rate,
@@ -111,6 +131,8 @@ class Decoder:
         for packet, clock in self._packets():
             if packet.size:
                 places.expect(packet, clock)
+                if self._order is not None:
+                    self._order.note(packet)
             if places.is_damaged and not careful:
                 raise _UndecodableError
             try:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    # It needs PyAV, which training on photos runs without.
+    from .coded_pictures import CodedPicture
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,3 +24,5 @@ class VideoFrame:
     """Time on display, same unit."""
     is_repeat: bool = False
     """Whether it stands for a frame that could not be decoded: a copy of its neighbour."""
+    coded: CodedPicture | None = None
+    """What the stream says of its motion, where a reader was asked for it and could tell."""

@@ -46,13 +46,14 @@ class VideoReader:
     check: Callable[[], None] | None = None
     """Called for each picture that is passed over; may raise to end it."""
 
-    def __init__(self, source: Source, deinterlace: str = "off") -> None:
+    def __init__(self, source: Source, deinterlace: str = "off", vectors: bool = False) -> None:
         """Open the source and decode its first frame.
 
         Args:
             source: A path, or a binary file object (read through its own position, so that
                 several readers can share it).
             deinterlace: One of `fields.DEINTERLACE`; progressive video stays as it is.
+            vectors: Whether frames carry what the stream says of their motion (`has_vectors`).
 
         Raises:
             ValueError: If there is no such way to deinterlace.
@@ -60,7 +61,7 @@ class VideoReader:
             VideoError: If the source is empty, no video, or has no frame.
         """
         self._deinterlace = check_deinterlace(deinterlace)
-        self._decoder = Decoder(source)
+        self._decoder = Decoder(source, vectors)
         self.name = self._decoder.name
         try:
             self._open(source)
@@ -76,13 +77,16 @@ class VideoReader:
             raise VideoError(f"{self.name}: has no video frame that can be decoded")
         first = picture.frame
         self._size = (first.width, first.height)
-        self._matrix = display_matrix(first)
+        self.matrix = display_matrix(first)
+        """How pictures are turned upright."""
         rate = picture_rate(source, decoder.stream, first)
         self.info = describe(decoder.container, decoder.stream, first, rate)
         decoder.info = self.info
         order = field_order(first, decoder.stream.codec_context)
         self.says_fields = order is not None
         """Whether the file says, at its start, that it is interlaced."""
+        self.has_vectors = decoder.has_vectors and order is None
+        """Whether frames carry `coded`; those of interlaced video do not."""
         if order and self._deinterlace != "off":
             self._pictures = deinterlaced(
                 _put_back(picture, self._pictures), self.info, order, self._deinterlace
@@ -144,10 +148,9 @@ class VideoReader:
 
     def _read(self) -> Generator[VideoFrame]:
         for picture, pts, duration in self._stamped:
-            pixels = self._pixels(picture.frame)
-            yield VideoFrame(
-                upright(pixels, self._matrix), pts, duration, is_repeat=picture.is_repeat
-            )
+            coded = self._decoder.coded(picture) if self.has_vectors else None
+            pixels = upright(self._pixels(picture.frame), self.matrix)
+            yield VideoFrame(pixels, pts, duration, picture.is_repeat, coded)
 
     def _pixels(self, frame: av.VideoFrame) -> np.ndarray:
         pix_fmt = frame.format.name

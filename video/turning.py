@@ -29,6 +29,12 @@ def swaps_axes(matrix: Matrix) -> bool:
     return matrix[0] == 0
 
 
+def turned_back(matrix: Matrix) -> Matrix:
+    """Return what undoes a turn."""
+    a, b, c, d = matrix
+    return (a, c, b, d)
+
+
 def rotation(matrix: Matrix) -> int:
     """Return degrees clockwise; a mirrored picture counts as its rotation alone."""
     a, b, _, d = matrix

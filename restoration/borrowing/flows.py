@@ -22,6 +22,7 @@ from torch import Tensor
 from .candidates import Frame
 from .filters import uploaded
 
+Estimate = Callable[[np.ndarray, np.ndarray], np.ndarray]
 FLOW_PIXELS = 640 * 360
 """Optical flow is computed on frames shrunk to at most this many pixels."""
 HALF, FULL = 0.5, 1.0
@@ -52,19 +53,42 @@ class Flow:
         return float(self._lowest[rows].min()), float(self._highest[rows].max())
 
 
+def optical_flow(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Find where each position of a picture is in another, by DIS (arXiv 1603.03590).
+
+    Others were compared with it, by time and by what is gained (docs/performance.md).
+
+    Args:
+        first: uint8 `[h, w]`, luma.
+        second: The same shape.
+
+    Returns:
+        float32 `[h, w, 2]`, offsets x and y in pixels.
+    """
+    # OpenCV's objects are of one thread each.
+    if not hasattr(_of_thread, "method"):
+        preset = cv2.DISOPTICAL_FLOW_PRESET_MEDIUM
+        _of_thread.method = cv2.DISOpticalFlow.create(preset)
+    return _of_thread.method.calc(first, second, np.zeros((*first.shape, 2), "f4"))
+
+
+_of_thread = threading.local()
+
+
 class Flows:
     """Optical flows of the frames at hand; a context that ends with its threads.
 
     Args:
         scale: Largest scale of the frames that flow is computed on.
+        estimate: Computes them, as `optical_flow` does; called by several threads.
     """
 
-    def __init__(self, scale: float = HALF) -> None:
+    def __init__(self, scale: float = HALF, estimate: Estimate = optical_flow) -> None:
         self._scale = scale
+        self._estimate = estimate
         # One flow keeps several cores busy.
         threads = max(1, min(4, (os.cpu_count() or 1) // 2))
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="optical_flow")
-        self._of_thread = threading.local()
         self._small: dict[Frame, Future[np.ndarray]] = {}
         self._flows: dict[tuple[Frame, Frame], Future[Flow]] = {}
 
@@ -100,12 +124,7 @@ class Flows:
 
     def _computed(self, first: Future[np.ndarray], second: Future[np.ndarray]) -> Flow:
         # Threads take work in order: what this waits for is done or under way.
-        one, other = first.result(), second.result()
-        # OpenCV's objects are of one thread each.
-        if not hasattr(self._of_thread, "method"):
-            preset = cv2.DISOPTICAL_FLOW_PRESET_MEDIUM
-            self._of_thread.method = cv2.DISOpticalFlow.create(preset)
-        return Flow(self._of_thread.method.calc(one, other, np.zeros((*one.shape, 2), "f4")))
+        return Flow(self._estimate(first.result(), second.result()))
 
 
 def _downloading(luma: Tensor) -> Callable[[], np.ndarray]:

@@ -46,7 +46,7 @@ from .candidates import Frame, Panel, Passed, sharper
 from .comparison import Advantage, Resemblance
 from .filters import BAND_PIXELS, enlarged, to_red_
 from .first_candidate import completed, evidence_of, judged
-from .flows import FLOW_PIXELS, FULL, HALF, Flows
+from .flows import FLOW_PIXELS, FULL, HALF, Estimate, Flows, optical_flow
 from .patch_fusion import (
     BAND_VALUES,
     BATCH_VALUES,
@@ -99,6 +99,7 @@ def borrow_stream(
     wanted: tuple[int, int] | None = None,
     before_frame: Callable[[], None] | None = None,
     refused: Callable[[], None] | None = None,
+    estimate: Estimate = optical_flow,
 ) -> Iterator[Tensor]:
     """Borrow and even out frame by frame, looking `REACH` frames ahead.
 
@@ -110,6 +111,7 @@ def borrow_stream(
         wanted: First and last (exclusive) frame to yield; the others are only borrowed from.
         before_frame: Called before each frame that is yielded; may raise to cancel.
         refused: Called for each frame of which a first stage shows something else.
+        estimate: How motion is found; see `Flows`.
 
     Yields:
         The frames that are wanted, in order, float32 in 0..1 on `device`; on the CPU for "mps",
@@ -119,7 +121,7 @@ def borrow_stream(
     place = _Place(torch.device(device))
     # Not a generator, which would keep the frame it has handed out.
     passed: Iterable[Passed] = map(partial(place.taken_in, refused=refused), frames)
-    with Flows(HALF) as coarse, Flows(FULL) as fine:
+    with Flows(HALF, estimate) as coarse, Flows(FULL, estimate) as fine:
         # Each with the frames that the passes after it look ahead.
         start = 0
         for work, flows, later in (

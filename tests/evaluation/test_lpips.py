@@ -102,3 +102,16 @@ def test_frames_too_small_for_the_networks_are_refused(pair):
     lpips = Lpips("squeeze", state_dict(random_features("squeeze")))
     with pytest.raises(ValueError, match="at least 32x32"):
         lpips.distance(pair[0][:20], pair[1][:20], data_range=255)
+
+
+def test_pairs_are_measured_together_and_may_be_trained_by():
+    lpips = Lpips("squeeze", state_dict(random_features("squeeze")))
+    pred, target = (torch.rand(3, 3, 40, 48) * 2 - 1 for _ in range(2))
+    pred.requires_grad_(True)
+    together = lpips(pred, target)
+    alone = [lpips(pred[i : i + 1], target[i : i + 1])[0] for i in range(3)]
+    torch.testing.assert_close(together, torch.stack(alone))
+    together.sum().backward()
+    assert pred.grad is not None
+    assert float(pred.grad.abs().min(dim=0).values.max()) > 0
+    assert not any(parameter.requires_grad for parameter in lpips.parameters())

@@ -7,12 +7,13 @@ import torch
 from video_deblur.models.checkpoint import save_checkpoint
 from video_deblur.models.registry import ARCHITECTURES, architecture_of
 
-from ..conftest import SMALL_CONFIG, SMALL_DBLRNET_CONFIG, SMALL_MAXIM_CONFIG
+from ..conftest import SMALL_CONFIG, SMALL_CPGD_CONFIG, SMALL_DBLRNET_CONFIG, SMALL_MAXIM_CONFIG
 
 SMALL = {
     "divd": SMALL_CONFIG,
     "dblrnet": SMALL_DBLRNET_CONFIG,
     "maxim": SMALL_MAXIM_CONFIG,
+    "cpgd": SMALL_CPGD_CONFIG,
 }
 every_architecture = pytest.mark.parametrize("name", list(ARCHITECTURES))
 

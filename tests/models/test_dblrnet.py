@@ -27,6 +27,23 @@ def test_one_frame_comes_out_of_five():
         small()(torch.rand(2, 4, 20, 24))
 
 
+@pytest.mark.parametrize("input_skip", [False, True])
+def test_a_run_of_frames_equals_its_windows(randomise, input_skip):
+    network = randomise(small(input_skip=input_skip), 0.1, add=True)
+    luma = torch.rand(2, 9, 20, 24)
+    with torch.no_grad():
+        windows = [network(luma[:, i : i + 5]) for i in range(5)]
+        torch.testing.assert_close(network(luma), torch.cat(windows, dim=1), atol=1e-5, rtol=0)
+
+
+def test_without_batch_normalisation_training_and_evaluation_are_one(randomise):
+    network = randomise(small(batch_norm=False), 0.1, add=True)
+    assert not any("norm" in name for name in network.state_dict())
+    luma = torch.rand(2, 5, 20, 24)
+    with torch.no_grad():
+        assert torch.equal(network.train()(luma), network.eval()(luma))
+
+
 def test_every_frame_of_the_five_counts():
     network, luma = small(), torch.rand(1, 5, 20, 24)
     whole = network(luma)

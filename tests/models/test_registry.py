@@ -119,7 +119,7 @@ def test_an_unknown_architecture_is_named_with_those_that_are_known(tmp_path, na
     path = write(tmp_path, SMALL["dblrnet"])
     rewrite_envelope(path, lambda envelope: envelope.update(architecture=name))
     assert_refused(
-        path, r"unknown architecture .* \(known: divd, dblrnet, maxim\)\. ", read_info
+        path, r"unknown architecture .* \(known: divd, dblrnet, maxim, cpgd\)\. ", read_info
     )
 
 
@@ -235,7 +235,9 @@ def test_a_newcomer_s_bad_files_are_refused_as_all_others(toy, tmp_path):
     assert_refused(path, "has shape|large|built", read_info)
     rewrite_envelope(path, lambda envelope: envelope.update(architecture="tay"))
     assert_refused(
-        path, r"unknown architecture 'tay' \(known: divd, dblrnet, maxim, toy\)", read_info
+        path,
+        r"unknown architecture 'tay' \(known: divd, dblrnet, maxim, cpgd, toy\)",
+        read_info,
     )
 
 
@@ -272,7 +274,7 @@ def test_only_the_registry_lists_architectures():
     allowed = {
         "models/registry.py",
         "nodes/checkpoint.py",  # a word that users search the node by
-        "benchmarks/feed_forward.py",  # trains this one network
+        "training/presets.py",  # what trains a network is named after it
     }
     found = {
         path.relative_to(ROOT).as_posix()

@@ -120,6 +120,7 @@ def every_node() -> dict:
             position=0.5,
             labels=True,
         ),
+        "priors": node("CodingPriors", video=["clip", 0], source="auto", scale=0.0),
         "video": node("DeblurVideo", video=["clip", 0], codec="h264", crf=14, **restore),
         "saved video": {
             "class_type": "SaveVideo",
@@ -133,6 +134,10 @@ def every_node() -> dict:
         "saved pictures": {
             "class_type": "SaveImage",
             "inputs": {"images": ["compare", 0], "filename_prefix": "packed"},
+        },
+        "saved priors": {
+            "class_type": "SaveImage",
+            "inputs": {"images": ["priors", 0], "filename_prefix": "packed"},
         },
         "report": {"class_type": "PreviewAny", "inputs": {"source": ["measure", 2]}},
         "figures": {"class_type": "PreviewAny", "inputs": {"source": ["fidelity", 2]}},

@@ -69,6 +69,7 @@ INPUTS = {
     "VideoDeblur_Compare": ["before", "after", "view", "position", "labels"],
     "VideoDeblur_MeasureRestoration": ["restored", "sharp", "blurry"],
     "VideoDeblur_SynthesizeBlur": ["sharp", "amount", "seed", "length", "pauses"],
+    "VideoDeblur_CodingPriors": ["source", "scale", "video", "frames"],
 }
 OUTPUTS = {
     "VideoDeblur_LoadCheckpoint": ["MODEL", "VAE", "DEBLUR_ENCODER"],
@@ -83,6 +84,7 @@ OUTPUTS = {
     "VideoDeblur_Compare": ["IMAGE"],
     "VideoDeblur_MeasureRestoration": ["FLOAT", "FLOAT", "STRING"],
     "VideoDeblur_SynthesizeBlur": ["IMAGE", "IMAGE"],
+    "VideoDeblur_CodingPriors": ["IMAGE", "IMAGE", "CODING_PRIORS"],
 }
 
 

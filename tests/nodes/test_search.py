@@ -14,6 +14,7 @@ FOUND = {
     "shake": {"Deblur Video", "Borrow Detail"},
     "camera shake": {"Synthesize Blur"},
     "blur detection": {"Measure Blur"},
+    "optical flow": {"Coding Priors"},
     "deblur": {"Deblur Video", "Deblur Frames"},
 }
 
@@ -66,6 +67,7 @@ ADVANCED = {
     "Borrow": ["scene_cuts"],
     "Compare": ["labels"],
     "SynthesizeBlur": ["pauses"],
+    "CodingPriors": ["source"],
 }
 
 

@@ -47,6 +47,7 @@ EXPECTED = {
     "Deblur, then slow motion": (2 * NUM_FRAMES - 1, HEIGHT, WIDTH),
     "Step by step": (NUM_FRAMES, HEIGHT, WIDTH),
     "With the stock KSampler": (NUM_FRAMES, HEIGHT, WIDTH),
+    "See the coding priors": (NUM_FRAMES, HEIGHT, WIDTH),
     "With a first stage": (NUM_FRAMES, HEIGHT, WIDTH),
 }
 """Frames, height and width of the last file that each workflow saves."""

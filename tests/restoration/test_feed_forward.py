@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from video_deblur.models.dblrnet import DblrNet, DblrNetConfig
+from video_deblur.restoration import feed_forward
 from video_deblur.restoration.borrowing import passes
 from video_deblur.restoration.feed_forward import FeedForward
 from video_deblur.restoration.settings import RestorationSettings
@@ -39,11 +40,47 @@ def settings(**values) -> RestorationSettings:
     return RestorationSettings(**{"borrow": False, **values})
 
 
-def test_frames_at_the_ends_are_repeated():
-    frames = torch.tensor([0.0, 0.01, 0.02, 0.03])[:, None, None, None].expand(4, 2, 2, 3)
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        # Of 0, 1, 2, 3: 2 1 0 1 2, 1 0 1 2 3, 0 1 2 3 2, 1 2 3 2 1.
+        ([0.0, 0.01, 0.02, 0.03], [0.06, 0.07, 0.08, 0.09]),
+        ([0.01], [0.05]),
+        ([0.0, 0.01], [0.02, 0.03]),  # 0 1 0 1 0, 1 0 1 0 1
+        ([0.0, 0.01, 0.02], [0.06, 0.05, 0.04]),  # 2 1 0 1 2, 1 0 1 2 1, 0 1 2 1 0
+    ],
+)
+def test_frames_are_mirrored_at_the_ends(values, expected):
+    frames = torch.tensor(values)[:, None, None, None].expand(-1, 2, 2, 3)
     restored = FeedForward(Neighbours()).restore(frames, settings())
-    expected = torch.tensor([0.03, 0.06, 0.09, 0.12])
-    torch.testing.assert_close(restored[:, 0, 0, 0], expected)
+    torch.testing.assert_close(restored[:, 0, 0, 0], torch.tensor(expected))
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 4, 5, 9])
+def test_windows_together_equal_one_by_one(engine, make_frames, monkeypatch, num_frames):
+    frames = make_frames(num_frames, 30, 40)
+    forward, rows = engine.model.restore_frames, []
+    monkeypatch.setattr(
+        engine.model, "restore_frames", lambda x: rows.append(len(x) - 4) or forward(x)
+    )
+    together = engine.restore(frames, settings())
+    assert rows == ([num_frames] if num_frames > 1 else [1])
+    monkeypatch.setattr(feed_forward, "_PIXELS_AT_ONCE", 1)
+    alone = engine.restore(frames, settings())
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+    assert not torch.allclose(together, frames, atol=1e-2)
+
+
+def test_windows_are_as_many_as_fit(engine):
+    assert feed_forward.windows_at_once(engine.model, 10) == 16
+    assert feed_forward.windows_at_once(engine.model, 512 * 256) == 2
+    assert feed_forward.windows_at_once(engine.model, 10**7) == 1
+    assert feed_forward.windows_at_once(Neighbours(), 10) == 1
+    # 40x50 pixels with all of the frame in reach; 720p in tiles of 512, one at a time.
+    small, large = (40, 50), (720, 1280)
+    assert feed_forward.network_pixels(engine.model, settings(), *small) == 16 * 2000
+    tile = 512 + 2 * engine.model.reach
+    assert feed_forward.network_pixels(engine.model, settings(), *large) == tile**2
 
 
 def test_shots_do_not_see_each_other(make_frames):
@@ -70,24 +107,40 @@ def test_segments_equal_the_clip_at_once(engine, monkeypatch, num_frames, borrow
 def test_tiles_equal_the_whole_frame(engine, make_frames):
     frames = make_frames(2, 150, 170)
     whole = engine.restore(frames, settings())
-    torch.testing.assert_close(engine.restore(frames, settings(tile=64)), whole)
+    assert torch.equal(engine.restore(frames, settings(tile=64)), whole)
+
+
+def limited_to(pixels, network, monkeypatch):
+    """Have a network run out of memory beyond so many pixels; return what it was given."""
+    forward, seen = network.restore_frames, []
+
+    def limited(frames):
+        windows, (height, width) = len(frames) - 4, frames.shape[2:]
+        seen.append((windows, height, width))
+        if windows * height * width > pixels:
+            raise torch.OutOfMemoryError("out of memory")
+        return forward(frames)
+
+    monkeypatch.setattr(network, "restore_frames", limited)
+    return seen
+
+
+def test_out_of_memory_goes_on_frame_by_frame(engine, make_frames, monkeypatch, caplog):
+    frames = make_frames(12, 150, 170)
+    whole = engine.restore(frames, settings())
+    seen = limited_to(150 * 170, engine.model, monkeypatch)
+    torch.testing.assert_close(engine.restore(frames, settings()), whole)
+    assert seen == [(10, 150, 170)] + [(1, 150, 170)] * 12
+    assert not caplog.records
 
 
 def test_out_of_memory_takes_smaller_tiles(engine, make_frames, monkeypatch):
     frames = make_frames(2, 150, 170)
     whole = engine.restore(frames, settings())
-    forward, sizes = engine.model.restore_frame, []
-
-    def limited(around):
-        sizes.append(tuple(around.shape[2:]))
-        if around.shape[2] * around.shape[3] > 110 * 110:
-            raise torch.OutOfMemoryError("out of memory")
-        return forward(around)
-
-    monkeypatch.setattr(engine.model, "restore_frame", limited)
+    seen = limited_to(110 * 110, engine.model, monkeypatch)
     torch.testing.assert_close(engine.restore(frames, settings()), whole)
-    assert sizes[0] == (150, 170)
-    assert sizes.count((150, 170)) == 1, "the second frame begins where it fits"
+    assert seen[:2] == [(2, 150, 170), (1, 150, 170)]
+    assert seen.count((1, 150, 170)) == 1, "the second frame begins where it fits"
 
 
 def test_frames_that_stay_as_they_are_are_not_computed(engine, make_frames, monkeypatch):
@@ -96,15 +149,17 @@ def test_frames_that_stay_as_they_are_are_not_computed(engine, make_frames, monk
         "video_deblur.restoration.streaming.footage.measure_blur", lambda frame: next(blur)
     )
     frames, seen = make_frames(10, 20, 24), []
-    forward = engine.model.restore_frame
-    monkeypatch.setattr(engine.model, "restore_frame", lambda x: seen.append(1) or forward(x))
+    forward = engine.model.restore_frames
+    monkeypatch.setattr(
+        engine.model, "restore_frames", lambda x: seen.append(len(x) - 4) or forward(x)
+    )
     restored = engine.restore(frames, settings(skip_sharp=True))
-    assert len(seen) == 4
+    assert seen == [4]
     assert torch.equal(restored[4:], frames[4:])
 
 
 def test_values_that_are_not_finite_end_the_run(engine, make_frames, monkeypatch):
-    monkeypatch.setattr(engine.model, "restore_frame", lambda x: x[0] * float("nan"))
+    monkeypatch.setattr(engine.model, "restore_frames", lambda x: x[2:-2] * float("nan"))
     with pytest.raises(FloatingPointError, match="not finite"):
         engine.restore(make_frames(2, 16, 16), settings())
 
@@ -151,14 +206,7 @@ def test_small_frames_are_seen_whole_by_a_network_that_needs_it(make_frames):
 
 
 def test_smaller_tiles_are_told_of_once(engine, make_frames, monkeypatch, caplog):
-    forward = engine.model.restore_frame
-
-    def limited(around):
-        if around.shape[2] * around.shape[3] > 110 * 110:
-            raise torch.OutOfMemoryError("out of memory")
-        return forward(around)
-
-    monkeypatch.setattr(engine.model, "restore_frame", limited)
+    limited_to(110 * 110, engine.model, monkeypatch)
     list(restore_stream([*np.zeros((3, 150, 170, 3), np.uint8)], engine, settings()))
     assert [record.message for record in caplog.records] == [
         "out of memory: going on with tiles of 85 pixels"

@@ -274,3 +274,45 @@ def test_states_are_written_as_often_as_their_size_allows(tmp_path, run_training
     run_training(make_run(tmp_path / "given", save_every_s=60.0, steps=2), Network())
     assert asked == [4]
     assert len(list((tmp_path / "given" / "states").iterdir())) == 1
+
+
+class Players(nn.Module):
+    """Two networks with losses of their own."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.first = nn.Linear(4, 1)
+        self.second = nn.Linear(4, 1)
+
+    def forward(self, step, x):
+        error = (self.first(x) - x.sum(1, keepdim=True)).square().flatten()
+        return {"loss": error + 1e3 * (self.second(x) + 1).square().flatten()}
+
+
+def test_an_opponent_is_clipped_by_itself_and_not_averaged(tmp_path, run_training):
+    network, before = Players(), Players()
+    opponent = loop.Opponent(prefix="second.", betas=(0.5, 0.9))
+    run = make_run(tmp_path, steps=1, opponent=opponent, rate_factors={"second.": 0.0})
+    average = run_training(run, network)
+    assert set(average) == {"first.weight", "first.bias"}
+    # With the rate of its own, 0, it stays; the other moved although that gradient is large.
+    assert torch.equal(network.second.weight, before.second.weight)
+    assert not torch.equal(network.first.weight, before.first.weight)
+    (line,) = lines_of(tmp_path)
+    assert line["opponent_gradient_norm"] > 100 * line["gradient_norm"]
+    state = torch.load(tmp_path / "states" / "stage_0000001.pt", weights_only=True)
+    betas = [group["betas"] for o in state["optimizers"] for group in o["param_groups"]]
+    assert betas == [(0.9, 0.999)] * 2 + [(0.5, 0.9)] * 2
+
+
+def test_an_opponents_gradient_that_is_not_finite_skips_the_update(tmp_path, run_training):
+    class Broken(Players):
+        def forward(self, step, x):
+            return {"loss": super().forward(step, x)["loss"] + self.second.bias * float("inf")}
+
+    network, before = Broken(), Broken()
+    opponent = loop.Opponent(prefix="second.", betas=(0.5, 0.9))
+    run_training(make_run(tmp_path, steps=1, opponent=opponent), network)
+    assert torch.equal(network.first.weight, before.first.weight)
+    assert lines_of(tmp_path)[0]["skipped_updates"] == 1

@@ -9,9 +9,14 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+
+from ...models.hardware import choose_device
+from ..data_config import DataConfig
+from .clips import clip_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +25,24 @@ _MOST = 8
 """Chosen by itself."""
 _AHEAD = 2
 """Batches that a worker of torch's loader draws ahead."""
+
+
+def workers_of_process(
+    wanted: int | None, configs: Sequence[DataConfig | None], device: str
+) -> int:
+    """Return how many workers a process of a launched run starts; see `choose_workers`.
+
+    Args:
+        wanted: What the user asks for.
+        configs: Clips of the run, one kind after the other.
+        device: "auto" or "cpu".
+    """
+    drawn = [config for config in configs if config is not None]
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    share = max(max(config.clips_per_batch for config in drawn) // world, 1)
+    clip = max(clip_bytes(config) for config in drawn)
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return choose_workers(wanted, share * clip, choose_device(device), local)
 
 
 def choose_workers(

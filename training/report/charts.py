@@ -108,7 +108,17 @@ _GROUPS = (
     _Group("psnr", "Training PSNR, dB", unit="dB"),
     _Group("v|v_copy", "Latent error", log=True),
     _Group("coherence", "Coherence error", log=True),
-    _Group("gradient_norm", "Gradient norm", log=True),
+    _Group("adversarial_loss|discriminator_loss", "Losses of the two networks"),
+    _Group(
+        r"accuracy_\w+",
+        "Frames that the discriminator tells right, %",
+        from_zero=True,
+        factor=100.0,
+        unit="%",
+    ),
+    _Group("content_loss", "Loss without the discriminator's"),
+    _Group("r1", "R1, squared gradient of the discriminator", log=True),
+    _Group("gradient_norm|opponent_gradient_norm", "Gradient norm", log=True),
     _Group("learning_rate", "Learning rate", smooth=False, from_zero=True),
     _Group(r"\w+_per_s", "Throughput per second", from_zero=True, unit="/s"),
     _Group(
@@ -122,6 +132,11 @@ _GROUPS = (
     _Group("memory_gb", "Memory, GB", smooth=False, from_zero=True, unit="GB"),
 )
 _LABELS = {
+    "accuracy_sharp": "sharp",
+    "accuracy_restored": "restored",
+    "adversarial_loss": "of the restored frames",
+    "discriminator_loss": "of the discriminator",
+    "opponent_gradient_norm": "of the discriminator",
     "data_wait": "waiting for it",
     "data_preparation": "blurring it",
     "gain_db": "training",

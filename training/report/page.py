@@ -21,6 +21,7 @@ import cv2
 
 from ...images.folders import read_image
 from ...video.atomic import write_file
+from .balance import balance_warnings
 from .charts import NUM_COLORS, Chart, charts_of, draw_chart
 from .style import STYLE
 
@@ -251,8 +252,14 @@ def _stage_section(stage: _Stage) -> str:
     figures = "\n".join(_figure(chart) for chart in charts_of(stage.rows))
     return (
         f"<section><h2>{escape(stage.name)} <small>{note}</small></h2>\n"
+        f"{_warnings(stage)}"
         f'<div class="charts">{figures}</div>\n{_pictures(stage.pictures)}</section>'
     )
+
+
+def _warnings(stage: _Stage) -> str:
+    lines = "".join(f"<li>{escape(text)}</li>" for text in balance_warnings(stage.rows))
+    return f'<ul class="warnings">{lines}</ul>\n' if lines else ""
 
 
 def _figure(chart: Chart) -> str:

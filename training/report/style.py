@@ -35,6 +35,8 @@ figure { margin: 0; min-width: 0; }
 .key { display: inline-block; margin-right: 14px; }
 .key i { display: inline-block; width: 10px; height: 10px; border-radius: 3px;
   margin-right: 5px; }
+.warnings { margin: 0 0 12px; padding: 10px 12px 10px 28px; border: 1px solid var(--curve-1);
+  border-radius: 8px; }
 svg { display: block; width: 100%; height: auto; }
 svg * { stroke-linejoin: round; }
 svg text { font-family: inherit !important; font-variant-numeric: tabular-nums; }

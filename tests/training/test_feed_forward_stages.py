@@ -1,0 +1,218 @@
+"""The losses of DBLRNet and DBLRGAN."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from video_deblur.models.dblrgan import Discriminator, DiscriminatorConfig
+from video_deblur.models.dblrnet import DblrNet, DblrNetConfig
+from video_deblur.training.feed_forward_config import AdversarialStage, ContentStage
+from video_deblur.training.feed_forward_stages import (
+    AdversarialTraining,
+    ContentTraining,
+    discriminator_loss,
+    generator_loss,
+    r1_penalty,
+)
+
+SMALL = DblrNetConfig(
+    channels=8, num_units=2, head_channels=16, input_skip=True, batch_norm=False
+)
+JUDGE = DiscriminatorConfig(channels=(4, 8), num_convs=(1, 2), hidden=(6,))
+
+
+def content(**values):
+    torch.manual_seed(0)
+    return ContentTraining(DblrNet(SMALL), ContentStage(steps=1, **values))
+
+
+def adversarial(**values):
+    torch.manual_seed(0)
+    stage = AdversarialStage(steps=1, discriminator=JUDGE, **values)
+    module = AdversarialTraining(DblrNet(SMALL), stage, Discriminator(JUDGE))
+    nn.init.normal_(module.model.head3.weight, std=0.02)
+    return module
+
+
+def make_clips(clips=2, num_frames=6, size=16):
+    sharp = torch.rand(clips, num_frames, size, size)
+    return (sharp + sharp.roll(1, -1)) / 2, sharp
+
+
+def test_a_network_that_copies_gains_nothing():
+    values = content()(*make_clips(), 0.5)
+    assert values["loss"].shape == (2,)
+    torch.testing.assert_close(values["gain_db"], torch.zeros(2), atol=1e-4, rtol=0)
+
+
+def test_a_network_that_restores_gains_decibels():
+    blurry = torch.rand(1, 6, 16, 16)
+    module = content()
+    nn.init.constant_(module.model.head3.bias, 0.09)
+    # The error falls to a tenth: 20 dB, less what the floor of the loss hides.
+    assert 15 < float(module(blurry, blurry + 0.1, 1.0)["gain_db"]) < 20
+
+
+@pytest.mark.parametrize(
+    ("pixel_loss", "expected"),
+    [
+        ("mse", 0.04),  # of -1..1
+        ("charbonnier", math.hypot(0.2, 1e-3)),
+        ("log", math.log10(0.04 + 5e-3)),
+    ],
+)
+def test_golden_pixel_losses(pixel_loss, expected):
+    blurry = torch.rand(2, 5, 8, 8)
+    module = content(pixel_loss=pixel_loss, fft_weight=0.0, pixel_weight=3.0)
+    loss = module(blurry, blurry + 0.1, 0.0)["loss"]
+    assert loss.tolist() == pytest.approx([3 * expected] * 2, rel=1e-4)
+
+
+def test_lpips_is_given_each_frame_in_three_channels():
+    class Mean(nn.Module):
+        def forward(self, pred, target):
+            assert pred.shape == target.shape == (4, 3, 12, 12)
+            return (pred - target).abs().mean(dim=(1, 2, 3))
+
+    torch.manual_seed(0)
+    blurry = torch.rand(2, 6, 12, 12)
+    stage = ContentStage(steps=1, pixel_loss="mse", fft_weight=0.0, lpips_weight=0.5)
+    loss = ContentTraining(DblrNet(SMALL), stage, Mean())(blurry, blurry + 0.1)["loss"]
+    assert loss.tolist() == pytest.approx([0.04 + 0.5 * 0.2] * 2, rel=1e-4)
+
+
+def test_golden_adversarial_losses():
+    logits = torch.tensor([0.0, 2.0, -2.0])
+    likely = 1 / (1 + torch.exp(-logits))
+    torch.testing.assert_close(generator_loss(logits, "non_saturating"), -likely.log())
+    torch.testing.assert_close(generator_loss(logits, "paper"), (1 - likely).log())
+    at_restored = torch.tensor([1.0, 0.0, -3.0])
+    fooled = 1 / (1 + torch.exp(-at_restored))
+    torch.testing.assert_close(
+        discriminator_loss(logits, at_restored), -likely.log() - (1 - fooled).log()
+    )
+
+
+def test_the_papers_gradient_vanishes_where_the_discriminator_wins():
+    slopes = {}
+    for kind in ("paper", "non_saturating"):
+        logits = torch.tensor([-8.0], requires_grad=True)
+        generator_loss(logits, kind).sum().backward()
+        slopes[kind] = float(logits.grad)
+    assert slopes["non_saturating"] == pytest.approx(-1, rel=1e-3)
+    assert slopes["paper"] == pytest.approx(-math.exp(-8), rel=1e-3)
+
+
+def test_r1_is_the_squared_gradient_at_each_frame():
+    class Linear(nn.Module):
+        def forward(self, x):
+            return (x * torch.tensor([[1.0, 2.0], [3.0, 0.0]])).sum(dim=(1, 2, 3))
+
+    frames = torch.rand(3, 1, 2, 2)
+    assert r1_penalty(Linear(), frames).tolist() == pytest.approx([14.0] * 3)
+
+
+def test_losses_of_one_network_do_not_reach_the_other():
+    module, clips = adversarial(adversarial_weight=0.5), make_clips()
+    gradients = {}
+    for kind in ("content", "both"):
+        module.zero_grad()
+        values = module(*clips, 0.0, 1)
+        loss = values["loss"]
+        if kind == "content":
+            plain = ContentTraining(module.model, module.stage)
+            loss = plain(*clips, 0.0, 1)["loss"]
+        loss.mean().backward()
+        gradients[kind] = module.model.head3.weight.grad.clone()
+    assert not torch.allclose(gradients["both"], gradients["content"])
+    # Of the discriminator's weights: from its own loss alone.
+    module.zero_grad()
+    module(*clips, 0.0, 1)["loss"].mean().backward()
+    found = {n: p.grad.clone() for n, p in module.discriminator.named_parameters()}
+    module.zero_grad()
+    restored, sharp = 2 * module.model(clips[0]).detach() - 1, 2 * clips[1][:, 2:-2] - 1
+    at_sharp, at_restored = (
+        module.discriminator(x.flatten(0, 1)[:, None]) for x in (sharp, restored)
+    )
+    discriminator_loss(at_sharp, at_restored).mean().backward()
+    for name, parameter in module.discriminator.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad, msg=name)
+
+
+def test_accuracy_tells_who_wins():
+    module, clips = adversarial(), make_clips()
+    nn.init.constant_(module.discriminator.head[-1].weight, 0)
+    nn.init.constant_(module.discriminator.head[-1].bias, 1)
+    values = module(*clips, 0.0, 1)
+    assert values["accuracy_sharp"].tolist() == [1, 1]
+    assert values["accuracy_restored"].tolist() == [0, 0]
+
+
+def test_r1_is_added_every_few_updates():
+    module, clips = adversarial(r1_weight=2.0, r1_every=4), make_clips()
+    assert "r1" not in module(*clips, 0.0, 1)
+    values = module(*clips, 0.0, 4)
+    module.stage = AdversarialStage(steps=1, discriminator=JUDGE)
+    plain = module(*clips, 0.0, 4)
+    torch.testing.assert_close(values["loss"], plain["loss"] + 4 * values["r1"])
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_a_restored_clip_is_what_the_engine_makes_of_it(batch_norm):
+    from video_deblur.restoration.feed_forward import FeedForward
+    from video_deblur.restoration.settings import RestorationSettings
+
+    config = DblrNetConfig(channels=8, num_units=1, head_channels=8, batch_norm=batch_norm)
+    module = ContentTraining(DblrNet(config), ContentStage(steps=1))
+    clip = torch.rand(3, 4, 16, 20) * 2 - 1
+    with torch.no_grad():
+        restored = module.restored_clip(clip, 0)
+    assert module.training
+    assert module.model.training
+    frames = (clip.movedim(0, -1) + 1) / 2
+    engine = FeedForward(module.model.eval().requires_grad_(False))
+    expected = engine.restore(frames, RestorationSettings(borrow=False, scene_cuts=False))
+    torch.testing.assert_close((restored.movedim(0, -1) + 1) / 2, expected.clamp(0, 1))
+
+
+def test_content_training_overfits_a_clip():
+    module = content(pixel_loss="mse", fft_weight=0.0)
+    blurry, sharp = make_clips(1, 5, 24)
+    blurry = blurry * 0.5 + 0.25
+    optimizer = torch.optim.Adam(module.parameters(), lr=2e-3)
+    for _ in range(150):
+        optimizer.zero_grad()
+        values = module(blurry, sharp)
+        values["loss"].mean().backward()
+        optimizer.step()
+    assert float(values["gain_db"]) > 3
+
+
+def test_adversarial_training_overfits_a_clip():
+    module = adversarial(pixel_loss="mse", fft_weight=0.0, adversarial_weight=1e-3)
+    blurry, sharp = make_clips(1, 5, 24)
+    blurry = blurry * 0.5 + 0.25
+    optimizer = torch.optim.Adam(module.parameters(), lr=2e-3)
+    for step in range(150):
+        optimizer.zero_grad()
+        values = module(blurry, sharp, 0.0, step)
+        values["loss"].mean().backward()
+        optimizer.step()
+    assert float(values["gain_db"]) > 3
+
+
+def test_the_discriminator_learns_to_tell_blurry_frames():
+    module = adversarial(adversarial_weight=0.0)
+    blurry, sharp = make_clips(4, 5, 24)
+    optimizer = torch.optim.Adam(module.discriminator.parameters(), lr=5e-3)
+    for step in range(60):
+        optimizer.zero_grad()
+        values = module(blurry, sharp, 0.0, step)
+        values["loss"].mean().backward()
+        optimizer.step()
+    assert values["accuracy_sharp"].tolist() == [1] * 4
+    assert values["accuracy_restored"].tolist() == [1] * 4
+    assert float(values["discriminator_loss"].detach().max()) < 0.5

@@ -1,0 +1,68 @@
+"""What the log of an adversarial stage warns of: two networks that have lost their balance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+_WINNING = 0.95
+"""Share of frames told right above which the discriminator wins."""
+_GUESSING = 0.53
+"""Share below which it tells nothing apart."""
+_FEWEST_LINES = 5
+"""A log of fewer lines says nothing yet."""
+_LOST_DB = 1.0
+"""Fall of the gain, in dB, from its best, that counts as a collapse."""
+
+
+def balance_warnings(rows: Sequence[Mapping[str, float]]) -> list[str]:
+    """Return what is to be said about a stage, most of all its last fifth.
+
+    Args:
+        rows: Lines of a log by rising `step`; empty of warnings where no discriminator played.
+    """
+    sharp, restored = (_values(rows, f"accuracy_{kind}") for kind in ("sharp", "restored"))
+    if min(len(sharp), len(restored)) < _FEWEST_LINES:
+        return []
+    accuracy = (_late(sharp) + _late(restored)) / 2
+    warnings = []
+    if accuracy >= _WINNING:
+        warnings.append(
+            f"The discriminator wins: of late it tells {accuracy:.0%} of the frames right, so "
+            "that the network learns little from it. Lower discriminator_rate, or raise "
+            "r1_weight."
+        )
+    elif accuracy <= _GUESSING:
+        warnings.append(
+            f"The discriminator guesses: of late it tells {accuracy:.0%} of the frames right, "
+            "so that its loss means nothing. Raise discriminator_rate, or lower "
+            "adversarial_weight."
+        )
+    name = "validation_gain_db" if _values(rows, "validation_gain_db").size else "gain_db"
+    gain = _values(rows, name)
+    if len(gain) >= _FEWEST_LINES and (lost := _lost(gain)) >= _LOST_DB:
+        warnings.append(
+            f"The gain fell by {lost:.1f} dB from its best: the restored frames move away "
+            "from the sharp ones, as when a network collapses to what fools the "
+            "discriminator. Lower adversarial_weight."
+        )
+    return warnings
+
+
+def _values(rows: Sequence[Mapping[str, float]], name: str) -> np.ndarray:
+    values = [row.get(name, math.nan) for row in rows]
+    return np.array([value for value in values if math.isfinite(value)])
+
+
+def _late(values: np.ndarray) -> float:
+    """Average the last fifth."""
+    return float(values[-max(1, len(values) // 5) :].mean())
+
+
+def _lost(values: np.ndarray) -> float:
+    """Return how far the last fifth is below the best fifth."""
+    width = max(1, len(values) // 5)
+    means = np.convolve(values, np.full(width, 1 / width), mode="valid")
+    return float(means.max() - _late(values))
