@@ -166,7 +166,7 @@ def file_priors(
 def _stream_priors(reader: VideoReader) -> Iterator[tuple[VideoFrame, FramePriors]]:
     """Yield frames and priors by the stream's own vectors, which are not turned upright."""
     back = turned_back(reader.matrix)
-    maker, choice, before = None, None, None
+    maker, choice, before, was_lost = None, None, None, False
     for frame, cut in _with_cuts(reader, lambda frame: frame.pixels):
         luma = upright(_luma(frame.pixels)[..., None], back)[..., 0]
         if maker is None or choice is None:
@@ -175,10 +175,11 @@ def _stream_priors(reader: VideoReader) -> Iterator[tuple[VideoFrame, FramePrior
         if before is not None and not cut:
             if frame.is_repeat:
                 motion = choice.still()
-            elif frame.coded is not None:
+            elif frame.coded is not None and not was_lost:
                 motion = choice.motion(frame.coded, before[0], before[1], small)
         pts = frame.pts if frame.coded is None else frame.coded.pts
-        before = pts, small
+        # Vectors to a lost frame do not lead to what is shown in its place.
+        before, was_lost = (pts, small), frame.is_repeat
         priors = maker.next(luma, motion)
         yield frame, _turned(priors, reader.matrix)
 
