@@ -167,7 +167,7 @@ class _Trainer:
             blurry, sharp = self.data.finish(drawn, self.accelerator.device)
             return to_luma(blurry), to_luma(sharp), step / stage.steps, step
 
-        module, run = self._module(model, stage), self._run(name, stage)
+        module, run = self._module(model, stage), self._run(name, model.config, stage)
         validation = self.validation and self.validation.bound(
             name, module, self.accelerator, self.provenance, self.licence
         )
@@ -193,7 +193,7 @@ class _Trainer:
         torch.manual_seed(self.preset.seed + 1)
         return AdversarialTraining(model, stage, Discriminator(stage.discriminator), self.lpips)
 
-    def _run(self, name: str, stage: ContentStage) -> Run:
+    def _run(self, name: str, config: DblrNetConfig, stage: ContentStage) -> Run:
         run = Run(
             name=name,
             folder=self.folder,
@@ -207,7 +207,7 @@ class _Trainer:
             gradient_clip=stage.gradient_clip,
             ema_decay=stage.ema_decay,
             **self.intervals,
-            images_per_sample=stage.data.num_frames - 4,
+            images_per_sample=stage.data.num_frames - config.num_frames + 1,
         )
         if isinstance(stage, AdversarialStage):
             run.opponent = Opponent(prefix="discriminator.", betas=stage.discriminator_betas)

@@ -109,9 +109,10 @@ class AdversarialStage(ContentStage):
     adversarial_loss: Literal["non_saturating", "paper"] = "non_saturating"
     """What the restored frames are trained by, where D says how likely a frame is sharp:
     -log D, or the paper's log(1 - D), whose gradient vanishes while the discriminator wins."""
-    adversarial_weight: float = 2e-3
-    """Weight of it. The paper's is not known for certain (2e-4, beside a mean square error)."""
-    discriminator_rate: float = 0.2
+    adversarial_weight: float = 0.05
+    """Weight of it, beside the logarithm of the error. The paper's is not known for certain
+    (2e-4, beside the mean square error)."""
+    discriminator_rate: float = 0.5
     """Factor of the learning rate for the discriminator."""
     discriminator_betas: tuple[float, float] = (0.5, 0.9)
     """Of its AdamW."""

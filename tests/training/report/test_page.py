@@ -73,6 +73,23 @@ def test_the_page_says_how_far_the_run_is(page):
     assert page.text.count("Loss") == 2
 
 
+def test_the_page_shows_both_losses_of_an_adversarial_stage_and_warns(tmp_path):
+    row = {"adversarial_loss": 3.0, "discriminator_loss": 0.1, "gain_db": 0.5, "loss": 1.0}
+    told = {"accuracy_sharp": 0.98, "accuracy_restored": 0.99, "opponent_gradient_norm": 0.2}
+    rows = [{"step": step, **row, **told} for step in range(20, 220, 20)]
+    write_lines(tmp_path / "adversarial.jsonl", rows)
+    page = Page(write_report(tmp_path))
+    for shown in (
+        "Losses of the two networks",
+        "of the restored frames ",
+        "of the discriminator ",
+        "Frames that the discriminator tells right, %",
+    ):
+        assert shown in page.text
+    (warning,) = (text for text in page.text if text.startswith("The discriminator wins"))
+    assert "98%" in warning
+
+
 def test_the_latest_picture_is_large_and_the_earlier_ones_small(page):
     latest, *earlier = page.images()
     assert latest.startswith("data:image/png;base64,")
