@@ -67,7 +67,9 @@ class Decoder:
             self.container.close()
             raise
         context = self.stream.codec_context
-        self.has_vectors = vectors and lists_vectors(context, self._from_dts)
+        # A bare H.264 stream has no times, which tell its pictures apart.
+        has_times = self.container.format.name != "h264"
+        self.has_vectors = vectors and has_times and lists_vectors(context, self._from_dts)
         """Whether `coded` can tell anything."""
         self._order: DecodingOrder | None = None
         self._progress = _Progress()

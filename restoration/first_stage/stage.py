@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from ..borrowing.candidates import Panel
+from ..borrowing.first_candidate import followed
 from ..denoising.windows import Span
 from ..engine import Engine
 from ..frames import DeviceFrames, rounded, unrounded
@@ -191,7 +192,7 @@ class FirstStageSession:
 
 
 class SeenFrames:
-    """The frames that a network sees: what a first stage made of them, where it did.
+    """The frames that a network sees: what a first stage made of them, as far as it is trusted.
 
     Args:
         frames: Blurry.
@@ -200,7 +201,10 @@ class SeenFrames:
 
     def __init__(self, frames: DeviceFrames, candidates: Sequence[Tensor | None]) -> None:
         self._frames = frames
-        self._candidates = candidates
+        self._followed = [
+            None if candidate is None else _followed(frames, index, candidate)
+            for index, candidate in enumerate(candidates)
+        ]
 
     def __len__(self) -> int:
         return len(self._frames)
@@ -213,10 +217,15 @@ class SeenFrames:
     def colors(self, start: int, stop: int) -> Tensor:
         """See `DeviceFrames`."""
         colors = self._frames.colors(start, stop).clone()
-        for target, candidate in zip(colors, self._candidates[start:stop], strict=True):
-            if candidate is not None:
-                target.copy_(unrounded(candidate))
+        for target, pixels in zip(colors, self._followed[start:stop], strict=True):
+            if pixels is not None:
+                target.copy_(unrounded(pixels))
         return colors
+
+
+def _followed(frames: DeviceFrames, index: int, candidate: Tensor) -> Tensor:
+    blurry = frames.colors(index, index + 1)[0]
+    return _packed(followed(Panel(blurry, blurry, unrounded(candidate))))
 
 
 def panel_of(

@@ -165,6 +165,18 @@ def test_b_frames_in_a_file_without_display_times_are_encoded_again():
     assert share_within(priors, step, 0.26) > 0.9
 
 
+def test_a_bare_stream_has_no_times_and_is_encoded_again():
+    step = (4, 2)
+    file = x264(moving(step), STREAMS["one reference"], file_format="h264")
+    _, priors = of_file(file, expect_vectors=False)
+    assert share_within(priors, step, 0.26) > 0.9
+
+
+def test_a_size_that_x264_refuses_is_told_in_one_line():
+    with pytest.raises(ValueError, match=r"^motion vectors: x264 takes no frames of 33000x16 "):
+        gather_priors(encoded_priors([np.zeros((16, 33000, 3), np.uint8)]))
+
+
 def test_mpeg_4_part_2_gives_motion_from_the_frame_before():
     for step, options in (((3, -2), {}), ((1.5, 2.5), {}), ((1.25, -0.75), {"flags": "+qpel"})):
         clip = encoded(moving(step), "mpeg4", b="2000000", **options)

@@ -52,8 +52,8 @@ def test_the_number_of_references_is_read_from_any_file(count, file_format):
 @pytest.mark.parametrize(
     ("params", "options"),
     [
-        ("bframes=0:ref=3:cqm=jvt", {"profile": "high"}),
-        ("ref=3", {"profile": "baseline"}),
+        ("bframes=0:ref=3:cqm=jvt", {}),
+        ("bframes=0:ref=3:weightp=0:8x8dct=0:cabac=0", {}),
         ("bframes=0:ref=3", {"pix_fmt": "yuv444p"}),
         ("bframes=0:ref=3:cqm=jvt", {"pix_fmt": "yuv444p"}),
         ("bframes=0:ref=3", {"pix_fmt": "yuv422p10le"}),

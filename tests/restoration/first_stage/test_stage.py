@@ -8,13 +8,16 @@ from __future__ import annotations
 from itertools import islice
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from video_deblur.models.dblrnet import DblrNet, DblrNetConfig
 from video_deblur.restoration.diffusion import Deblurrer
 from video_deblur.restoration.feed_forward import FeedForward
+from video_deblur.restoration.first_stage import stage
 from video_deblur.restoration.first_stage.stage import FirstStage
+from video_deblur.restoration.frames import TensorFrames, rounded
 from video_deblur.restoration.settings import RestorationSettings
 from video_deblur.restoration.streaming import segments, stream
 from video_deblur.restoration.streaming.segments import plan_segments, widened
@@ -23,6 +26,8 @@ from video_deblur.restoration.streaming.stream import (
     restore_segments,
     restore_stream,
 )
+
+from ..borrowing.test_passes import texture
 
 SETTINGS = RestorationSettings(window=8, overlap=4, scene_cuts=False)
 SMALL = DblrNetConfig(channels=8, num_units=2, head_channels=16)
@@ -207,7 +212,8 @@ def test_progress_rises_to_its_total(networks, first):
 
 
 @pytest.mark.usefixtures("panels")
-def test_the_network_may_see_what_the_first_stage_made(networks):
+def test_the_network_may_see_what_the_first_stage_made(networks, monkeypatch):
+    monkeypatch.setattr(stage, "followed", lambda panel: panel.first)
     settings = RestorationSettings(
         window=8, overlap=4, scene_cuts=False, network_input="first_stage"
     )
@@ -217,6 +223,17 @@ def test_the_network_may_see_what_the_first_stage_made(networks):
     alone = networks["divd"]().restore(seen, SETTINGS).numpy() * 255
     expected = (alone + seen.numpy() * 255) / 2
     assert np.abs(at_once(engine, frames, settings) - expected).max() < 0.05
+
+
+def test_the_network_sees_a_first_stage_as_far_as_it_is_trusted():
+    sharp = torch.from_numpy(texture(seed=3, size=(96, 128)).astype(np.float32))
+    blurry = torch.from_numpy(cv2.blur(sharp.numpy(), (11, 1)))
+    frames = TensorFrames(blurry.expand(3, -1, -1, -1), torch.device("cpu"))
+    candidates = [rounded(each, np.dtype(np.uint16)) for each in (sharp, 1 - sharp)]
+    seen = stage.SeenFrames(frames, [*candidates, None]).colors(0, 3)
+    assert (seen[0] - sharp).square().mean() < 0.3 * (blurry - sharp).square().mean()
+    assert (seen[1] - blurry).abs().max() < 1e-4
+    assert torch.equal(seen[2], blurry)
 
 
 @pytest.mark.usefixtures("_short_segments", "panels")
