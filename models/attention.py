@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .layers import make_norm
+from .layers import make_norm, zero_init
 
 MOST_ENTRIES = 65_535
 """Entries of a batch that one call attends to: CUDA's kernels put them along an axis of their
@@ -42,6 +42,27 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
     return torch.cat(parts)
 
 
+class QueryPrior(nn.Module):
+    """Modulate what asks in attention by what is known of its position (CPGD-Net).
+
+    The paper adds W_q (x * m) to W_q x, with m a projection of the prior that starts at zero:
+    by linearity the query of x * (1 + m).
+    """
+
+    def __init__(
+        self, prior_channels: int, channels: int, *, device: Any, dtype: Any, operations: Any
+    ):
+        super().__init__()
+        self.proj = operations.Linear(
+            prior_channels, channels, bias=False, device=device, dtype=dtype
+        )
+        zero_init(self.proj)
+
+    def forward(self, x: Tensor, prior: Tensor) -> Tensor:
+        """Return `[..., C]` modulated by `[..., prior_channels]`."""
+        return x * (1 + self.proj(prior))
+
+
 class Attention(nn.Module):
     """Multi-head attention of tokens to themselves or to a context."""
 
@@ -51,6 +72,7 @@ class Attention(nn.Module):
         inner: int,
         head_dim: int,
         context_dim: int | None,
+        prior_channels: int = 0,
         *,
         device: Any,
         dtype: Any,
@@ -64,13 +86,24 @@ class Attention(nn.Module):
         self.to_k = operations.Linear(source, inner, bias=False, **where)
         self.to_v = operations.Linear(source, inner, bias=False, **where)
         self.to_out = nn.ModuleList([operations.Linear(inner, channels, **where)])
+        self.prior = (
+            QueryPrior(prior_channels, channels, **where, operations=operations)
+            if prior_channels
+            else None
+        )
 
-    def forward(self, tokens: Tensor, context: Tensor | None = None) -> Tensor:
-        """Attend from `[N, L, C]` to `context` `[N, M, D]`, or to itself."""
+    def forward(
+        self, tokens: Tensor, context: Tensor | None = None, prior: Tensor | None = None
+    ) -> Tensor:
+        """Attend from `[N, L, C]` to `context` `[N, M, D]`, or to itself.
+
+        `prior` `[N, L, prior_channels]` modulates the queries.
+        """
         source = tokens if context is None else context
+        asking = tokens if prior is None or self.prior is None else self.prior(tokens, prior)
         q, k, v = (
             rearrange(x, "n l (heads d) -> n heads l d", d=self.head_dim)
-            for x in (self.to_q(tokens), self.to_k(source), self.to_v(source))
+            for x in (self.to_q(asking), self.to_k(source), self.to_v(source))
         )
         out = attend(q, k, v)
         return self.to_out[0](rearrange(out, "n heads l d -> n l (heads d)"))
@@ -114,6 +147,7 @@ class TransformerBlock(nn.Module):
         channels: int,
         head_dim: int,
         context_dim: int | None,
+        prior_channels: int = 0,
         *,
         device: Any,
         dtype: Any,
@@ -123,14 +157,16 @@ class TransformerBlock(nn.Module):
         where = {"device": device, "dtype": dtype}
         make = {**where, "operations": operations}
         self.norm1 = operations.LayerNorm(channels, **where)
-        self.attn1 = Attention(channels, channels, head_dim, None, **make)
+        self.attn1 = Attention(channels, channels, head_dim, None, prior_channels, **make)
         self.norm2 = operations.LayerNorm(channels, **where)
         self.attn2 = Attention(channels, channels, head_dim, context_dim, **make)
         self.norm3 = operations.LayerNorm(channels, **where)
         self.ff = FeedForward(channels, **make)
 
-    def forward(self, tokens: Tensor, context: Tensor | None = None) -> Tensor:
-        tokens = tokens + self.attn1(self.norm1(tokens))
+    def forward(
+        self, tokens: Tensor, context: Tensor | None = None, prior: Tensor | None = None
+    ) -> Tensor:
+        tokens = tokens + self.attn1(self.norm1(tokens), prior=prior)
         tokens = tokens + self.attn2(self.norm2(tokens), context)
         return tokens + self.ff(self.norm3(tokens))
 
@@ -150,6 +186,7 @@ class Transformer(nn.Module):
         context_dim: int | None,
         norm: str,
         groups: int,
+        prior_channels: int = 0,
         *,
         device: Any,
         dtype: Any,
@@ -162,16 +199,22 @@ class Transformer(nn.Module):
         self.norm = make_norm(norm, channels, groups, 1e-6, **make)
         self.proj_in = operations.Linear(channels, inner, **where)
         self.transformer_blocks = nn.ModuleList(
-            [TransformerBlock(inner, head_dim, context_dim, **make)]
+            [TransformerBlock(inner, head_dim, context_dim, prior_channels, **make)]
         )
         self.proj_out = operations.Linear(inner, channels, **where)
 
-    def forward(self, x: Tensor, num_frames: int, context: Tensor | None) -> Tensor:
-        """Apply to `[N, C, H, W]`; `context` is `[N, M, D]` and read when `spatial`."""
+    def forward(
+        self, x: Tensor, num_frames: int, context: Tensor | None, prior: Tensor | None = None
+    ) -> Tensor:
+        """Apply to `[N, C, H, W]`.
+
+        `context` `[N, M, D]` and `prior` `[N, prior_channels, H, W]` are read when `spatial`.
+        """
         height, width = x.shape[-2:]
         if self.spatial:
             tokens = rearrange(self.norm(x), "n c h w -> n (h w) c")
-            tokens = self.transformer_blocks[0](self.proj_in(tokens), context)
+            known = None if prior is None else rearrange(prior, "n c h w -> n (h w) c")
+            tokens = self.transformer_blocks[0](self.proj_in(tokens), context, known)
             out = rearrange(self.proj_out(tokens), "n (h w) c -> n c h w", h=height, w=width)
             return x + out
         volume = rearrange(x, "(b t) c h w -> b c t h w", t=num_frames)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from .config import SamplingConfig
+from .config import DivdConfig, SamplingConfig, UNet3DConfig
 from .config_fields import ConfigError, check_choice, check_positive, check_range
 
 PRIOR_KINDS = ("none", "motion", "motion_residual")
@@ -57,10 +57,39 @@ class CpfpConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CpcConfig:
+    """Stage 2: a diffusion model with a control branch. Defaults are of the full size."""
+
+    divd: DivdConfig = field(default_factory=DivdConfig)
+    """The diffusion model."""
+    control_channels: tuple[int, ...] = ()
+    """Width of the branch on each level of the UNet; empty: those of the UNet."""
+
+    def __post_init__(self) -> None:
+        levels = len(self.divd.unet.block_channels)
+        if len(self.control_channels) not in (0, levels):
+            raise ConfigError(
+                f"control_channels needs one entry per level ({levels}), "
+                f"got {len(self.control_channels)}"
+            )
+        # Made, so that what does not fit is found.
+        _ = self.control
+
+    @property
+    def control(self) -> UNet3DConfig:
+        """The structure of the branch."""
+        unet = self.divd.unet
+        widths = self.control_channels or unet.block_channels
+        return replace(unet, block_channels=widths, latent_skip=False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class CpgdConfig:
     """The whole network."""
 
     cpfp: CpfpConfig = field(default_factory=CpfpConfig)
+    cpc: CpcConfig | None = None
+    """Without it the result is that of the first stage."""
     sampling: SamplingConfig = field(
         default_factory=lambda: SamplingConfig(window=24, overlap=4, tile=256)
     )

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .config import DivdConfig
 from .cpgd import Cpgd
 from .cpgd_config import CpgdConfig
+from .cpgd_control import Cpc
 from .cpgd_priors import ClipPriors
 from .dblrnet import DblrNet, DblrNetConfig
 from .divd import Divd
@@ -82,6 +83,11 @@ class ClipNetwork(Protocol):
     @property
     def config(self) -> Any:
         """Its config, with `sampling`: windows and tiles."""
+        ...
+
+    @property
+    def cpc(self) -> Cpc | None:
+        """Networks that refine the result by sampling; None: there are none."""
         ...
 
     @property
@@ -229,6 +235,6 @@ register(
         config_type=CpgdConfig,
         build=Cpgd,
         prefixes=("cpfp.encoder.", "cpfp.passes.", "cpfp.decoder."),
-        pixel_prefixes=("cpfp.",),
+        pixel_prefixes=("cpfp.", "cpc.divd.blur_encoder.", "cpc.divd.autoencoder."),
     )
 )

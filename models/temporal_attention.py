@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .attention import attend
+from .attention import QueryPrior, attend
 from .layers import make_norm, zero_init
 
 Extent = tuple[int, int, int]
@@ -37,6 +37,7 @@ class WindowAttention(nn.Module):
         groups: int,
         *,
         relative_positions: bool = True,
+        prior_channels: int = 0,
         device: Any,
         dtype: Any,
         operations: Any,
@@ -56,6 +57,11 @@ class WindowAttention(nn.Module):
             else None
         )
         self.to_out = operations.Linear(channels, channels, **where)
+        self.prior = (
+            QueryPrior(prior_channels, channels, **where, operations=operations)
+            if prior_channels
+            else None
+        )
         self.norm2 = make_norm(norm, channels, groups, 1e-6, **where, operations=operations)
         self.ff_in = operations.Linear(channels, 2 * channels, **where)
         self.ff_out = operations.Linear(2 * channels, channels, **where)
@@ -67,14 +73,17 @@ class WindowAttention(nn.Module):
         zero_init(self.to_out)
         zero_init(self.ff_out)
 
-    def forward(self, x: Tensor, num_frames: int) -> Tensor:
-        """Apply to `[N, C, H, W]` with N = B * num_frames."""
-        x = x + self._attend(self.norm1(x), num_frames)
+    def forward(self, x: Tensor, num_frames: int, prior: Tensor | None = None) -> Tensor:
+        """Apply to `[N, C, H, W]` with N = B * num_frames.
+
+        `prior` `[N, prior_channels, H, W]` modulates the queries.
+        """
+        x = x + self._attend(self.norm1(x), num_frames, prior)
         h = rearrange(self.norm2(x), "n c h w -> n h w c")
         h = self.ff_out(F.gelu(self.ff_in(h)))
         return x + rearrange(h, "n h w c -> n c h w")
 
-    def _attend(self, x: Tensor, num_frames: int) -> Tensor:
+    def _attend(self, x: Tensor, num_frames: int, prior: Tensor | None = None) -> Tensor:
         volume = rearrange(x, "(b t) c h w -> b t h w c", t=num_frames)
         size = _extent(volume.shape[1:4])
         window, shift = window_and_shift(size, self.window, self.shifted)
@@ -86,6 +95,11 @@ class WindowAttention(nn.Module):
             three=3,
             d=self.head_dim,
         )
+        if self.prior is not None and prior is not None:
+            known = rearrange(prior, "(b t) c h w -> b t h w c", t=num_frames)
+            asking, _ = partition(self.prior(volume, known), window, shift)
+            q = self.to_qkv(asking)[..., : x.shape[1]]
+            q = rearrange(q, "n l (heads d) -> n heads l d", d=self.head_dim)
         bias = None if bias is None else bias.to(q.dtype)
         out = attend(q, k, v, bias)
         out = self.to_out(rearrange(out, "n heads l d -> n l (heads d)"))
