@@ -16,6 +16,9 @@ ProgressFn = Callable[..., None]
 """Called with (done, total) and optionally a `preview`; raises when the user cancels."""
 
 _RESOLUTION = 1000
+_BEGUN = 10
+"""What the bar shows as soon as anything is done: ComfyUI 0.33 hides steps of less than 0.5 %,
+which takes 19 s of a picture of 5000x3000 on one core."""
 
 
 def raise_if_cancelled() -> None:
@@ -43,7 +46,7 @@ class Progress:
             comfy.model_management.throw_exception_if_processing_interrupted()
             value = round(_RESOLUTION * (start + share * done / max(total, 1)))
             # Conditions that run one after the other would move the bar back.
-            self._value = max(self._value, value)
+            self._value = max(self._value, value, _BEGUN if done > 0 else 0)
             self._bar.update_absolute(self._value, _RESOLUTION, preview)
 
         return advance
