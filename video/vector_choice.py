@@ -69,6 +69,7 @@ class MotionChoice:
         candidates = self._candidates(coded, pts_before - coded.pts)
         if len(candidates) < 2:
             return candidates[0] if candidates else None
+        before = _as_bright(before, now)
         motion = np.zeros((2, *self._cells), np.float32)
         known = np.zeros(self._cells, bool)
         least = np.full(self._cells, np.inf, np.float32)
@@ -111,3 +112,13 @@ class MotionChoice:
         difference = cv2.absdiff(self._sample(before, dense), now)
         size = (self._cells[1], self._cells[0])
         return cv2.resize(difference.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+
+
+def _as_bright(before: np.ndarray, now: np.ndarray) -> np.ndarray:
+    """Give a picture the brightness and contrast of another, so that fades do not count."""
+    import cv2
+
+    (mean_before, spread_before), (mean, spread) = map(cv2.meanStdDev, (before, now))
+    gain = spread / np.maximum(spread_before, 1)
+    levels = (np.arange(256) - mean_before) * gain + mean
+    return cv2.LUT(before, np.clip(levels + 0.5, 0, 255).astype(np.uint8).reshape(-1))
