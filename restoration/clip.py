@@ -3,12 +3,15 @@
 Windows are those of the diffusion model's grid, so that a clip comes out the same whether it
 is restored at once or segment by segment. The priors of a window are those of its own frames,
 encoded from its first one on, for the same reason. Where windows meet, frames are crossfaded.
+A second stage, if the network has one, samples each tile of a window from noise that belongs to
+its frames.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,21 +19,24 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from ..models.cpgd_control import query_prior
 from ..models.cpgd_priors import SCALE, ClipPriors
 from ..models.registry import ClipNetwork
 from .clip_priors import as_pictures, priors_of_frames
 from .denoising.layout import in_smaller_pieces, make_layout
+from .denoising.noise import IndexedNoise
 from .denoising.windows import Layout, Piece, Span, crossfade_weights, fuse, split
 from .engine import Engine, Session
 from .frames import DeviceFrames
 from .phases import computed
 from .progress import Work
+from .refinement import refine
 from .settings import RestorationSettings
 from .streaming.segments import Segment, SegmentGrid, segment_grid
 
-_TILE_STEP = 16
-"""Sides of tiles are multiples of this, so that their overlaps, a quarter at most, are
-multiples of `SCALE` and each tile starts at a position of the priors."""
+_TILE_STEP = 8
+"""What sides of tiles and their overlaps are multiples of, so that each tile starts at a
+position of the priors, however often tiles were halved."""
 
 
 class ClipRestorer(Engine):
@@ -64,9 +70,11 @@ class ClipRestorer(Engine):
 
     def layout(self, settings: RestorationSettings, height: int, width: int) -> Layout:
         """Return how one window of frames of `height` x `width` pixels is cut."""
-        tile = settings.tile // _TILE_STEP * _TILE_STEP
-        return make_layout(
-            settings.window, settings.overlap, tile, height, width, self.config.sampling, 1
+        sampling = self.config.sampling
+        return aligned(
+            make_layout(
+                settings.window, settings.overlap, settings.tile, height, width, sampling, 1
+            )
         )
 
     @torch.no_grad()
@@ -88,6 +96,15 @@ class ClipRestorer(Engine):
         )
 
 
+def aligned(layout: Layout) -> Layout:
+    """Return a layout whose tiles start at positions of the priors, where frames do."""
+    return dataclasses.replace(
+        layout,
+        tile=layout.tile // _TILE_STEP * _TILE_STEP,
+        tile_overlap=layout.tile_overlap // _TILE_STEP * _TILE_STEP,
+    )
+
+
 class ClipSession(Session):
     """Restore the segments of a clip, window by window."""
 
@@ -97,7 +114,11 @@ class ClipSession(Session):
         self._engine = engine
         self._settings = settings
         self._size = size
-        self._padded = tuple(-(-side // SCALE) * SCALE for side in size)
+        cpc = engine.model.cpc
+        # Latents may be coarser than priors.
+        step = SCALE if cpc is None else math.lcm(SCALE, cpc.divd.downscale)
+        self._padded = tuple(-(-side // step) * step for side in size)
+        self._passes = 1 if cpc is None else 1 + settings.passes
         self._layout = engine.layout(settings, *size)
         self._told: set[Layout] = set()
 
@@ -112,7 +133,8 @@ class ClipSession(Session):
     def count(self, segment: Segment, span: Span) -> int:
         """See `Session`."""
         windows = self._windows(segment.context_stop - segment.context_start, span)
-        return sum(self._layout.count(stop - start, *self._padded) for start, stop in windows)
+        pieces = (self._layout.count(stop - start, *self._padded) for start, stop in windows)
+        return self._passes * sum(pieces)
 
     def restored(
         self,
@@ -131,7 +153,8 @@ class ClipSession(Session):
         for number, window in enumerate(windows):
             weights = crossfade_weights(window, (0, num_frames), self._settings.overlap)
             wanted = [i for i in range(*window) if span[0] <= i < span[1] and shares[i] > 0]
-            video = self._window(frames, window, work) if wanted else None
+            start = segment.context_start
+            video = self._window(frames, window, start, work) if wanted else None
             for index in wanted:
                 assert video is not None
                 weight = float(weights[index - window[0]])
@@ -150,28 +173,74 @@ class ClipSession(Session):
         windows = split(num_frames, self._settings.window, self._settings.overlap)
         return [each for each in windows if each[0] < span[1] and each[1] > span[0]]
 
-    def _window(self, frames: DeviceFrames, window: Span, work: Work) -> Tensor:
-        """Restore a window; out of memory, in smaller tiles: `[3, T, H, W]` in -1..1."""
+    def _window(self, frames: DeviceFrames, window: Span, start: int, work: Work) -> Tensor:
+        """Restore a window; out of memory, in smaller tiles.
+
+        Args:
+            frames: Of the context.
+            window: In the context.
+            start: Of the context, in the clip.
+            work: To count with.
+
+        Returns:
+            `[3, T, H, W]` in -1..1.
+        """
         video = self._padded_video(frames, window)
-        priors = priors_of_frames(as_pictures(video[0, ..., : self._size[0], : self._size[1]]))
+        priors = priors_of_frames(as_pictures(video[0]))
         size, done, counted = tuple(video.shape[2:]), work.done, self._layout
 
+        refined = self._refinement(video, priors, start + window[0], work)
+
         def predict(piece: Piece) -> Tensor:
-            device = self._engine.device
-            known = (
-                _at_quarter(piece).cut(part).to(device, non_blocking=True) for part in priors
-            )
-            return self._engine.restore_piece(piece.cut(video), ClipPriors(*known))
+            known = ClipPriors(*map(_coarser(piece, SCALE).cut, priors))
+            first = self._engine.restore_piece(piece.cut(video), known.to(self._engine.device))
+            return refined(piece, first)
 
         def attempt(pieces: Layout) -> Tensor:
             nonlocal counted
+            pieces = aligned(pieces)
             work.done = done
-            work.total += pieces.count(*size) - counted.count(*size)
+            work.total += self._passes * (pieces.count(*size) - counted.count(*size))
             counted = pieces
             return fuse(predict, pieces, video, work.advance)
 
         restored = in_smaller_pieces(attempt, self._layout, size, 1, self._told)[0]
         return restored[0, ..., : self._size[0], : self._size[1]]
+
+    def _refinement(
+        self, video: Tensor, priors: ClipPriors, frame: int, work: Work
+    ) -> Callable[[Piece, Tensor], Tensor]:
+        """Return what refines the first stage's result of a piece of a window.
+
+        Args:
+            video: The window, padded.
+            priors: Of it.
+            frame: Its first frame, in the clip.
+            work: To count with.
+        """
+        engine, cpc = self._engine, self._engine.model.cpc
+        if cpc is None:
+            return lambda piece, first: first
+        factor = cpc.divd.downscale
+        sides = (side // factor for side in video.shape[3:])
+        channels = cpc.divd.config.autoencoder.latent_channels
+        # Each frame's own, the same in every window and segment that holds it.
+        noise = IndexedNoise(self._settings.seed, frame).draw(video.shape[2], channels, *sides)
+        prior = query_prior(priors)
+
+        def refined(piece: Piece, first: Tensor) -> Tensor:
+            return refine(
+                cpc,
+                piece.cut(video),
+                first,
+                _coarser(piece, SCALE).cut(prior).to(engine.device),
+                _coarser(piece, factor).cut(noise).to(engine.device),
+                self._settings,
+                engine.dtype,
+                work.advance,
+            )
+
+        return refined
 
     def _padded_video(self, frames: DeviceFrames, window: Span) -> Tensor:
         """Return frames as video `[1, 3, T, H, W]` in -1..1, sides multiples of `SCALE`."""
@@ -182,10 +251,10 @@ class ClipSession(Session):
         return rearrange(images, "t c h w -> 1 c t h w")
 
 
-def _at_quarter(piece: Piece) -> Piece:
-    """Return where a piece lies in the priors."""
+def _coarser(piece: Piece, factor: int) -> Piece:
+    """Return where a piece lies in maps with `factor` pixels per position."""
     return dataclasses.replace(
         piece,
-        rows=(piece.rows[0] // SCALE, -(-piece.rows[1] // SCALE)),
-        columns=(piece.columns[0] // SCALE, -(-piece.columns[1] // SCALE)),
+        rows=(piece.rows[0] // factor, -(-piece.rows[1] // factor)),
+        columns=(piece.columns[0] // factor, -(-piece.columns[1] // factor)),
     )

@@ -58,8 +58,9 @@ class CpfpTraining(nn.Module):
             pixels = charbonnier(restored, sharp)
         loss = stage.pixel_weight * pixels + stage.fft_weight * spectrum_l1(restored, sharp)
         if stage.high_frequency_weight:
-            flat = (rearrange(clip, "b c t h w -> b (c t) h w") for clip in (restored, sharp))
-            loss = loss + stage.high_frequency_weight * high_frequency_l1(*flat)
+            flat = "b c t h w -> b (c t) h w"
+            edges = high_frequency_l1(rearrange(restored, flat), rearrange(sharp, flat))
+            loss = loss + stage.high_frequency_weight * edges
         gain = 10 * (log_error(blurry, sharp, floor) - error)
         return {"loss": loss, "gain_db": gain.detach()}
 

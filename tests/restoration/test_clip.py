@@ -10,8 +10,9 @@ from video_deblur.models.cpgd import Cpgd
 from video_deblur.restoration import clip as clip_engine
 from video_deblur.restoration import load
 from video_deblur.restoration.borrowing import passes
-from video_deblur.restoration.clip import ClipRestorer
+from video_deblur.restoration.clip import ClipRestorer, aligned
 from video_deblur.restoration.clip_priors import as_pictures, priors_of_frames
+from video_deblur.restoration.denoising.layout import halve
 from video_deblur.restoration.settings import RestorationSettings, preset_settings
 from video_deblur.restoration.streaming import segments
 from video_deblur.restoration.streaming.stream import restore_stream
@@ -25,6 +26,7 @@ class Recorded(nn.Module):
     def __init__(self, add=lambda video, priors: 0.1):
         super().__init__()
         self.config, self.add, self.seen = SMALL_CPGD_CONFIG, add, []
+        self.cpc = None
 
     def forward(self, video, priors):
         self.seen.append((video, priors))
@@ -117,7 +119,7 @@ def test_tiles_see_the_priors_of_their_place():
     engine = ClipRestorer(network)
     engine.restore(frames, settings(tile=72))
     whole, tiles = priors_of_frames(moving_frames(3, 96, 160)), network.seen
-    # Sides of 72 become 64 at most, with a quarter shared.
+    # As large as needed, at most 72.
     assert {tuple(video.shape[3:]) for video, _ in tiles} == {(56, 64)}
     video = frames.movedim(-1, 0)[None] * 2 - 1
     for seen, priors in tiles:
@@ -131,6 +133,16 @@ def test_tiles_see_the_priors_of_their_place():
         top, left = (place // 4 for place in places[0])
         for ours, theirs in zip(priors, whole, strict=True):
             assert torch.equal(ours, theirs[..., top : top + 14, left : left + 16])
+
+
+@pytest.mark.parametrize("tile", [64, 100, 136, 272, 544, 1000])
+def test_tiles_start_at_positions_of_the_priors_however_often_halved(engine, tile):
+    layout = engine.layout(settings(tile=tile), 700, 1100)
+    while layout is not None and layout.window == 8:
+        for piece in aligned(layout).pieces(8, 700, 1100):
+            for start, stop in (piece.rows, piece.columns):
+                assert start % 4 == stop % 4 == 0
+        layout = halve(layout, (8, 700, 1100), 1)
 
 
 def test_out_of_memory_takes_smaller_tiles(make_frames, caplog):
