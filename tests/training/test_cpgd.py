@@ -141,6 +141,20 @@ def test_priors_are_those_of_the_clips_as_they_were_degraded():
             assert torch.equal(ours[index : index + 1], alone)
 
 
+def test_edges_count_by_their_weight():
+    sharp = torch.rand(2, 3, 3, 16, 16) * 2 - 1
+    blurry = 0.5 * sharp
+    priors = priors_of_clips(blurry)
+    losses = []
+    for weight in (0.0, 1.0, 2.0):
+        stage = ContentStage(steps=1, data=DATA, high_frequency_weight=weight)
+        losses.append(
+            CpfpTraining(Cpgd(SMALL_CPGD_CONFIG), stage)(blurry, sharp, priors)["loss"]
+        )
+    torch.testing.assert_close(losses[2] - losses[1], losses[1] - losses[0])
+    assert (losses[1] > losses[0]).all()
+
+
 @pytest.mark.parametrize("pixel_loss", ["log", "mse", "charbonnier"])
 def test_the_loss_falls_to_its_least_where_all_is_restored(pixel_loss):
     stage = ContentStage(steps=1, data=DATA, pixel_loss=pixel_loss)
