@@ -85,7 +85,7 @@ def deform_conv(
     """Apply a modulated deformable 3x3 convolution (DCNv2, arXiv 1811.11168).
 
     As torchvision's `deform_conv2d`, from `grid_sample`: on a CPU that takes a third of the
-    time forwards and a twelfth backwards, and runs on every device.
+    time forwards and an eighth backwards, and runs on every device.
 
     Args:
         x: `[N, C, H, W]`.
