@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from video_deblur.restoration.first_stage import stage
 from video_deblur.restoration.streaming import stream
 
 from .command import decoded, refused, run, write_clip
@@ -39,8 +40,12 @@ def test_run_hands_what_another_checkpoint_made_to_fusion(
     assert json.loads(report.read_text())["first_stage"] == str(dblrnet_checkpoint)
 
 
-def test_the_network_may_see_what_the_first_stage_made(clip, checkpoint, tmp_path, capsys):
+def test_the_network_may_see_what_the_first_stage_made(
+    clip, checkpoint, tmp_path, capsys, monkeypatch
+):
     pytest.importorskip("spandrel")
+    # What a network of random weights makes is never trusted.
+    monkeypatch.setattr(stage, "followed", lambda panel: panel.first)
     from spandrel.architectures.NAFNet import NAFNet
 
     network = NAFNet(width=8, middle_blk_num=1, enc_blk_nums=[1], dec_blk_nums=[1])
