@@ -114,7 +114,11 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, data):
     values = json.loads((tmp_path / "whole" / "config.json").read_text())
     preset.write_text(json.dumps({**values, "preset": "dblrgan"}))
     command = [sys.executable, "-c", script, str(preset), data, str(tmp_path / "parts")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=dict(os.environ)) as process:
+    # As many threads as this process: sums of others differ in their last bits.
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, env={**os.environ, **threads}
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"there\n"
         # The state of an update is written in a thread of its own.
