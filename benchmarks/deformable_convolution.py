@@ -46,7 +46,7 @@ def main() -> None:
         # Torchvision has y before x.
         moved = rearrange(offsets.flip(3), "n g k xy h w -> n (g k xy) h w")
         mask = rearrange(weights, "n g k h w -> n (g k) h w")
-        return deform_conv2d(x, moved, kernel, padding=1, mask=mask)
+        return deform_conv2d(x, moved, kernel, padding=(1, 1), mask=mask)
 
     ways: dict[str, Callable[[], Tensor]] = {
         "ours": lambda: deform_conv(x, offsets, weights, kernel, None),

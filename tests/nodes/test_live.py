@@ -161,11 +161,12 @@ def test_loading_is_not_cut_in_half(comfy, package):
         torch.zeros(1).add(1)
 
 
-def test_the_bar_moves_as_soon_as_anything_is_done(package, updates):
-    """Newer versions hide steps of less than half a percent."""
+def test_the_bar_moves_as_soon_as_anything_is_done(comfy, package, monkeypatch):
+    """Newer versions leave out small and early steps, but never the first of a bar."""
+    seen = []
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda *args, **_: seen.append(args))
     progress = importlib.import_module(f"{package}.nodes.progress")
     advance = progress.Progress(1).stage(0)
-    for done in (0, 1, 2, 30, 1000):
+    for done in (0, 1):
         advance(done, 1000)
-    shares = [value / total for value, total, _ in updates]
-    assert shares == [0, 0.01, 0.01, 0.03, 1]
+    assert [args[:2] for args in seen] == [(0, 1000), (10, 1000)]
