@@ -20,6 +20,7 @@ def clip(tmp_path) -> Path:
     return write_clip(tmp_path / "clip.mp4", 10, 64, 48)
 
 
+@pytest.mark.usefixtures("any_first_stage")
 def test_run_hands_what_another_checkpoint_made_to_fusion(
     clip, checkpoint, dblrnet_checkpoint, tmp_path, capsys, monkeypatch
 ):
@@ -40,6 +41,7 @@ def test_run_hands_what_another_checkpoint_made_to_fusion(
     assert json.loads(report.read_text())["first_stage"] == str(dblrnet_checkpoint)
 
 
+@pytest.mark.usefixtures("any_first_stage")
 def test_the_network_may_see_what_the_first_stage_made(
     clip, checkpoint, tmp_path, capsys, monkeypatch
 ):
@@ -78,6 +80,7 @@ def test_what_cannot_be_a_first_stage_is_refused(clip, tmp_path, capsys):
     assert not (tmp_path / "out.mp4").exists()
 
 
+@pytest.mark.usefixtures("any_first_stage")
 def test_evaluate_says_what_ran_first(
     checkpoint, dblrnet_checkpoint, tmp_path, capsys, monkeypatch
 ):
