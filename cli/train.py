@@ -160,10 +160,14 @@ def _compare(args: argparse.Namespace) -> None:
         for name, path in config_names(args.preset).items()
     }
 
-    def score(checkpoint: Path) -> float:
+    def score(checkpoint: Path) -> dict[str, float]:
         preset = load_preset(checkpoint.parent / "config.json")
-        # The last score, not the best one, which would pick by luck.
-        return read_log(checkpoint.parent / f"{preset.stages[-1]}.jsonl")[-1]["validation_psnr"]
+        # The last score of each, not the best one, which would pick by luck. Stage 0 has none.
+        return {
+            name: read_log(checkpoint.parent / f"{name}.jsonl")[-1]["validation_psnr"]
+            for name in preset.stages
+            if name != "autoencoder"
+        }
 
     comparison = compare(
         configs,
