@@ -98,6 +98,11 @@ def deform_conv(
     Returns:
         `[N, O, H, W]`.
     """
+    return _weighed(_samples(x, offsets, weights), kernel, bias)
+
+
+def _samples(x: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
+    """Return what each position of the kernel meets, `[N, C * 9, H, W]`."""
     groups, taps = offsets.shape[1:3]
     steps = torch.arange(_KERNEL, device=x.device) - _KERNEL // 2
     rows, columns = torch.meshgrid(steps, steps, indexing="ij")
@@ -108,8 +113,11 @@ def deform_conv(
     samples = F.grid_sample(split.float(), grid, align_corners=False).to(x)
     samples = rearrange(samples, "(n g) c (k h) w -> n g c k h w", g=groups, k=taps)
     samples = samples * weights[:, :, None].to(x)
-    columns = rearrange(samples, "n g c k h w -> n (g c k) h w")
-    return F.conv2d(columns, rearrange(kernel, "o c y x -> o (c y x) 1 1"), bias)
+    return rearrange(samples, "n g c k h w -> n (g c k) h w")
+
+
+def _weighed(samples: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+    return F.conv2d(samples, rearrange(kernel, "o c y x -> o (c y x) 1 1"), bias)
 
 
 def _positions(like: Tensor) -> Tensor:
@@ -133,7 +141,13 @@ def _deform_conv_class(operations: Operations) -> type:
         """A 3x3 convolution whose samples lie where it is told."""
 
         def forward(self, x: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
-            return deform_conv(x, offsets, weights, self.weight, self.bias)
+            return super().forward(_samples(x, offsets, weights))
+
+        # What layers call that bring or cast their weights as they run, as ComfyUI's do.
+        def _conv_forward(
+            self, input: Tensor, weight: Tensor, bias: Tensor | None, *args: Any
+        ) -> Tensor:
+            return _weighed(input, weight, bias)
 
     return DeformConv
 

@@ -98,3 +98,8 @@ class CpgdConfig:
         default_factory=lambda: SamplingConfig(window=24, overlap=4, tile=256)
     )
     """How clips are cut unless the user says otherwise."""
+
+    @property
+    def reads_priors(self) -> bool:
+        """Whether results depend on coding priors."""
+        return self.cpfp.priors != "none"

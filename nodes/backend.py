@@ -12,7 +12,7 @@ import inspect
 import math
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import av
 import comfy.model_management
@@ -150,6 +150,9 @@ class LoadedCheckpoint:
     encoder: Any
     """DEBLUR_ENCODER: a ModelPatcher around `DeblurEncoder`."""
 
+    reads_priors: ClassVar[bool] = False
+    """Whether its results depend on coding priors."""
+
     def patchers(self) -> list[Any]:
         """Return what must be loaded to restore frames."""
         return [self.model, self.vae.patcher, self.encoder]
@@ -194,6 +197,11 @@ class LoadedFeedForward:
     network: Any
     """A ModelPatcher around it."""
 
+    @property
+    def reads_priors(self) -> bool:
+        """Whether its results depend on coding priors."""
+        return False
+
     def patchers(self) -> list[Any]:
         """Return what must be loaded to restore frames."""
         return [self.network]
@@ -212,6 +220,11 @@ class LoadedFeedForward:
 class LoadedClipNetwork(LoadedFeedForward):
     """The same of a network that restores windows of a clip."""
 
+    @property
+    def reads_priors(self) -> bool:
+        """See `LoadedFeedForward`."""
+        return self.config.reads_priors
+
     def memory_bytes(self, settings: RestorationSettings, height: int, width: int) -> float:
         """See `LoadedFeedForward`."""
         tile = self.engine().layout(settings, height, width).tile or max(height, width)
@@ -225,11 +238,11 @@ class LoadedClipNetwork(LoadedFeedForward):
 
 
 def refuse_without_sampler(info: CheckpointInfo) -> None:
-    """Raise CheckpointError if a checkpoint holds a network that no sampler runs."""
+    """Raise CheckpointError if a checkpoint holds a network that no sampler node runs."""
     if info.architecture.kind != "diffusion":
         raise CheckpointError(
-            f"{info.path}: holds {info.architecture.described}: it has no sampler. Use it in "
-            f"Deblur Frames or Deblur Video, or with `video-deblur run --checkpoint`."
+            f"{info.path}: holds {info.architecture.described}: sampler nodes cannot run it. "
+            f"Use it in Deblur Frames or Deblur Video, or with `video-deblur run --checkpoint`."
         )
 
 
@@ -243,10 +256,13 @@ def build_checkpoint(info: CheckpointInfo, dtype: str) -> LoadedCheckpoint | Loa
     Raises:
         CheckpointError: If a weight is not finite or the file cannot be read.
     """
-    without_sampler = {"feed_forward": LoadedFeedForward, "clip": LoadedClipNetwork}
-    if info.architecture.kind in without_sampler:
-        loaded = without_sampler[info.architecture.kind]
-        return loaded(config=info.config, network=_build_feed_forward(info))
+    if info.architecture.kind == "feed_forward":
+        network = _build_without_sampler(info, torch.float32)
+        return LoadedFeedForward(config=info.config, network=network)
+    if info.architecture.kind == "clip":
+        kept = choose_dtype("auto", comfy.model_management.get_torch_device())
+        network = _build_without_sampler(info, kept)
+        return LoadedClipNetwork(config=info.config, network=network)
     state_dict = load_state_dict(info)
     return LoadedCheckpoint(
         config=info.config,
@@ -256,16 +272,19 @@ def build_checkpoint(info: CheckpointInfo, dtype: str) -> LoadedCheckpoint | Loa
     )
 
 
-def _build_feed_forward(info: CheckpointInfo) -> Any:
+def _build_without_sampler(info: CheckpointInfo, dtype: torch.dtype) -> Any:
+    """Build a network in a dtype, but the parts that read or make pixels in float32."""
     offload_device = comfy.model_management.unet_offload_device()
     network = info.architecture.build(
         info.config,
         device=offload_device,
-        dtype=torch.float32,
+        dtype=dtype,
         operations=comfy.ops.disable_weight_init,
     )
-    weights = {name: weight.float() for name, weight in load_state_dict(info).items()}
-    network.load_state_dict(weights, strict=True)
+    for name, parameter in network.named_parameters():
+        if name.startswith(info.architecture.pixel_prefixes):
+            parameter.data = parameter.data.float()
+    network.load_state_dict(load_state_dict(info), strict=True)
     network.eval().requires_grad_(False)
     return make_patcher(network, comfy.model_management.get_torch_device(), offload_device)
 

@@ -96,11 +96,11 @@ def load_checkpoint(
     """
     path = checkpoint_path(name)
     key = (str(path), fingerprint(name), dtype)
+    # Also of what another node has loaded already.
+    if for_sampler:
+        refuse_without_sampler(read_info(path))
     if key not in _loaded:
-        info = read_info(path)
-        if for_sampler:
-            refuse_without_sampler(info)
-        _loaded[key] = build_checkpoint(info, dtype)
+        _loaded[key] = build_checkpoint(read_info(path), dtype)
         while len(_loaded) > _MAX_LOADED:
             _loaded.popitem(last=False)
     _loaded.move_to_end(key)

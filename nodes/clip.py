@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import InputImpl, io
 from torch import Tensor
@@ -24,9 +24,13 @@ from .encode import encode_frames, scene_cuts_input
 from .first_stage import UpscaleStage, first_stage_input, used_first_stage
 from .live import LiveView
 from .mask import feather_input, mask_input, mask_weights, mix_by_mask
+from .priors import coding_priors_input, used_priors
 from .progress import Cancellable, Progress, watched
 from .sample import sample_preset, seed_input
 from .temporary import RESULTS, TemporaryPath
+
+if TYPE_CHECKING:
+    from ..restoration.clip_priors import GivenPriors
 
 CODEC_NAMES = ("h264", "h265")
 """Codecs of `video.codecs` that Save Video can put into its mp4 files."""
@@ -86,6 +90,7 @@ class Deblur(io.ComfyNode):
                 feather_input(),
                 mask_input(),
                 first_stage_input(),
+                coding_priors_input(),
             ],
             outputs=[io.Image.Output(display_name="IMAGE", tooltip="Restored frames.")],
         )
@@ -108,6 +113,7 @@ class Deblur(io.ComfyNode):
         feather: int = 8,
         mask: Tensor | None = None,
         first_stage: Any | None = None,
+        coding_priors: Any | None = None,
     ) -> io.NodeOutput:
         # At once: loading takes a while.
         Progress(1).stage(0)(0, 1)
@@ -126,8 +132,9 @@ class Deblur(io.ComfyNode):
             weights = None if mask is None else mask_weights(mask, frames, feather)
         if weights is not None and not weights.any():
             return io.NodeOutput(frames)
+        priors = used_priors(coding_priors, loaded, checkpoint, len(frames))
         with used_first_stage(first_stage) as first:
-            restored = _restore_frames(frames, loaded, settings, first)
+            restored = _restore_frames(frames, loaded, settings, first, priors)
         if weights is not None:
             with Cancellable():
                 restored = mix_by_mask(frames, restored, weights)
@@ -139,6 +146,7 @@ def _restore_frames(
     loaded: LoadedCheckpoint | LoadedFeedForward,
     settings: RestorationSettings,
     first: UpscaleStage | None,
+    priors: GivenPriors | None,
 ) -> Tensor:
     """Restore a clip `[T, H, W, C]`."""
     # Here and below: what works on frames and files is imported when it is needed, so that
@@ -150,6 +158,7 @@ def _restore_frames(
         load_for(loaded, settings, height, width, first)
         engine = loaded.engine()
         engine.first_stage = first and first.stage
+        engine.priors = priors
         with Cancellable():
             return engine.restore(frames, settings, Progress(1).stage(0))
     decoding = 1 + 2 * settings.borrow + 8 * (first is not None)
@@ -225,6 +234,7 @@ class DeblurVideo(io.ComfyNode):
                 skip_sharp_input(),
                 borrow_input(),
                 first_stage_input(),
+                coding_priors_input(),
             ],
             hidden=[io.Hidden.unique_id],
             outputs=[
@@ -253,6 +263,7 @@ class DeblurVideo(io.ComfyNode):
         skip_sharp: bool = False,
         borrow: bool = True,
         first_stage: Any | None = None,
+        coding_priors: Any | None = None,
     ) -> io.NodeOutput:
         view = LiveView(Progress(1).stage(0), cls.hidden and cls.hidden.unique_id)
         loaded = load_checkpoint(checkpoint)
@@ -274,6 +285,7 @@ class DeblurVideo(io.ComfyNode):
                 view=view,
                 checkpoint=checkpoint,
                 first=first,
+                priors=used_priors(coding_priors, loaded, checkpoint),
             )
             if has_other_frames(video):
                 path = restore_components(video, job)

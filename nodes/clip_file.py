@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import comfy.model_management
 import folder_paths
@@ -26,6 +27,11 @@ from .memory import load_to_device
 from .progress import Cancellable, raise_if_cancelled
 from .temporary import PREFIX, temporary_file
 
+if TYPE_CHECKING:
+    from ..restoration.clip_priors import GivenPriors
+
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class VideoJob:
@@ -41,11 +47,14 @@ class VideoJob:
     """The choice that was loaded."""
     first: UpscaleStage | None
     """What else restores the frames."""
+    priors: GivenPriors | None = None
+    """Coding priors of the clip, where the networks read them and the user gave any."""
 
     def engine(self) -> Engine:
         """Return the library's engine on the networks."""
         engine = self.loaded.engine()
         engine.first_stage = self.first and self.first.stage
+        engine.priors = self.priors
         return engine
 
     def load(self, height: int, width: int) -> None:
@@ -69,6 +78,7 @@ def restore_file(
     with VideoReader(source) as reader:
         info = reader.info
     identity = checkpoint_identity(checkpoint_path(job.checkpoint))
+    identity.update(job.priors.identity if job.priors else {})
     settings, codec, crf = job.settings, job.codec, job.crf
     # One folder per work, as every run has an output of its own.
     start_s, duration_s = trim_window(video)
@@ -88,7 +98,7 @@ def restore_file(
             ends = WindowEnds(source, path, codec, crf, start_s=start_s, duration_s=duration_s)
         else:
             ends = VideoEnds(source, path, codec, crf)
-        restore_ends(
+        report = restore_ends(
             ends,
             job.engine(),
             settings,
@@ -100,6 +110,13 @@ def restore_file(
             check=raise_if_cancelled,
             cancelled_by=(comfy.model_management.InterruptProcessingException,),
         )
+    if job.priors and len(job.priors) > report.num_frames:
+        # Only now: what a file says of its length may be wrong.
+        logger.warning(
+            "coding_priors: are of %d frames, the video had %d, for which they were right",
+            len(job.priors),
+            report.num_frames,
+        )
     return path
 
 
@@ -110,6 +127,7 @@ def restore_components(
     """Restore a video that exists only as frames, without encoding them first."""
     from ..jobs.parts import PartEncoder
     from ..restoration.streaming.stream import restore_stream
+    from ..video.coding_priors import check_number
     from ..video.writer import VideoWriter
 
     settings, codec = job.settings, job.codec
@@ -117,6 +135,8 @@ def restore_components(
     with Cancellable():
         images = usable_frames(parts.images)
     num_frames, height, width = images.shape[:3]
+    if job.priors:
+        check_number(job.priors.priors, num_frames)
     rate = parts.frame_rate
     # As deep as the codec can store.
     deep = CODECS[codec].max_depth > 8

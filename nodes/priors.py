@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -10,16 +11,72 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..restoration.frames import usable_frames
-from .backend import CATEGORY, advanced, has_other_frames, make_schema, trim_window
+from .backend import (
+    CATEGORY,
+    LoadedCheckpoint,
+    LoadedFeedForward,
+    advanced,
+    has_other_frames,
+    make_schema,
+    trim_window,
+)
 from .progress import Cancellable, Progress, ProgressFn, watched
 
 if TYPE_CHECKING:
+    from ..restoration.clip_priors import GivenPriors
     from ..video.coding_priors import CodingPriors, FramePriors
+
+logger = logging.getLogger(__name__)
 
 CodingPriorsType = io.Custom("CODING_PRIORS")
 """Socket type of `CodingPriors`; `check_belongs` tells whether one is of a clip."""
 
 _SOURCES = ("auto", "stream", "encoded")
+
+
+def coding_priors_input() -> Any:
+    """Return the input for priors that were made beforehand."""
+    return CodingPriorsType.Input(
+        "coding_priors",
+        optional=True,
+        tooltip="Motion and residual of the same clip, from Coding Priors. Only checkpoints of "
+        "CPGD-Net read them, and find their own where nothing is connected.",
+    )
+
+
+def used_priors(
+    priors: Any | None,
+    loaded: LoadedCheckpoint | LoadedFeedForward,
+    checkpoint: str,
+    num_frames: int | None = None,
+) -> GivenPriors | None:
+    """Return what an engine takes of CODING_PRIORS, or None where it takes nothing.
+
+    Args:
+        priors: CODING_PRIORS, if connected.
+        loaded: What restores.
+        checkpoint: The choice that was loaded.
+        num_frames: Of the clip, where it is known.
+
+    Raises:
+        ValueError: If they are of another clip.
+    """
+    if priors is None:
+        return None
+    if not loaded.reads_priors:
+        # Trying another checkpoint should not take rewiring.
+        logger.info("coding_priors: %s does not read them and restores without", checkpoint)
+        return None
+    # Not at the top: ComfyUI starts without.
+    from ..restoration.clip_priors import GivenPriors
+    from ..video.coding_priors import CodingPriors, check_number
+
+    if not isinstance(priors, CodingPriors):
+        raise ValueError("coding_priors must come from Coding Priors")
+    if num_frames is not None:
+        check_number(priors, num_frames)
+    with Cancellable():
+        return GivenPriors(priors)
 
 
 class ShowCodingPriors(io.ComfyNode):

@@ -2,7 +2,8 @@
 
 Windows are those of the diffusion model's grid, so that a clip comes out the same whether it
 is restored at once or segment by segment. The priors of a window are those of its own frames,
-encoded from its first one on, for the same reason. Where windows meet, frames are crossfaded.
+encoded from its first one on, for the same reason, unless those of the whole clip are given.
+Where windows meet, frames are crossfaded.
 A second stage, if the network has one, samples each tile of a window from noise that belongs to
 its frames.
 """
@@ -186,7 +187,7 @@ class ClipSession(Session):
             `[3, T, H, W]` in -1..1.
         """
         video = self._padded_video(frames, window)
-        priors = priors_of_frames(as_pictures(video[0]))
+        priors = self._priors(video, start + window[0])
         size, done, counted = tuple(video.shape[2:]), work.done, self._layout
 
         refined = self._refinement(video, priors, start + window[0], work)
@@ -206,6 +207,20 @@ class ClipSession(Session):
 
         restored = in_smaller_pieces(attempt, self._layout, size, 1, self._told)[0]
         return restored[0, ..., : self._size[0], : self._size[1]]
+
+    def _priors(self, video: Tensor, frame: int) -> ClipPriors:
+        """Return the priors of a window.
+
+        Args:
+            video: The window, padded.
+            frame: Its first frame, in the clip.
+        """
+        given = self._engine.priors
+        if given is None:
+            return priors_of_frames(as_pictures(video[0]))
+        height, width = self._size
+        pictures = list(as_pictures(video[0, ..., :height, :width]))
+        return given.of_window(frame, pictures, self._padded)
 
     def _refinement(
         self, video: Tensor, priors: ClipPriors, frame: int, work: Work

@@ -23,6 +23,7 @@ from .settings import RestorationSettings
 from .streaming.segments import Segment, SegmentGrid, widened
 
 if TYPE_CHECKING:
+    from .clip_priors import GivenPriors
     from .first_stage.stage import FirstStage
 
 logger = logging.getLogger(__name__)
@@ -90,6 +91,8 @@ class Engine(ABC):
     """Whether every frame is restored by itself, the same in any segment that holds it."""
     first_stage: FirstStage | None = None
     """Another network whose results are candidates of fusion."""
+    priors: GivenPriors | None = None
+    """Coding priors of the clip, for networks that read them; None: they find their own."""
 
     def __init__(
         self,

@@ -94,24 +94,57 @@ def check_belongs(priors: CodingPriors, frames: Iterable[np.ndarray], num_frames
     Raises:
         ValueError: If number, size or pictures differ.
     """
-    height, width = priors.motion.shape[2:]
-    made_of = f"coding priors: are of {len(priors.motion)} frames of {width}x{height} pixels"
+    check_number(priors, num_frames)
+    check_frames(priors, frames)
+
+
+def check_number(priors: CodingPriors, num_frames: int) -> None:
+    """Refuse coding priors of a clip of another number of frames.
+
+    Raises:
+        ValueError: If they are.
+    """
     if len(priors.motion) != num_frames:
-        raise ValueError(f"{made_of}, the clip has {num_frames} frames. {_CONNECT}")
-    apart = []
-    for mark, frame in zip(priors.marks, frames, strict=True):
-        if frame.shape[:2] != (height, width):
-            size = f"{frame.shape[1]}x{frame.shape[0]}"
-            raise ValueError(f"{made_of}, the clip of {size} pixels. {_CONNECT}")
-        apart.append(np.abs(_mark(_luma(frame)).astype(np.float32) - mark).mean())
-    if apart and max(apart) > _SAME:
-        index = int(np.argmax(apart))
         raise ValueError(
-            f"coding priors: are of another clip, frame {index} differs. {_CONNECT}"
+            f"{_made_of(priors)}, the clip has {num_frames} frames. {_MAKE_THEM_AGAIN}"
         )
 
 
-_CONNECT = "Make them of the frames that they are used with."
+def check_frames(priors: CodingPriors, frames: Iterable[np.ndarray], first: int = 0) -> None:
+    """Refuse coding priors of other frames than some in a row.
+
+    Args:
+        priors: To be used with the frames.
+        frames: As for `check_belongs`.
+        first: Index of the first one in the clip.
+
+    Raises:
+        ValueError: If size or pictures differ, or there are too few.
+    """
+    size, apart = priors.motion.shape[2:], []
+    for index, frame in enumerate(frames, first):
+        if index >= len(priors.marks):
+            raise ValueError(f"{_made_of(priors)}, the clip has more. {_MAKE_THEM_AGAIN}")
+        if frame.shape[:2] != size:
+            other = f"{frame.shape[1]}x{frame.shape[0]}"
+            raise ValueError(
+                f"{_made_of(priors)}, the clip of {other} pixels. {_MAKE_THEM_AGAIN}"
+            )
+        mark = priors.marks[index].astype(np.float32)
+        apart.append(np.abs(_mark(_luma(frame)) - mark).mean())
+    if apart and max(apart) > _SAME:
+        index = first + int(np.argmax(apart))
+        raise ValueError(
+            f"coding priors: are of another clip, frame {index} differs. {_MAKE_THEM_AGAIN}"
+        )
+
+
+def _made_of(priors: CodingPriors) -> str:
+    num_frames, _, height, width = priors.motion.shape
+    return f"coding priors: are of {num_frames} frames of {width}x{height} pixels"
+
+
+_MAKE_THEM_AGAIN = "Make them of the frames that they are used with."
 
 
 def encoded_priors(frames: Iterable[np.ndarray]) -> Iterator[FramePriors]:

@@ -89,6 +89,30 @@ def test_the_convolution_is_torchvision_s(dtype, assert_same):
     assert_same(deform_conv(x, offsets, weights, kernel, bias), expected, torch.float32)
 
 
+def test_layers_that_bring_their_weights_as_they_run_are_heeded(assert_same):
+    """ComfyUI's do, where networks do not fit the device or a patch changes them."""
+
+    class Doubled(nn.Conv2d):
+        def forward(self, input):
+            return self._conv_forward(input, 2 * self.weight, self.bias)
+
+    class Operations:
+        Conv2d = Doubled
+
+    where = {"device": None, "dtype": None}
+    plain, doubled = (
+        Alignment(4, 2, 5.0, **where, operations=operations).deform
+        for operations in (nn, Operations)
+    )
+    doubled.load_state_dict(plain.state_dict())
+    x, offsets = torch.randn(1, 8, 6, 7), torch.randn(1, 2, 9, 2, 6, 7)
+    weights = torch.rand(1, 2, 9, 6, 7)
+    with torch.no_grad():
+        ours, theirs = (each(x, offsets, weights) for each in (doubled, plain))
+        bias = plain.bias[:, None, None]
+        assert_same(ours - bias, 2 * (theirs - bias))
+
+
 def test_without_offsets_it_is_a_plain_convolution():
     x, layer = torch.randn(2, 8, 7, 9), nn.Conv2d(8, 6, 3, padding=1)
     found = deform_conv(

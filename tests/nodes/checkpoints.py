@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import pytest
 import torch
 from video_deblur.models.checkpoint import load_model, read_info, save_checkpoint
 from video_deblur.models.config import (
@@ -14,14 +15,22 @@ from video_deblur.models.config import (
     SamplingConfig,
     UNet3DConfig,
 )
+from video_deblur.models.cpgd import Cpgd
+from video_deblur.models.cpgd_config import CpcConfig
 from video_deblur.models.divd import Divd
 from video_deblur.models.import_weights.convert import convert_weights
 from video_deblur.restoration.settings import preset_settings
 
+from ..conftest import SMALL_CONFIG, SMALL_CPGD_CONFIG
 from ..models.import_weights import published
 
 NAME = "random.safetensors"
 CONVERTED_NAME = "converted.safetensors"
+STAGES = {1: "cpgd.safetensors", 2: "cpgd_two_stages.safetensors"}
+"""Checkpoints of CPGD-Net by how many stages they hold."""
+every_stage = pytest.mark.parametrize(
+    "name", STAGES.values(), ids=["first stage", "both stages"]
+)
 
 
 def random_config(**autoencoder: object) -> DivdConfig:
@@ -83,6 +92,21 @@ def write_random_checkpoint(folder: Path, **autoencoder: object) -> Path:
     save_checkpoint(
         path, model.state_dict(), config, provenance={"steps": 0}, dtype=torch.float32
     )
+    return path
+
+
+def write_cpgd_checkpoint(path: Path, *, second_stage: bool = False) -> Path:
+    """Write a small CPGD-Net that changes frames, all in float32."""
+    cpc = CpcConfig(divd=SMALL_CONFIG, control_channels=(8, 16)) if second_stage else None
+    config = dataclasses.replace(SMALL_CPGD_CONFIG, cpc=cpc)
+    with torch.random.fork_rng():
+        torch.manual_seed(8)
+        network = Cpgd(config)
+        for parameter in network.parameters():
+            parameter.data += 0.05 * torch.randn_like(parameter)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    weights = network.state_dict()
+    save_checkpoint(path, weights, config, provenance={"steps": 0}, dtype=torch.float32)
     return path
 
 

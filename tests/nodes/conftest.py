@@ -7,6 +7,7 @@ Whatever uses one of these fixtures carries the mark `comfyui` and skips without
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 from collections.abc import Iterator
@@ -146,6 +147,24 @@ def random_checkpoint(comfy: SimpleNamespace, extension_nodes: dict[str, type]) 
     from .checkpoints import write_random_checkpoint
 
     return write_random_checkpoint(comfy.base / "models" / "video_deblur")
+
+
+@pytest.fixture(scope="session")
+def cpgd_files(random_checkpoint: Path) -> dict[str, Path]:
+    """Checkpoints of CPGD-Net that the nodes list, by the names of `checkpoints.STAGES`."""
+    from .checkpoints import STAGES, write_cpgd_checkpoint
+
+    return {
+        name: write_cpgd_checkpoint(random_checkpoint.with_name(name), second_stage=stage == 2)
+        for stage, name in STAGES.items()
+    }
+
+
+@pytest.fixture(scope="session")
+def our_module(extension_nodes: dict[str, type]) -> Any:
+    """`our_module(name)`: a module of the extension as ComfyUI loaded it."""
+    package = extension_nodes["VideoDeblur_Deblur"].__module__.partition(".nodes.")[0]
+    return lambda name: importlib.import_module(f"{package}.{name}")
 
 
 @pytest.fixture(scope="session")

@@ -83,12 +83,12 @@ def test_a_network_without_a_sampler_gives_one_line(
 ):
     path = random_checkpoint.with_name("dblrnet.safetensors")
     shutil.copyfile(dblrnet_checkpoint, path)
-    with pytest.raises(ValueError, match="it has no sampler") as caught:
+    with pytest.raises(ValueError, match="sampler nodes cannot run it") as caught:
         call_node("VideoDeblur_LoadCheckpoint", checkpoint=path.name)
     path.unlink()
     assert str(caught.value) == (
-        f"{path}: holds DBLRNet, a feed-forward network: it has no sampler. Use it in Deblur "
-        f"Frames or Deblur Video, or with `video-deblur run --checkpoint`."
+        f"{path}: holds DBLRNet, a feed-forward network: sampler nodes cannot run it. Use it "
+        f"in Deblur Frames or Deblur Video, or with `video-deblur run --checkpoint`."
     )
 
 

@@ -49,6 +49,7 @@ INPUTS = {
         "feather",
         "mask",
         "first_stage",
+        "coding_priors",
     ],
     "VideoDeblur_DeblurVideo": [
         "video",
@@ -62,6 +63,7 @@ INPUTS = {
         "skip_sharp",
         "borrow",
         "first_stage",
+        "coding_priors",
     ],
     "VideoDeblur_MeasureBlur": ["frames"],
     "VideoDeblur_Borrow": ["frames", "scene_cuts"],

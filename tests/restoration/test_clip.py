@@ -208,6 +208,18 @@ def test_shots_do_not_see_each_other(engine):
     assert not torch.equal(plain[6:], changed[6:])
 
 
+def test_the_codec_s_cuts_end_propagation_where_none_are_looked_for(engine):
+    first, second = moving_frames(4) // 4, 190 + moving_frames(4) // 4
+    clips = [np.concatenate([first, each]) for each in (second, second[:, ::-1])]
+    plain, changed = (
+        engine.restore(torch.from_numpy(clip).float() / 255, settings(scene_cuts=False))
+        for clip in clips
+    )
+    # All in one window.
+    assert torch.equal(plain[:4], changed[:4])
+    assert not torch.equal(plain[4:], changed[4:])
+
+
 def test_a_checkpoint_says_how_clips_are_cut(tmp_path, randomise):
     from video_deblur.models.checkpoint import save_checkpoint
 
