@@ -241,7 +241,7 @@ class ClipSession(Session):
         channels = cpc.divd.config.autoencoder.latent_channels
         # Each frame's own, the same in every window and segment that holds it.
         noise = IndexedNoise(self._settings.seed, frame).draw(video.shape[2], channels, *sides)
-        prior = query_prior(priors)
+        prior = query_prior(priors, engine.config.cpfp.priors)
 
         def refined(piece: Piece, first: Tensor) -> Tensor:
             return refine(
