@@ -39,6 +39,11 @@ _TILE_STEP = 8
 """What sides of tiles and their overlaps are multiples of, so that each tile starts at a
 position of the priors, however often tiles were halved."""
 
+WINDOW_BYTES = 48
+"""Memory of a window beside the network's, per pixel of its frames: as it came, its tiles
+fused, the sums where windows meet, and what is kept for the next segment. Without the last it
+grows by 39 (`benchmarks/clip_network.py`)."""
+
 
 class ClipRestorer(Engine):
     """The engine of a `registry.ClipNetwork`."""
