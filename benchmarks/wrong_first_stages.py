@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..evaluation.methods import checkpoint_method
@@ -41,10 +42,10 @@ def displaced(frame: Tensor) -> Tensor:
     return oversharpened(frame).roll((4, 6), (2, 3))
 
 
-def oversharpened(frame: Tensor) -> Tensor:
+def oversharpened(frame: Tensor, amount: float = 2, side: int = 5) -> Tensor:
     """Return the frame with halos along its edges and its noise enlarged."""
-    smooth = torch.nn.functional.avg_pool2d(frame, 5, 1, 2, count_include_pad=False)
-    return (frame + 2 * (frame - smooth)).clamp(0, 1)
+    smooth = F.avg_pool2d(frame, side, 1, side // 2, count_include_pad=False)
+    return (frame + amount * (frame - smooth)).clamp(0, 1)
 
 
 WRONG: dict[str, Callable[[Tensor], Tensor]] = {
@@ -55,6 +56,7 @@ WRONG: dict[str, Callable[[Tensor], Tensor]] = {
     "negative": lambda frame: 1 - frame,
     "displaced": displaced,
     "oversharpened": oversharpened,
+    "sharpened a little": lambda frame: oversharpened(frame, 0.5),
 }
 
 

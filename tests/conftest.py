@@ -223,6 +223,14 @@ def dblrnet_checkpoint(tmp_path: Path, randomise: Callable[..., nn.Module]) -> P
 
 
 @pytest.fixture
+def any_first_stage(monkeypatch):
+    """Use networks of random weights as first stages, which fail on test pictures."""
+    monkeypatch.setattr(
+        "video_deblur.restoration.first_stage.stage.fault_of", lambda engine: None
+    )
+
+
+@pytest.fixture
 def make_frames() -> Callable[..., Tensor]:
     """Smooth moving frames `[T, H, W, C]` in 0..1 with a little texture."""
 

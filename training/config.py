@@ -11,7 +11,7 @@ from ..models.config import DivdConfig
 from ..models.config_fields import ConfigError
 from ..models.cpgd_config import CpgdConfig
 from ..models.dblrnet import DblrNetConfig
-from .data_config import DataConfig
+from .data_config import DataConfig, phases_of
 from .data_config import check_numbers as _check
 from .feed_forward_config import AdversarialStage, ContentStage
 
@@ -138,6 +138,11 @@ class DiffusionStage:
             )
         if not self.trains:
             raise ConfigError("trains names nothing to train")
+
+    @property
+    def phases(self) -> list[tuple[int, DataConfig]]:
+        """From which update on which batches are drawn; the first from 0 on."""
+        return phases_of(self.steps, [(self.easy_data, self.easy_until)], self.data)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +44,25 @@ class DataConfig:
                 f"photo_share and clip_share add up to {self.photo_share + self.clip_share}, "
                 "expected 1 or less"
             )
+
+
+def phases_of(
+    steps: int, early: Sequence[tuple[DataConfig | None, float]], last: DataConfig
+) -> list[tuple[int, DataConfig]]:
+    """Return from which update on which batches are drawn; the first from 0 on.
+
+    Args:
+        steps: Updates.
+        early: Batches up to a point of the run, 0 to 1, in order; None: none.
+        last: Batches after them.
+    """
+    phases, start = [], 0
+    for data, until in early:
+        end = int(until * steps)
+        if data is not None and end > start:
+            phases.append((start, data))
+            start = end
+    return [*phases, (start, last)] if start < steps else phases
 
 
 def check_numbers(

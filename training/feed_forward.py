@@ -1,221 +1,95 @@
-"""A preset of feed-forward networks from start to end: data, stages, exported checkpoint."""
+"""What a run of a feed-forward network trains."""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import json
-import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from ..models.checkpoint import LICENCE, load_model, read_info, save_checkpoint
+from ..models.checkpoint import LICENCE, load_model, read_info
 from ..models.dblrgan import Discriminator
 from ..models.dblrnet import DblrNet, DblrNetConfig, to_luma
-from ..video.atomic import write_file
-from .accelerator import make_accelerator, share_of_process
-from .config import FEED_FORWARD_STAGES, AdversarialStage, ContentStage, Preset
-from .data.loader import ClipLoader, DrawnClip, TrainingData
-from .data.workers import workers_of_process
+from .config import FEED_FORWARD_STAGES, AdversarialStage, ContentStage
+from .data.loader import TrainingData
 from .feed_forward_stages import AdversarialTraining, ContentTraining
-from .fsdp import is_split
-from .loop import Opponent, Run, train
-from .preflight import begin_run, origin_of, provenance_of
-from .states import whole_weights, with_prefix
-from .validation import ValidationClips
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
-    from .recipe import ProgressFn
-
-logger = logging.getLogger(__name__)
-
-_MicroBatch = tuple[int, list[DrawnClip]]
-"""Update, clips of it."""
+from .loop import Opponent
+from .preflight import described
+from .stage_trainer import MicroBatch, Request, Stage, StageTrainer
 
 
-def train_feed_forward(
-    preset: Preset,
-    data_specs: Sequence[str],
-    folder: Path,
-    *,
-    device: str,
-    init: str | Path | None,
-    validation: str | None,
-    intervals: dict[str, Any],
-    num_workers: int | None,
-    export: str | Path | None,
-    progress: ProgressFn | None,
-    lpips: nn.Module | None,
-) -> Path:
-    """Run the stages of a preset and export the checkpoint; see `recipe.train_preset`.
-
-    The request has been checked (`preflight.check_request`).
+class FeedForwardPlan:
+    """A `stage_trainer.Plan`.
 
     Raises:
-        ValueError: If the preset needs a checkpoint to start from, or a data set, a stage
-            or the folder does not fit.
-        FileNotFoundError: If a data set does not exist.
+        ValueError: If the request does not fit.
     """
-    if init is None and preset.generator is None:
-        raise ValueError("this preset starts from a checkpoint; name one with --init")
-    start = None if init is None else read_info(init, config_type=DblrNetConfig)
-    config = preset.generator if start is None else start.config
-    assert isinstance(config, DblrNetConfig)
-    stages: dict[str, ContentStage] = {n: getattr(preset, n) for n in preset.stages}
-    _check_stages(stages, config, lpips)
-    configs = [clips for stage in stages.values() for _, clips in stage.phases]
-    data = TrainingData(
-        data_specs,
-        num_frames=max(c.num_frames for c in configs),
-        crop=max(c.crop for c in configs),
-    )
-    for clips in configs:
-        data.check(clips)
-    shown = None if validation is None else ValidationClips(validation, configs[-1], folder)
-    workers = workers_of_process(num_workers, configs, device)
-    origin = origin_of(data_specs, data, init=start, validation=validation)
-    if lpips is not None:
-        origin["lpips"] = _digest(lpips)
-    begin_run(folder, preset, origin)
-    accelerator = make_accelerator(device, preset.precision, folder)
-    if is_split(accelerator):
-        raise ValueError("a network of this size is not split: leave out --use_fsdp")
-    trainer = _Trainer(
-        preset=preset,
-        data=data,
-        folder=folder,
-        accelerator=accelerator,
-        validation=shown,
-        intervals=intervals,
-        num_workers=workers,
-        progress=progress,
-        lpips=lpips,
-        provenance=provenance_of(preset, data_specs, init),
-        licence=LICENCE if start is None else start.licence,
-    )
-    torch.manual_seed(preset.seed)
-    model = DblrNet(config) if init is None else load_model(init, operations=nn)
-    for name, stage in stages.items():
-        model = trainer.train_stage(name, model, stage)
-    path = folder / "checkpoint.safetensors"
-    if accelerator.is_main_process:
-        for target in (path, *([] if export is None else [Path(export)])):
-            trainer.save(target, model)
-    # Whoever ends first takes the others down: not before the checkpoint is written.
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
-    return path
+
+    splits = False
+
+    def __init__(self, request: Request) -> None:
+        preset = request.preset
+        if request.autoencoder is not None:
+            raise ValueError("a network of this kind has none: leave out --autoencoder")
+        if request.init is None and preset.generator is None:
+            raise ValueError("this preset starts from a checkpoint; name one with --init")
+        start = (
+            None if request.init is None else read_info(request.init, config_type=DblrNetConfig)
+        )
+        config = preset.generator if start is None else start.config
+        assert isinstance(config, DblrNetConfig)
+        self.stages: dict[str, ContentStage] = {n: getattr(preset, n) for n in preset.stages}
+        self.clips = [clips for stage in self.stages.values() for _, clips in stage.phases]
+        self.licence = LICENCE if start is None else start.licence
+        self.origin: dict[str, object] = {"init": described(start), "autoencoder": None}
+        if request.lpips is not None:
+            self.origin["lpips"] = _digest(request.lpips)
+        self._request, self._config = request, config
+        _check_stages(self.stages, config, request.lpips)
+
+    def check(self, data: TrainingData) -> None:
+        """See `Plan`: all has been checked."""
+
+    def train(self, trainer: StageTrainer) -> DblrNet:
+        """See `Plan`."""
+        init = self._request.init
+        model = DblrNet(self._config) if init is None else load_model(init, operations=nn)
+        for name, stage in self.stages.items():
+            model = trainer.run(self._stage(name, model, stage))
+        return model
+
+    def _stage(self, name: str, model: DblrNet, stage: ContentStage) -> Stage:
+        def arguments(batch: MicroBatch, blurry: Tensor, sharp: Tensor) -> tuple[object, ...]:
+            return to_luma(blurry), to_luma(sharp), batch.step / stage.steps, batch.step
+
+        factors, opponent = {"model.head3.": stage.last_layer_rate}, None
+        if isinstance(stage, AdversarialStage):
+            factors["discriminator."] = stage.discriminator_rate
+            opponent = Opponent(prefix="discriminator.", betas=stage.discriminator_betas)
+        return Stage(
+            name=name,
+            settings=stage,
+            seed=self._request.preset.seed + 11 + FEED_FORWARD_STAGES.index(name),
+            module=self._module(model, stage),
+            arguments=arguments,
+            takes_muon=is_inner_matrix,
+            rate_factors=factors,
+            opponent=opponent,
+            images_per_sample=stage.data.num_frames - model.config.num_frames + 1,
+        )
+
+    def _module(self, model: DblrNet, stage: ContentStage) -> ContentTraining:
+        lpips = self._request.lpips
+        if not isinstance(stage, AdversarialStage):
+            return ContentTraining(model, stage, lpips)
+        torch.manual_seed(self._request.preset.seed + 1)
+        return AdversarialTraining(model, stage, Discriminator(stage.discriminator), lpips)
 
 
 def is_inner_matrix(name: str, parameter: nn.Parameter) -> bool:
     """Tell the convolutions between the first and the last, which Muon may update."""
     ends = ("model.conv1.", "model.head3.", "discriminator.")
     return parameter.ndim > 1 and not name.startswith(ends)
-
-
-@dataclass(kw_only=True)
-class _Trainer:
-    """What the stages of one run share; fields as in `recipe`."""
-
-    preset: Preset
-    data: TrainingData
-    folder: Path
-    accelerator: Accelerator
-    validation: ValidationClips | None
-    intervals: dict[str, Any]
-    num_workers: int
-    progress: ProgressFn | None
-    lpips: nn.Module | None
-    provenance: dict[str, object]
-    licence: str
-
-    def __post_init__(self) -> None:
-        if self.accelerator.is_main_process:
-            text = json.dumps(dataclasses.asdict(self.preset), indent=2)
-            write_file(self.folder / "config.json", text.encode())
-
-    def train_stage(self, name: str, model: DblrNet, stage: ContentStage) -> DblrNet:
-        """Run one stage."""
-        seed = self.preset.seed + 11 + FEED_FORWARD_STAGES.index(name)
-        share = share_of_process(
-            self.accelerator, stage.data.clips_per_batch, stage.accumulation
-        )
-        loader = ClipLoader(
-            self.data,
-            stage.phases,
-            clips=stage.data.clips_per_batch,
-            seed=seed,
-            rank=self.accelerator.process_index,
-            world=self.accelerator.num_processes,
-            num_workers=self.num_workers,
-        )
-
-        def batches(first: int, last: int) -> Iterator[list[_MicroBatch]]:
-            size = len(share) // stage.accumulation
-            for step, drawn in enumerate(loader.batches(first, last), start=first):
-                yield [(step, drawn[i : i + size]) for i in range(0, len(share), size)]
-
-        def prepare(micro_batch: _MicroBatch) -> tuple[Tensor, Tensor, float, int]:
-            step, drawn = micro_batch
-            blurry, sharp = self.data.finish(drawn, self.accelerator.device)
-            return to_luma(blurry), to_luma(sharp), step / stage.steps, step
-
-        module, run = self._module(model, stage), self._run(name, model.config, stage)
-        validation = self.validation and self.validation.bound(
-            name, module, self.accelerator, self.provenance, self.licence
-        )
-        average = train(run, self.accelerator, module, batches, prepare, validation)
-        trained = DblrNet(model.config)
-        trained.load_state_dict(with_prefix(whole_weights(module, average), "model."))
-        self.accelerator.free_memory()
-        return trained
-
-    def save(self, path: Path, model: DblrNet) -> None:
-        """Write a checkpoint."""
-        save_checkpoint(
-            path,
-            model.state_dict(),
-            model.config,
-            provenance=self.provenance,
-            licence=self.licence,
-        )
-
-    def _module(self, model: DblrNet, stage: ContentStage) -> ContentTraining:
-        if not isinstance(stage, AdversarialStage):
-            return ContentTraining(model, stage, self.lpips)
-        torch.manual_seed(self.preset.seed + 1)
-        return AdversarialTraining(model, stage, Discriminator(stage.discriminator), self.lpips)
-
-    def _run(self, name: str, config: DblrNetConfig, stage: ContentStage) -> Run:
-        run = Run(
-            name=name,
-            folder=self.folder,
-            steps=stage.steps,
-            learning_rate=stage.learning_rate,
-            warmup_steps=stage.warmup_steps,
-            weight_decay=stage.weight_decay,
-            betas=stage.betas,
-            rate_factors={"model.head3.": stage.last_layer_rate},
-            takes_muon=is_inner_matrix if stage.optimizer == "muon" else None,
-            gradient_clip=stage.gradient_clip,
-            ema_decay=stage.ema_decay,
-            **self.intervals,
-            images_per_sample=stage.data.num_frames - config.num_frames + 1,
-        )
-        if isinstance(stage, AdversarialStage):
-            run.opponent = Opponent(prefix="discriminator.", betas=stage.discriminator_betas)
-            run.rate_factors["discriminator."] = stage.discriminator_rate
-        if self.progress is not None:
-            report = self.progress
-            run.progress = lambda step, steps, values: report(name, step, steps, values)
-        return run
 
 
 def _digest(module: nn.Module) -> str:

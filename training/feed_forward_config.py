@@ -7,7 +7,7 @@ from typing import Literal
 
 from ..models.config_fields import ConfigError
 from ..models.dblrgan import DiscriminatorConfig
-from .data_config import DataConfig, check_numbers
+from .data_config import DataConfig, check_numbers, phases_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,14 +87,8 @@ class ContentStage:
     @property
     def phases(self) -> list[tuple[int, DataConfig]]:
         """From which update on which batches are drawn; the first from 0 on."""
-        ends = [(self.straight_data, self.straight_until), (self.easy_data, self.easy_until)]
-        phases, start = [], 0
-        for data, until in ends:
-            end = int(until * self.steps)
-            if data is not None and end > start:
-                phases.append((start, data))
-                start = end
-        return [*phases, (start, self.data)] if start < self.steps else phases
+        early = [(self.straight_data, self.straight_until), (self.easy_data, self.easy_until)]
+        return phases_of(self.steps, early, self.data)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -129,14 +129,13 @@ def check_autoencoder(
 def origin_of(
     specs: Sequence[str],
     data: TrainingData,
-    *,
-    init: CheckpointInfo | None = None,
-    autoencoder: CheckpointInfo | None = None,
-    validation: str | None = None,
+    validation: str | None,
+    more: dict[str, Any],
 ) -> dict[str, Any]:
     """Return what the weights of a run depend on besides its preset, as JSON values.
 
-    Data by name and amount: it may lie elsewhere when a run goes on.
+    Data by name and amount: it may lie elsewhere when a run goes on. `more` is what the
+    architecture adds.
     """
     amounts = []
     for source in data.sources:
@@ -147,9 +146,8 @@ def origin_of(
             amounts.append(f"{len(source.sequences)} sequences, {count} frames")
     return {
         "data": [f"{data_name(s)} ({n})" for s, n in zip(specs, amounts, strict=True)],
-        "init": _described(init),
-        "autoencoder": _described(autoencoder),
         "validation": None if validation is None else data_name(validation),
+        **more,
     }
 
 
@@ -240,7 +238,8 @@ def _check_writable(path: Path, folder: Path) -> None:
         raise PermissionError(f"{path}: the folder {folder} cannot be written to")
 
 
-def _described(info: CheckpointInfo | None) -> str | None:
+def described(info: CheckpointInfo | None) -> str | None:
+    """Say what a run starts from: the file's name, and a hash that tells another one."""
     if info is None:
         return None
     with info.path.open("rb") as file:

@@ -2,13 +2,15 @@
 
 It is an engine like any other (`Engine`), so it brings its tiles, memory retry, dtype and
 device. Its results count as candidates only: fusion judges them, and a frame of which there
-is none is restored without. Where one is kept it is kept in 16 bits.
+is none is restored without. Where one is kept it is kept in 16 bits. A network that fails on
+test pictures (`trial`) is not run at all.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from ..frames import DeviceFrames, rounded, unrounded
 from ..progress import Work
 from ..settings import RestorationSettings
 from ..streaming.segments import Segment, SegmentGrid
+from .trial import fault_of
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +44,8 @@ class FirstStage:
         self.engine = engine
         self.name = name
         self._digest = digest
-        self._is_told = False
+        self.not_trusted: str | None = None
+        """Why results of it were left out; None: none was, so far."""
 
     @property
     def identity(self) -> dict[str, str]:
@@ -58,10 +62,22 @@ class FirstStage:
         """Whether its result of a frame depends on that frame alone."""
         return self.engine.near(self.engine.config) == 0
 
+    @cached_property
+    def fault(self) -> str | None:
+        """Why nothing of it is used, found where it is first needed; None: it is."""
+        return fault_of(self.engine)
+
+    def passes(self) -> bool:
+        """Tell whether it has no fault; say once if it has."""
+        if self.fault is None:
+            return True
+        self.distrust(f"{self.fault}; it is left out")
+        return False
+
     def distrust(self, reason: str) -> None:
         """Say, once for all the work it is used in, that results of it are left out."""
-        if not self._is_told:
-            self._is_told = True
+        if self.not_trusted is None:
+            self.not_trusted = reason
             logger.warning("first stage %s was not trusted: %s", self.name, reason)
 
     def on_refused(self) -> None:
@@ -141,7 +157,8 @@ class FirstStageSession:
 
         Yields:
             int16 `[H, W, 3]`, for `unrounded`, on the device. None where the network gave
-            values that are not finite, and for frames of share 0, which it is not run on.
+            values that are not finite, and for frames of share 0, which it is not run on;
+            and throughout where the network has a fault.
         """
         origin = segment.context_start
         unknown = self._first_unknown(segment, span)
@@ -167,6 +184,11 @@ class FirstStageSession:
         work: Work,
     ) -> Iterator[Tensor | None]:
         first, last = span
+        if first < last and not self._stage.passes():
+            for _ in range(self._session.count(segment, span)):
+                work.advance()
+            yield from [None] * (last - first)
+            return
         while first < last:
             try:
                 for pixels in self._session.restored(

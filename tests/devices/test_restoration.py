@@ -94,6 +94,7 @@ def test_tiles_are_blended_as_on_the_cpu(make_frames, kind):
         torch.testing.assert_close(engine.restore(frames, settings), expected)
 
 
+@pytest.mark.usefixtures("any_first_stage")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_first_stage_restores_as_on_the_cpu(small_model, make_frames, kind):
     frames = make_frames(3, 66, 70)

@@ -18,6 +18,7 @@ from video_deblur.models.autoencoder import Autoencoder
 from video_deblur.models.divd import Divd
 from video_deblur.training import muon
 from video_deblur.training.config import AutoencoderStage, DiffusionStage
+from video_deblur.training.divd import is_hidden_matrix
 from video_deblur.training.losses import (
     coherence_loss,
     log_error,
@@ -26,7 +27,6 @@ from video_deblur.training.losses import (
     velocity_loss,
 )
 from video_deblur.training.muon import Muon, orthogonalise
-from video_deblur.training.recipe import is_hidden_matrix
 from video_deblur.training.stages import AutoencoderTraining, DiffusionTraining, draw
 
 from .fake_cuda import fake_cuda, moved

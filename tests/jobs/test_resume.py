@@ -128,6 +128,7 @@ def test_whatever_the_result_depends_on_starts_over(change, clip, deblurrer, tmp
     assert packets(output, "video") == packets(fresh, "video")
 
 
+@pytest.mark.usefixtures("any_first_stage")
 def test_a_first_stage_that_looks_at_neighbours_goes_on_too(
     clip, deblurrer, randomise, tmp_path, monkeypatch
 ):

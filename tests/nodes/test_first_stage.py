@@ -16,6 +16,7 @@ import torch
 from video_deblur.cli import main
 from video_deblur.jobs import local_pool
 from video_deblur.jobs.batch import BatchSettings, plan_batch, restore_batch
+from video_deblur.restoration.first_stage import stage
 from video_deblur.restoration.load import load_deblurrer
 from video_deblur.restoration.settings import preset_settings
 from video_deblur.restoration.streaming import stream
@@ -55,6 +56,8 @@ def _only_first(ours, monkeypatch):
 
     for module in (ours("nodes.decode"), ours("restoration.streaming.stream"), stream):
         monkeypatch.setattr(module, "fuse", only_first)
+    for module in (ours("restoration.first_stage.stage"), stage):
+        monkeypatch.setattr(module, "fault_of", lambda engine: None)
 
 
 def expected_frames(network_file, frames):
@@ -123,6 +126,18 @@ def test_a_video_a_file_and_a_batch_get_the_same_frames(
     expected = expected_frames(network_file, blurry_clip(6, 48, 64)).numpy() * 255
     luma = [frames @ [0.2126, 0.7152, 0.0722] for frames in (made[0], expected)]
     assert np.abs(luma[0] - luma[1]).mean() < 2, "4:2:0 keeps brightness"
+
+
+def test_a_network_that_is_not_trusted_is_left_out(call_node, upscale_model, caplog):
+    frames = blurry_clip(3, 80, 70)
+    plain, given = (
+        call_node("VideoDeblur_Deblur", frames=frames, checkpoint=NAME, **inputs)[0]
+        for inputs in ({}, {"first_stage": upscale_model})
+    )
+    assert torch.equal(plain, given)
+    said = [r.getMessage() for r in caplog.records if "was not trusted" in r.getMessage()]
+    assert len(said) == 1
+    assert said[0].startswith("first stage NAFNet was not trusted: ")
 
 
 def test_without_it_frames_stay_as_they_were(call_node, upscale_model, random_checkpoint):

@@ -17,7 +17,8 @@ import torch
 from video_deblur.models.checkpoint import load_model, read_info
 from video_deblur.training.config import AutoencoderStage, DataConfig, DiffusionStage, Preset
 from video_deblur.training.data import workers
-from video_deblur.training.recipe import is_hidden_matrix, train_preset
+from video_deblur.training.divd import is_hidden_matrix
+from video_deblur.training.recipe import train_preset
 
 DATA = DataConfig(num_frames=3, crop=32, clips_per_batch=2, compressed_share=0.0)
 

@@ -29,6 +29,8 @@ from video_deblur.restoration.streaming.stream import (
 
 from ..borrowing.test_passes import texture
 
+pytestmark = pytest.mark.usefixtures("any_first_stage")
+
 SETTINGS = RestorationSettings(window=8, overlap=4, scene_cuts=False)
 SMALL = DblrNetConfig(channels=8, num_units=2, head_channels=16)
 
