@@ -144,7 +144,8 @@ class ClipSession(Session):
         return sum(map(self._pieces, windows))
 
     def _pieces(self, window: Span) -> int:
-        return self._passes * self._layout.count(window[1] - window[0], *self._padded)
+        # One for the priors, so that the bar moves before the first tile is done.
+        return 1 + self._passes * self._layout.count(window[1] - window[0], *self._padded)
 
     def restored(
         self,
@@ -215,6 +216,7 @@ class ClipSession(Session):
             `[3, T, H, W]` in -1..1.
         """
         video = self._padded_video(frames, window)
+        work.advance()
         priors = self._priors(video, start + window[0])
         size, done, counted = tuple(video.shape[2:]), work.done, self._layout
 

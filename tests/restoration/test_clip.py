@@ -211,7 +211,8 @@ def test_progress_rises_to_its_total(make_frames):
     calls = []
     engine = ClipRestorer(Recorded())
     engine.restore(make_frames(14, 16, 16), settings(), lambda *call: calls.append(call))
-    assert calls == [(done, 2) for done in range(3)]
+    # Two windows: priors and a tile of each.
+    assert calls == [(done, 4) for done in range(5)]
 
 
 def test_shots_do_not_see_each_other(engine):
