@@ -127,5 +127,5 @@ def test_frames_of_any_size_are_refined_tile_by_tile(randomise, divd, height, wi
     assert restored.shape == frames.shape
     assert restored.isfinite().all()
     tiles = 1 if height < 64 else 4
-    # The first stage and one step for each.
-    assert calls == [(done, 2 * tiles) for done in range(2 * tiles + 1)]
+    # Priors, then the first stage and one step for each.
+    assert calls == [(done, 1 + 2 * tiles) for done in range(2 * tiles + 2)]
