@@ -50,6 +50,15 @@ def test_little_shared_memory_takes_fewer_and_says_so(machine, caplog):
     assert choose_workers(None, 200 * MB, CUDA) == 0
 
 
+def test_large_updates_are_handed_over_in_pieces(machine):
+    machine(16, 64 * MB)
+    # 40 MB of clips for an update, of which a worker draws 4 at a time, twice ahead.
+    assert choose_workers(None, 40 * MB, CUDA, piece_bytes=4 * MB) == 3
+    assert choose_workers(3, 40 * MB, CUDA, piece_bytes=4 * MB) == 3
+    with pytest.raises(ValueError, match=r"--workers 4 may need 72 MB .* take 3"):
+        choose_workers(4, 40 * MB, CUDA, piece_bytes=4 * MB)
+
+
 def test_what_is_asked_for_is_given_or_refused(machine):
     machine(2, 64 * MB)
     assert choose_workers(0, 200 * MB, CUDA) == 0
