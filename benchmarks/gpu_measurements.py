@@ -90,7 +90,7 @@ def product_rate(name: str, size: int, device: torch.device) -> float:
         scale = torch.ones((), device=device)
 
         def product() -> Any:
-            return torch._scaled_mm(
+            return torch._scaled_mm(  # pyright: ignore[reportPrivateImportUsage]
                 a, b, scale_a=scale, scale_b=scale, out_dtype=torch.bfloat16
             )
 

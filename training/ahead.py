@@ -40,7 +40,7 @@ def _ahead(
     # before them, and the host with them.
     stream = torch.cuda.Stream(device)
 
-    def prepared() -> tuple[list[Arguments], torch.cuda.Event] | None:
+    def prepared() -> tuple[list[Arguments], Any] | None:
         micro_batches = next(batches, None)
         if micro_batches is None:
             return None
