@@ -81,6 +81,9 @@ def _batch(args: argparse.Namespace) -> None:
         settings=settings,
         first_stage=args.first_stage and shipped_checkpoint(args.first_stage),
     )
+    if first:
+        # Every worker finds the same, but what it logs may stay on another machine.
+        first.passes()
     with connected(args.ray):
         pool = RayPool(options, args.device, args.workers)
         described = {

@@ -111,6 +111,8 @@ def _run(args: argparse.Namespace) -> None:
         "blur": report.blur,
         "frames_left_alone": report.untouched,
     }
+    if deblurrer.first_stage is not None:
+        found["first_stage_not_trusted"] = deblurrer.first_stage.not_trusted
     result.update(seconds=elapsed, **found, **described(args, settings))
     write_json(args.json_path, result)
 

@@ -49,11 +49,16 @@ def add_train(commands: Any) -> None:
         "--autoencoder", metavar="CHECKPOINT", help="take its autoencoder instead of stage 0"
     )
     parser.add_argument(
+        "--diffusion",
+        metavar="CHECKPOINT",
+        help="diffusion model that CPGD-Net's stage cpc begins from (cpgd-tiny: divd-tiny)",
+    )
+    parser.add_argument(
         "--stages",
         nargs="+",
         metavar="STAGE",
         help="run these of the preset's stages alone: autoencoder, joint, stage1, stage2, "
-        "content, adversarial, cpfp",
+        "content, adversarial, cpfp, cpc",
     )
     parser.add_argument("--steps", type=int, help="updates of the one main stage that runs")
     parser.add_argument("--autoencoder-steps", type=int, help="updates of stage 0")
@@ -155,10 +160,14 @@ def _compare(args: argparse.Namespace) -> None:
         for name, path in config_names(args.preset).items()
     }
 
-    def score(checkpoint: Path) -> float:
+    def score(checkpoint: Path) -> dict[str, float]:
         preset = load_preset(checkpoint.parent / "config.json")
-        # The last score, not the best one, which would pick by luck.
-        return read_log(checkpoint.parent / f"{preset.stages[-1]}.jsonl")[-1]["validation_psnr"]
+        # The last score of each, not the best one, which would pick by luck. Stage 0 has none.
+        return {
+            name: read_log(checkpoint.parent / f"{name}.jsonl")[-1]["validation_psnr"]
+            for name in preset.stages
+            if name != "autoencoder"
+        }
 
     comparison = compare(
         configs,
@@ -171,6 +180,7 @@ def _compare(args: argparse.Namespace) -> None:
             "data": args.data,
             "init": args.init,
             "autoencoder": args.autoencoder,
+            **({"diffusion": args.diffusion} if args.diffusion else {}),
             "validation": args.validation,
             **({"lpips_weights": args.lpips_weights} if args.lpips_weights else {}),
         },
@@ -191,6 +201,7 @@ def _run_training(preset: Preset, folder: str | Path, args: argparse.Namespace) 
         device=args.device,
         init=args.init,
         autoencoder=args.autoencoder,
+        diffusion=args.diffusion,
         validation=args.validation,
         validate_every=args.validate_every,
         save_every_s=args.save_every,

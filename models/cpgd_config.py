@@ -77,10 +77,14 @@ class CpcConfig:
 
     @property
     def control(self) -> UNet3DConfig:
-        """The structure of the branch."""
+        """The structure of the branch, which reads three kinds of latents."""
         unet = self.divd.unet
-        widths = self.control_channels or unet.block_channels
-        return replace(unet, block_channels=widths, latent_skip=False)
+        return replace(
+            unet,
+            in_channels=3 * unet.out_channels,
+            block_channels=self.control_channels or unet.block_channels,
+            latent_skip=False,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,4 +102,4 @@ class CpgdConfig:
     @property
     def reads_priors(self) -> bool:
         """Whether results depend on coding priors."""
-        return self.cpc is not None or self.cpfp.priors != "none"
+        return self.cpfp.priors != "none"

@@ -1,17 +1,18 @@
 """CPC, the second stage of CPGD-Net: a diffusion model with a control branch.
 
 After arXiv 2504.12222, from its description. The branch is a copy of the UNet's way down and
-middle (ControlNet, arXiv 2302.05543). It reads noisy latents and those of the first stage's
-result; what the codec knows modulates the queries of its self-attention; through convolutions
-that start at zero it adds to what the UNet's way up takes. Clips are `[B, C, T, h, w]`.
+middle (ControlNet, arXiv 2302.05543). It reads noisy latents, those of the first stage's result
+and those of the clip as it came; what the codec knows modulates the queries of its
+self-attention; through convolutions that start at zero it adds to what the UNet's way up takes.
+The UNet, which is conditioned on a clip to mend, gets the first stage's. Clips are
+`[B, C, T, h, w]`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from .cpgd_config import CpcConfig
@@ -24,14 +25,34 @@ PRIOR_CHANNELS = 3
 """Motion along x and y, and the residual."""
 
 
-def query_prior(priors: ClipPriors) -> Tensor:
+def query_prior(priors: ClipPriors, kind: str = "motion_residual") -> Tensor:
     """Return what modulates queries, `[B, 3, T, h, w]`.
 
     Motion is relative to the longest of each clip, as the published code has it.
+
+    Args:
+        priors: Of clips.
+        kind: What of them is used (`CpfpConfig.priors`); the rest is zero.
     """
-    motion = priors.motion.float()
+    motion, attention = priors.motion.float(), priors.attention.float()
     longest = motion.abs().amax((1, 2, 3, 4), keepdim=True).clamp_min(1e-6)
-    return torch.cat([motion / longest, priors.attention.float()], dim=1)
+    motion = torch.zeros_like(motion) if kind == "none" else motion / longest
+    if kind != "motion_residual":
+        attention = torch.zeros_like(attention)
+    return torch.cat([motion, attention], dim=1)
+
+
+class Given(NamedTuple):
+    """What stage 2 refines."""
+
+    condition: Tensor
+    """Latents of the first stage's result by the blur encoder: what the UNet mends."""
+    first: Tensor
+    """The same by the sharp encoder."""
+    blurry: Tensor
+    """Latents of the clip as it came, by the blur encoder."""
+    prior: Tensor
+    """From `query_prior`."""
 
 
 class ControlBranch(DownPath):
@@ -61,7 +82,7 @@ class ControlBranch(DownPath):
         """Return what `UNet3D` takes as `control`.
 
         Args:
-            x: Noisy latents, then those of the first stage.
+            x: Noisy latents, those of the first stage, those of the clip as it came.
             timesteps: `[B]`.
             context: Image tokens `[B, M, context_dim]`.
             prior: From `query_prior`.
@@ -100,46 +121,71 @@ class Cpc(nn.Module):
     def begin_from(self, divd: Divd) -> None:
         """Take the weights of a diffusion model, the branch's too where it has the same.
 
-        Its first convolution takes those for the noisy latents; the first stage's start at
-        zero. Layers of other widths stay as they are.
+        Its first convolution takes those for the noisy latents; the others start at zero.
+        Layers of other widths stay as they are. An image tower of another shape starts anew,
+        with tokens of zeros: what the model was trained to do without.
         """
-        self.divd.load_state_dict(divd.state_dict())
+        weights = divd.state_dict()
+        if divd.config.image_encoder != self.config.divd.image_encoder:
+            zero_init(self.divd.image_encoder.token_projection[-1])
+            own = self.divd.image_encoder.state_dict(prefix="image_encoder.")
+            kept = {n: w for n, w in weights.items() if not n.startswith("image_encoder.")}
+            weights = {**kept, **own}
+        self.divd.load_state_dict(weights)
         ours, theirs = self.control.state_dict(), divd.unet.state_dict()
         taken = {
             name: value
             for name, value in theirs.items()
             if name in ours and ours[name].shape == value.shape
         }
-        if "conv_in.weight" in taken:
-            channels = self.config.divd.autoencoder.latent_channels
-            weight = taken["conv_in.weight"].clone()
-            weight[:, channels:] = 0
-            taken["conv_in.weight"] = weight
+        name, channels = "conv_in.weight", self.config.divd.autoencoder.latent_channels
+        if len(ours[name]) == len(theirs[name]):
+            taken[name] = torch.zeros_like(ours[name])
+            taken[name][:, :channels] = theirs[name][:, :channels]
         self.control.load_state_dict({**ours, **taken})
 
+    def encode(self, blurry: Tensor, first: Tensor, prior: Tensor) -> Given:
+        """Encode what is refined.
+
+        Args:
+            blurry: The clip as it came, `[B, 3, T, H, W]` in -1..1, H and W multiples of the
+                autoencoder's.
+            first: What the first stage made of it, in -1..1.
+            prior: From `query_prior`.
+        """
+        divd = self.divd
+        return Given(
+            divd.encode_blur(first), divd.encode_sharp(first), divd.encode_blur(blurry), prior
+        )
+
     def predict(
-        self,
-        noisy: Tensor,
-        blurry: Tensor,
-        first: Tensor,
-        prior: Tensor,
-        timesteps: Tensor,
-        context: Tensor,
+        self, noisy: Tensor, given: Given, timesteps: Tensor, context: Tensor
     ) -> Tensor:
         """Predict v.
 
         Args:
             noisy: Noisy latents.
-            blurry: Blur latents (`Divd.encode_blur`).
-            first: Latents of the first stage's result (`Divd.encode_sharp`).
-            prior: From `query_prior`.
+            given: From `encode`.
             timesteps: `[B]`.
             context: Image tokens.
         """
-        control = self.control(torch.cat([noisy, first], dim=1), timesteps, context, prior)
-        return self.divd.unet(torch.cat([noisy, blurry], dim=1), timesteps, context, control)
+        seen = torch.cat([noisy, given.first, given.blurry], dim=1)
+        control = self.control(seen, timesteps, context, given.prior)
+        x = torch.cat([noisy, given.condition], dim=1)
+        return self.divd.unet(x, timesteps, context, control)
+
+    def decode(self, latents: Tensor, first: Tensor, first_latents: Tensor) -> Tensor:
+        """Decode refined latents on top of the first stage's pixels.
+
+        What the autoencoder loses of those is not taken from them.
+
+        Args:
+            latents: Refined.
+            first: The first stage's result.
+            first_latents: Of it, by the sharp encoder.
+        """
+        return first + (self.divd.decode(latents, first) - self.divd.decode(first_latents))
 
     def tokens(self, video: Tensor) -> Tensor:
         """Return the image tokens of a clip: those of its middle frame."""
-        middle = rearrange(video[:, :, video.shape[2] // 2 :][:, :, :1], "b c 1 h w -> b c h w")
-        return self.divd.encode_tokens(middle)
+        return self.divd.encode_tokens(video[:, :, video.shape[2] // 2])

@@ -18,6 +18,7 @@ from .backend import (
     advanced,
     has_other_frames,
     make_schema,
+    show_text,
     trim_window,
 )
 from .progress import Cancellable, Progress, ProgressFn, watched
@@ -25,6 +26,7 @@ from .progress import Cancellable, Progress, ProgressFn, watched
 if TYPE_CHECKING:
     from ..restoration.clip_priors import GivenPriors
     from ..video.coding_priors import CodingPriors, FramePriors
+    from ..video.reader import VideoReader
 
 logger = logging.getLogger(__name__)
 
@@ -140,6 +142,7 @@ class ShowCodingPriors(io.ComfyNode):
                     tooltip="Motion, residual and validity of every pixel, for networks.",
                 ),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -150,8 +153,6 @@ class ShowCodingPriors(io.ComfyNode):
         video: Any | None = None,
         frames: Tensor | None = None,
     ) -> io.NodeOutput:
-        from ..video.coding_priors import gather_priors
-
         if (video is None) == (frames is None):
             raise ValueError("connect either video or frames to Coding Priors, one of them")
         advance = Progress(1).stage(0)
@@ -160,44 +161,62 @@ class ShowCodingPriors(io.ComfyNode):
             # Of what was edited the file's vectors say nothing.
             frames, video = video.get_components().images, None
         if video is not None:
-            parts = _of_file(video, source, advance)
+            priors, from_stream = _of_file(video, source, advance)
         else:
             assert frames is not None
             if source == "stream":
                 raise ValueError("source stream needs a video that comes from a file")
-            parts = _of_frames(frames, advance)
-        priors = gather_priors(parts)
+            priors, from_stream = _of_frames(frames, advance), False
+        if cls.hidden and cls.hidden.unique_id:
+            show_text(cls.hidden.unique_id, _found(priors, from_stream))
         return io.NodeOutput(*_pictures(priors, scale), priors)
 
 
-def _of_frames(frames: Tensor, advance: ProgressFn) -> Iterator[FramePriors]:
+def _of_frames(frames: Tensor, advance: ProgressFn) -> CodingPriors:
     """Encode frames `[T, H, W, C]`."""
-    from ..video.coding_priors import encoded_priors
+    from ..video.coding_priors import encoded_priors, gather_priors
 
     with Cancellable():
         frames = usable_frames(frames)
-    return encoded_priors(watched(frames, advance))
+    return gather_priors(encoded_priors(watched(frames, advance)))
 
 
-def _of_file(video: Any, source: str, advance: ProgressFn) -> Iterator[FramePriors]:
-    """Read a VIDEO's file, as far as it is trimmed to."""
-    from ..video.coding_priors import file_priors
+def _of_file(video: Any, source: str, advance: ProgressFn) -> tuple[CodingPriors, bool]:
+    """Read a VIDEO's file, as far as it is trimmed to; tell whether its vectors served."""
+    from ..video.coding_priors import gather_priors
     from ..video.reader import VideoReader
 
-    start_s, duration_s = trim_window(video)
     with VideoReader(video.get_stream_source(), vectors=True) as reader:
         if source == "stream" and not reader.has_vectors:
             raise ValueError(
                 f"{reader.name}: brings no motion vectors along that can be used; choose auto"
             )
-        unit, total = reader.info.time_base, reader.info.num_frames or 1
-        reader.start_at(int(start_s / unit))
-        stop = int((start_s + duration_s) / unit) if duration_s else None
-        for index, (frame, priors) in enumerate(file_priors(reader, source != "encoded")):
-            if stop is not None and frame.pts >= stop:
-                return
-            advance(min(index, total), total)
-            yield priors
+        from_stream = source != "encoded" and reader.has_vectors
+        return gather_priors(_within(video, reader, from_stream, advance)), from_stream
+
+
+def _within(
+    video: Any, reader: VideoReader, from_stream: bool, advance: ProgressFn
+) -> Iterator[FramePriors]:
+    """Yield the priors of the frames that a VIDEO shows of its file."""
+    from ..video.coding_priors import file_priors
+
+    start_s, duration_s = trim_window(video)
+    unit, total = reader.info.time_base, reader.info.num_frames or 1
+    reader.start_at(int(start_s / unit))
+    stop = int((start_s + duration_s) / unit) if duration_s else None
+    for index, (frame, priors) in enumerate(file_priors(reader, from_stream)):
+        if stop is not None and frame.pts >= stop:
+            return
+        advance(min(index, total), total)
+        yield priors
+
+
+def _found(priors: CodingPriors, from_stream: bool) -> str:
+    """Say where motion comes from and for how much of the clip, its first frame aside."""
+    share = priors.valid[1:].mean() if len(priors.valid) > 1 else 0.0
+    source = "from the stream" if from_stream else "encoded in memory"
+    return f"{source}: vectors for {100 * share:.0f} % of the pixels"
 
 
 def _pictures(priors: CodingPriors, scale: float) -> tuple[Tensor, Tensor]:

@@ -39,6 +39,11 @@ _TILE_STEP = 8
 """What sides of tiles and their overlaps are multiples of, so that each tile starts at a
 position of the priors, however often tiles were halved."""
 
+WINDOW_BYTES = 48
+"""Memory of a window beside the network's, per pixel of its frames: as it came, its tiles
+fused, the sums where windows meet, and what is kept for the next segment. Without the last it
+grows by 39 (`benchmarks/clip_network.py`)."""
+
 
 class ClipRestorer(Engine):
     """The engine of a `registry.ClipNetwork`."""
@@ -122,6 +127,8 @@ class ClipSession(Session):
         self._passes = 1 if cpc is None else 1 + settings.passes
         self._layout = engine.layout(settings, *size)
         self._told: set[Layout] = set()
+        self._kept: dict[Span, Tensor] = {}
+        """Windows of the segment before that the next one holds too, by place in the clip."""
 
     @property
     def state(self) -> bytes:
@@ -134,8 +141,11 @@ class ClipSession(Session):
     def count(self, segment: Segment, span: Span) -> int:
         """See `Session`."""
         windows = self._windows(segment.context_stop - segment.context_start, span)
-        pieces = (self._layout.count(stop - start, *self._padded) for start, stop in windows)
-        return self._passes * sum(pieces)
+        return sum(map(self._pieces, windows))
+
+    def _pieces(self, window: Span) -> int:
+        # One for the priors, so that the bar moves before the first tile is done.
+        return 1 + self._passes * self._layout.count(window[1] - window[0], *self._padded)
 
     def restored(
         self,
@@ -147,15 +157,17 @@ class ClipSession(Session):
         work: Work,
     ) -> Iterator[Tensor]:
         """See `Session`."""
-        num_frames = len(frames)
+        num_frames, start = len(frames), segment.context_start
         windows = self._windows(num_frames, span)
+        self._kept = {place: video for place, video in self._kept.items() if place[0] >= start}
         # Sums of the frames that more windows may add to, and of their weights.
         sums: dict[int, tuple[Tensor, float]] = {}
         for number, window in enumerate(windows):
             weights = crossfade_weights(window, (0, num_frames), self._settings.overlap)
             wanted = [i for i in range(*window) if span[0] <= i < span[1] and shares[i] > 0]
-            start = segment.context_start
-            video = self._window(frames, window, start, work) if wanted else None
+            video = None
+            if wanted:
+                video = self._window_once(frames, window, start, next_context, work)
             for index in wanted:
                 assert video is not None
                 weight = float(weights[index - window[0]])
@@ -174,6 +186,23 @@ class ClipSession(Session):
         windows = split(num_frames, self._settings.window, self._settings.overlap)
         return [each for each in windows if each[0] < span[1] and each[1] > span[0]]
 
+    def _window_once(
+        self, frames: DeviceFrames, window: Span, start: int, next_context: int, work: Work
+    ) -> Tensor:
+        """Restore a window, unless the segment before did; keep it if the next one needs it.
+
+        Arguments and result as for `_window`; `next_context` is in the clip.
+        """
+        place = (start + window[0], start + window[1])
+        video = self._kept.pop(place, None)
+        if video is None:
+            video = self._window(frames, window, start, work)
+        else:
+            work.total -= self._pieces(window)
+        if place[0] >= next_context:
+            self._kept[place] = video
+        return video
+
     def _window(self, frames: DeviceFrames, window: Span, start: int, work: Work) -> Tensor:
         """Restore a window; out of memory, in smaller tiles.
 
@@ -187,6 +216,7 @@ class ClipSession(Session):
             `[3, T, H, W]` in -1..1.
         """
         video = self._padded_video(frames, window)
+        work.advance()
         priors = self._priors(video, start + window[0])
         size, done, counted = tuple(video.shape[2:]), work.done, self._layout
 
@@ -241,7 +271,7 @@ class ClipSession(Session):
         channels = cpc.divd.config.autoencoder.latent_channels
         # Each frame's own, the same in every window and segment that holds it.
         noise = IndexedNoise(self._settings.seed, frame).draw(video.shape[2], channels, *sides)
-        prior = query_prior(priors)
+        prior = query_prior(priors, engine.config.cpfp.priors)
 
         def refined(piece: Piece, first: Tensor) -> Tensor:
             return refine(

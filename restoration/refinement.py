@@ -55,18 +55,17 @@ def refine(
         F.pad(clip, (0, pad[0], 0, pad[1], 0, 0), mode="replicate") for clip in (blurry, first)
     )
     schedule, base = divd.config.schedule, first.clamp(-1, 1)
-    blur_latents, first_latents = divd.encode_blur(blurry), divd.encode_sharp(base)
+    given = cpc.encode(blurry, base, prior)
     # The tower computes in the dtype it is kept in, whatever the UNet does.
     kept = next(divd.image_encoder.parameters()).dtype
     with computing_in(kept, blurry.device):
-        context = cpc.tokens(blurry).float()
+        context = cpc.tokens(base).float()
 
     def estimate(x: Tensor, timestep: int, scale: float) -> Tensor:
         before()
         timesteps = torch.tensor([timestep], device=x.device)
-        given = (x, blur_latents, first_latents, prior, timesteps, context * scale)
         with computing_in(dtype, x.device):
-            v = cpc.predict(*given)
+            v = cpc.predict(x, given, timesteps, context * scale)
         return clean_from_velocity(schedule, x, v.float(), timesteps)
 
     def denoised_fn(x: Tensor, timestep: int) -> Tensor:
@@ -77,9 +76,8 @@ def refine(
         return uncond + settings.guidance_scale * (cond - uncond)
 
     latents = SOLVERS[settings.solver](denoised_fn, noise, schedule, settings.steps)
-    # What the autoencoder loses of the first stage's result is not taken from it.
-    detail = divd.decode(latents, blurry) - divd.decode(first_latents, blurry)
-    refined = _with_low_frequencies(first + detail, first)[..., :height, :width]
+    refined = first + (cpc.decode(latents, base, given.first) - base)
+    refined = _with_low_frequencies(refined, first)[..., :height, :width]
     if not bool(refined.isfinite().all()):
         raise FloatingPointError(
             "the network gave values that are not finite: the checkpoint may be damaged, or "

@@ -27,8 +27,9 @@ logger = logging.getLogger(__name__)
 
 TrainFn = Callable[[Preset, Path], Path]
 """From a preset and the folder of its run, resumed if it was begun, to a checkpoint."""
-ScoreFn = Callable[[Path], float]
-"""From a checkpoint to its score; more is better."""
+ScoreFn = Callable[[Path], Mapping[str, float]]
+"""From a checkpoint to its score after each stage that has one, in order; the last is that of
+the run. More is better."""
 
 _BUDGET = ("steps", "batch_size", "clips_per_batch", "num_frames", "crop")
 """Fields of the stages that make one run see more than another."""
@@ -148,10 +149,9 @@ def budget(preset: Preset) -> dict[str, list[int]]:
     A stage with two kinds of data has the values of both where they differ.
     """
     spent: dict[str, set[int]] = {}
-    for stage, settings in config_to_dict(preset).items():
-        if stage == "model" or not isinstance(settings, dict):
-            continue
-        for path, value in flat_fields(settings):
+    values = config_to_dict(preset)
+    for stage in preset.stages:
+        for path, value in flat_fields(values[stage]):
             field = path.rpartition(".")[2]
             if field in _BUDGET:
                 spent.setdefault(f"{stage}.{field}", set()).add(value)
@@ -232,21 +232,29 @@ def _check_folder(run: _Run) -> None:
 
 def _finish(run: _Run, train_fn: TrainFn, score_fn: ScoreFn, comparison: Comparison) -> None:
     """Bring one run to a score or a failure, and enter it."""
-    score = run.read().get("score")
+    record = run.read()
+    score, stages = record.get("score"), record.get("stages", {})
     if score is None:
         run.write()
         try:
-            score = float(score_fn(train_fn(run.preset, run.folder)))
-            if not math.isfinite(score):
-                raise ValueError(f"the score is {score}")
+            scores = dict(score_fn(train_fn(run.preset, run.folder)))
+            for value in scores.values():
+                if not math.isfinite(value):
+                    raise ValueError(f"the score is {value}")
         except (RuntimeError, ValueError, OSError) as error:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             logger.warning("%s, seed %d failed: %s", run.name, run.preset.seed, reason)
             run.write(error=reason)
             comparison.failures.setdefault(run.name, {})[run.preset.seed] = reason
             return
-        run.write(score=score)
-    comparison.scores.setdefault(run.name, {})[run.preset.seed] = score
+        *_, last = scores
+        score = scores.pop(last)
+        stages = scores
+        run.write(score=score, **({"stages": stages} if stages else {}))
+    seed = run.preset.seed
+    comparison.scores.setdefault(run.name, {})[seed] = score
+    for stage, value in stages.items():
+        comparison.stages.setdefault(run.name, {}).setdefault(stage, {})[seed] = value
 
 
 def _changes(configs: Mapping[str, Preset]) -> dict[str, dict[str, tuple[Any, Any]]]:

@@ -44,6 +44,9 @@ class Comparison:
     """What else the runs depend on."""
     scores: dict[str, dict[int, float]] = field(default_factory=dict)
     """By config and seed."""
+    stages: dict[str, dict[str, dict[int, float]]] = field(default_factory=dict)
+    """What the runs had reached after the stages before their last, by config, stage and
+    seed."""
     failures: dict[str, dict[int, str]] = field(default_factory=dict)
     """Reasons, by config and seed."""
 
@@ -74,6 +77,10 @@ class Comparison:
             spread, difference = self.spread(name), self.difference(name)
             configs[name] = {
                 "scores": {str(seed): s for seed, s in self.scores.get(name, {}).items()},
+                "stages": {
+                    stage: {str(seed): score for seed, score in scores.items()}
+                    for stage, scores in self.stages.get(name, {}).items()
+                },
                 "failures": {str(seed): r for seed, r in self.failures.get(name, {}).items()},
                 "spread": None if spread is None else asdict(spread),
                 "difference": None if difference is None else asdict(difference),
@@ -101,6 +108,7 @@ class Comparison:
             _row(["---"] * len(head)),
             *(self._line(name) for name in self.names),
             "",
+            *self._stage_lines(),
             *self._notes(),
         ]
         return "\n".join(lines) + "\n"
@@ -118,6 +126,22 @@ class Comparison:
             paired[0] += f" ({self._count(difference)} seeds)"
         own = self._cells(spread, ".3f")
         return _row([_escaped(name), self._count(spread), *own, *paired])
+
+    def _stage_lines(self) -> list[str]:
+        """Return the table of the stages before the last; nothing where there are none."""
+        rows = []
+        for name in self.names:
+            for stage, scores in self.stages.get(name, {}).items():
+                own = self.scores.get(name, {})
+                gained = _spread(own[seed] - scores[seed] for seed in own if seed in scores)
+                spread = _spread(scores.values())
+                cells = [*self._cells(spread, ".3f"), *self._cells(gained, "+.3f")]
+                rows.append(_row([_escaped(name), stage, self._count(spread), *cells]))
+        if not rows:
+            return []
+        spread = ["min to max", "std"] if self._shows_deviation else ["min to max"]
+        head = ["config", "after", "seeds", "mean", *spread, "gained from there on", *spread]
+        return [_row(head), _row(["---"] * len(head)), *rows, ""]
 
     def _count(self, spread: Spread | None) -> str:
         count, wanted = spread.count if spread else 0, len(self.seeds)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..models.config import DivdConfig
+from ..models.config import DivdConfig, ImageEncoderConfig
 from ..models.config_fields import ConfigError
 from ..models.cpgd_config import CpgdConfig
 from ..models.dblrnet import DblrNetConfig
@@ -19,7 +19,7 @@ DIFFUSION_STAGES = ("joint", "stage1", "stage2")
 """Fields of `Preset` in the order in which they run, after stage 0."""
 FEED_FORWARD_STAGES = ("content", "adversarial")
 """The same of a feed-forward network, which has no other stages."""
-CPGD_STAGES = ("cpfp",)
+CPGD_STAGES = ("cpfp", "cpc")
 """The same of CPGD-Net."""
 
 
@@ -146,6 +146,35 @@ class DiffusionStage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CpcStage(DiffusionStage):
+    """CPGD-Net's second stage: a diffusion model with a control branch.
+
+    Its clips are those that the first stage has restored.
+    """
+
+    trains: tuple[str, ...] = ("cpc.control.",)
+    """As for every stage. The first stage cannot be trained with it."""
+    diffusion: str | None = None
+    """Checkpoint of the diffusion model to begin from, unless `--diffusion` names one; not read
+    where the checkpoint of `--init` has a second stage."""
+    control_channels: tuple[int, ...] = ()
+    """Width of the branch on each level of the UNet; empty: the UNet's, and its weights."""
+    image_encoder: ImageEncoderConfig | None = None
+    """An image tower in place of the diffusion model's, whose tokens are zeros until it is
+    trained; None: the diffusion model's."""
+    unet_rate: float = 0.25
+    """Factor of the learning rate for the UNet, which starts out trained."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check(self, 0, "unet_rate")
+        if any(prefix.startswith("cpfp") for prefix in self.trains):
+            raise ConfigError(
+                "trains: stage cpc takes the first stage as it is; leave out cpfp"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Preset:
     """A model and the stages that make it, in order; a stage that is None is left out."""
 
@@ -172,6 +201,8 @@ class Preset:
     """The network that `cpfp` trains from scratch."""
     cpfp: ContentStage | None = None
     """CPGD-Net's first stage: propagation along coding priors, by its pixels."""
+    cpc: CpcStage | None = None
+    """CPGD-Net's second stage: a diffusion model that refines what the first one made."""
     precision: Literal["auto", "bf16", "no"] = "auto"
     """Autocast of networks: "bf16", or "no" to compute in float32. "auto" takes bf16 where the
     device multiplies it natively."""

@@ -10,10 +10,15 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..models.cpgd import Cpgd
+from ..models.cpgd_control import Given, query_prior
 from ..models.cpgd_priors import ClipPriors
 from ..restoration.clip_priors import as_pictures, batched, priors_of_frames
+from ..restoration.refinement import refine
+from ..restoration.settings import RestorationSettings
+from .config import CpcStage
 from .feed_forward_config import ContentStage
 from .losses import annealed, charbonnier, high_frequency_l1, log_error, spectrum_l1
+from .stages import Draws, LatentLosses, train_parts, validation_noise
 
 
 class CpfpTraining(nn.Module):
@@ -26,10 +31,11 @@ class CpfpTraining(nn.Module):
 
     def __init__(self, model: Cpgd, stage: ContentStage):
         super().__init__()
-        # One of a checkpoint comes frozen, for evaluation.
-        self.model = model.requires_grad_(True).train()
+        # One of a checkpoint comes frozen, for evaluation; a second stage stays so.
+        self.model = model.requires_grad_(False).train()
+        model.cpfp.requires_grad_(True)
         self.stage = stage
-        self._known: dict[int, ClipPriors] = {}
+        self._known = _KnownPriors()
 
     def forward(
         self,
@@ -66,10 +72,102 @@ class CpfpTraining(nn.Module):
 
     def restored_clip(self, blurry: Tensor, index: int) -> Tensor:
         """See `validation.RestoresClips`; nothing is random."""
+        return self(blurry[None], None, self._known.of(blurry, index))["restored"][0]
+
+
+class CpcTraining(nn.Module):
+    """Stage `cpc`: latents and pixels of what the first stage has restored.
+
+    Losses are those of the diffusion model, from the first stage's result on.
+
+    Args:
+        model: Trained in place, with a second stage; what the stage does not train is frozen.
+        stage: Weights of the losses, and what is trained.
+
+    Raises:
+        ValueError: If the stage trains a part that the model does not have.
+    """
+
+    def __init__(self, model: Cpgd, stage: CpcStage):
+        super().__init__()
+        assert model.cpc is not None
+        self.model = model.train()
+        self.stage = stage
+        train_parts(model, stage)
+        for network in (model.cpc.divd.unet, model.cpc.control):
+            network.gradient_checkpointing = stage.gradient_checkpointing
+        self._losses = LatentLosses(model.cpc.divd, stage, self._decode)
+        self._known = _KnownPriors()
+
+    def forward(
+        self,
+        blurry: Tensor,
+        sharp: Tensor,
+        priors: ClipPriors,
+        draws: Draws,
+        progress: float = 0.0,
+    ) -> dict[str, Tensor]:
+        """Return the loss of each clip and its parts; gains are over the first stage's result.
+
+        Args:
+            blurry: `[B, 3, T, H, W]` in -1..1.
+            sharp: The same shape.
+            priors: Of the blurry clips.
+            draws: Random decisions.
+            progress: Point of the run, 0 to 1.
+        """
+        cpc = self.model.cpc
+        assert cpc is not None
+        with torch.no_grad():
+            first = self.model(blurry, priors).clamp(-1, 1)
+        prior = query_prior(priors, self.model.config.cpfp.priors)
+        # Float32 from here, so that the latents are rounded once and not at every sum.
+        given = Given(*(part.float() for part in cpc.encode(blurry, first, prior)))
+
+        def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
+            tokens = cpc.tokens(first)
+            tokens = tokens * draws.kept.to(tokens)[:, None, None]
+            return cpc.predict(noisy, given, timesteps, tokens).float()
+
+        values = self._losses(predict, given.condition, first, sharp, draws, progress)
+        floor = annealed(self.stage.pixel_floor, progress)
+        gain = 10 * (log_error(blurry, sharp, floor) - log_error(first, sharp, floor))
+        return {**values, "first_gain_db": gain}
+
+    @torch.no_grad()
+    def restored_clip(self, blurry: Tensor, index: int) -> Tensor:
+        """See `validation.RestoresClips`: as its engine does it, in one step."""
+        cpc, priors = self.model.cpc, self._known.of(blurry, index)
+        assert cpc is not None
+        restored = refine(
+            cpc,
+            blurry[None],
+            self.model(blurry[None], priors).float(),
+            query_prior(priors, self.model.config.cpfp.priors),
+            validation_noise(cpc.divd, blurry, index),
+            RestorationSettings(steps=1),
+            torch.float32,
+            before=lambda: None,
+        )
+        return restored[0].clamp(-1, 1)
+
+    def _decode(self, latents: Tensor, first: Tensor) -> Tensor:
+        cpc = self.model.cpc
+        assert cpc is not None
+        return cpc.decode(latents, first, cpc.divd.encode_sharp(first))
+
+
+class _KnownPriors:
+    """Priors of clips that are restored again and again, by their number."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, ClipPriors] = {}
+
+    def of(self, clip: Tensor, index: int) -> ClipPriors:
+        """Return those of `[3, T, H, W]` in -1..1, on its device."""
         if index not in self._known:
-            self._known[index] = priors_of_frames(as_pictures(blurry))
-        priors = self._known[index].to(blurry.device)
-        return self(blurry[None], None, priors)["restored"][0]
+            self._known[index] = priors_of_frames(as_pictures(clip))
+        return self._known[index].to(clip.device)
 
 
 def priors_of_clips(clips: Tensor) -> ClipPriors:

@@ -156,11 +156,15 @@ def provenance_of(
     data_specs: Sequence[str],
     init: str | Path | None,
     autoencoder: str | Path | None = None,
+    diffusion: str | Path | None = None,
 ) -> dict[str, object]:
     """Say how a checkpoint came to be: stages, data by name, where it started from."""
     values = dataclasses.asdict(preset)
     for name in ("model", "generator", "cpgd_model"):
         values.pop(name)
+    if preset.cpc is not None:
+        begun_from = diffusion or preset.cpc.diffusion
+        values["cpc"]["diffusion"] = None if begun_from is None else Path(begun_from).name
     if init is not None or autoencoder is not None:
         values["autoencoder"] = None if autoencoder is None else Path(autoencoder).name
     return {

@@ -25,6 +25,7 @@ from .config import (
     AdversarialStage,
     AutoencoderStage,
     ContentStage,
+    CpcStage,
     DataConfig,
     DiffusionStage,
     Preset,
@@ -139,6 +140,19 @@ _PROPAGATED = DataConfig(
     compressed_share=0.6,
 )
 
+_NO_TOWER = ImageEncoderConfig(
+    image_size=8,
+    patch_size=8,
+    width=8,
+    layers=1,
+    heads=1,
+    embedding_dim=8,
+    num_tokens=1,
+    context_dim=128,
+)
+"""An image tower next to nothing: `divd-tiny` does as well without tokens (28.89 dB on DEV with
+and without), and its own would take the size that the control branch has."""
+
 PRESETS = {
     "tiny": Preset(
         preset="tiny",
@@ -219,6 +233,19 @@ PRESETS = {
                 _PROPAGATED, photo_share=0.8, clip_share=0.15, shake=_STRAIGHT
             ),
         ),
+        cpc=CpcStage(
+            steps=1500,
+            diffusion="divd-tiny",
+            control_channels=(16, 32, 32),
+            image_encoder=_NO_TOWER,
+            trains=("cpc.control.", "cpc.divd.unet.", "cpc.divd.blur_encoder."),
+            data=dataclasses.replace(_PROPAGATED, shake=_FULL),
+            easy_data=dataclasses.replace(
+                _PROPAGATED, photo_share=0.65, clip_share=0.25, shake=_MODERATE
+            ),
+            latent_floor=(0.1, 0.02),
+            pixel_floor=(1e-3, 1e-4),
+        ),
     ),
     "cpgd-paper": Preset(
         preset="cpgd-paper",
@@ -244,11 +271,35 @@ PRESETS = {
             pixel_loss="charbonnier",
             fft_weight=0.0,
         ),
+        cpc=CpcStage(
+            # Not given either; these are DiffBIR's, whose control branch the paper takes, with
+            # the clips of the paper's sampling.
+            steps=80_000,
+            data=DataConfig(
+                num_frames=6,
+                crop=256,
+                clips_per_batch=32,
+                noise_share=0.0,
+                compressed_share=0.0,
+            ),
+            gradient_checkpointing=True,
+            optimizer="adamw",
+            learning_rate=1e-4,
+            betas=(0.9, 0.999),
+            warmup_steps=500,
+            ema_decay=0.9999,
+            relative=False,
+            pixel_loss="off",
+            last_timestep_share=0.0,
+            high_timestep_share=0.0,
+            mixed_from=0.0,
+        ),
     ),
 }
 """By name: "tiny" from scratch, "tiny-further" from a checkpoint that "tiny" gave, "paper" the
 two stages of Wang & Long from pretrained weights, "dblrnet" and "dblrgan" feed-forward
-networks, "cpgd-tiny" and "cpgd-paper" CPGD-Net from scratch."""
+networks, "cpgd-tiny" and "cpgd-paper" CPGD-Net: its first stage from scratch, its second one
+from a diffusion model."""
 
 
 def load_preset(name_or_path: str | Path) -> Preset:

@@ -30,6 +30,7 @@ def train_preset(
     device: str = "auto",
     init: str | Path | None = None,
     autoencoder: str | Path | None = None,
+    diffusion: str | Path | None = None,
     validation: str | None = None,
     validate_every: int = 500,
     log_every: int = 20,
@@ -54,6 +55,7 @@ def train_preset(
             then skipped, or if it is the only stage goes on from the checkpoint's autoencoder.
         autoencoder: Name or path of a checkpoint whose autoencoder is taken as stage 0 would
             leave it; everything else starts from the preset.
+        diffusion: Name or path of the diffusion model that stage `cpc` begins from.
         validation: Pairs that are restored now and then, `KIND:PATH`.
         validate_every: Updates between validations.
         log_every: Updates between lines of the log.
@@ -81,8 +83,15 @@ def train_preset(
         num_workers=num_workers,
         export=export,
     )
+    if diffusion is not None and preset.cpc is None:
+        raise ValueError("--diffusion is for the stage cpc, which does not run: leave it out")
     request = Request(
-        preset=preset, init=init, autoencoder=autoencoder, validation=validation, lpips=lpips
+        preset=preset,
+        init=init,
+        autoencoder=autoencoder,
+        diffusion=diffusion,
+        validation=validation,
+        lpips=lpips,
     )
     plan = _plan_type(preset)(request)
     data = TrainingData(
@@ -118,7 +127,7 @@ def train_preset(
         },
         num_workers=workers,
         progress=progress,
-        provenance=provenance_of(preset, data_specs, init, autoencoder),
+        provenance=provenance_of(preset, data_specs, init, autoencoder, diffusion),
         licence=plan.licence,
     )
     torch.manual_seed(preset.seed)

@@ -41,6 +41,7 @@ class Request:
     preset: Preset
     init: str | Path | None = None
     autoencoder: str | Path | None = None
+    diffusion: str | Path | None = None
     validation: str | None = None
     lpips: nn.Module | None = None
 

@@ -8,7 +8,7 @@ split over processes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -161,7 +161,7 @@ def draw_timestep(
     return other
 
 
-def check_trained_parts(model: Divd, stage: DiffusionStage) -> None:
+def check_trained_parts(model: nn.Module, stage: DiffusionStage) -> None:
     """Check that a stage trains parts that the model has.
 
     Raises:
@@ -172,6 +172,105 @@ def check_trained_parts(model: Divd, stage: DiffusionStage) -> None:
         if not any(name.startswith(prefix) for name in names):
             parts = ", ".join(dict.fromkeys(f"{name.split('.')[0]}." for name in names))
             raise ValueError(f"trains: {prefix!r} is no part of this model, which has {parts}")
+
+
+class LatentLosses:
+    """What predicting the latents of sharp clips costs, and what their pixels cost.
+
+    Args:
+        divd: Encodes sharp clips; its schedule is trained on.
+        stage: Weights of the losses.
+        decode_fn: From restored latents and the clips they start from to pixels.
+    """
+
+    def __init__(
+        self,
+        divd: Divd,
+        stage: DiffusionStage,
+        decode_fn: Callable[[Tensor, Tensor], Tensor],
+    ) -> None:
+        self._divd, self._stage, self._decode_fn = divd, stage, decode_fn
+
+    def __call__(
+        self,
+        predict_fn: Callable[[Tensor, Tensor], Tensor],
+        condition: Tensor,
+        base: Tensor,
+        sharp: Tensor,
+        draws: Draws,
+        progress: float,
+    ) -> dict[str, Tensor]:
+        """Return the loss of each clip and its parts.
+
+        Args:
+            predict_fn: From noisy latents and timesteps to v, float32.
+            condition: Latents that the prediction starts from, float32.
+            base: Clips that it starts from, `[B, 3, T, H, W]` in -1..1.
+            sharp: The same shape.
+            draws: Random decisions.
+            progress: Point of the run, 0 to 1.
+        """
+        stage, schedule = self._stage, self._divd.config.schedule
+        timesteps = draws.timesteps
+        with torch.no_grad():
+            clean = self._divd.encode_sharp(sharp).float()
+        noise = draws.noise.to(clean)
+        noisy = add_noise(schedule, clean, noise, timesteps)
+        target = velocity(schedule, clean, noise, timesteps)
+        pred = predict_fn(noisy, timesteps)
+        latent_loss = velocity_loss(pred, target)
+        coherence = coherence_loss(pred, target)
+        # What copying the condition would give: the figure to get below.
+        copied = velocity_loss(clean, condition.detach())
+        loss = self._weights(copied, timesteps, progress) * (
+            latent_loss + stage.coherence_weight * coherence
+        )
+        values = {"v": latent_loss, "v_copy": copied, "coherence": coherence}
+        values.update(_by_timestep(latent_loss, timesteps))
+        if stage.pixel_loss != "off":
+            restored = clean_from_velocity(schedule, noisy, pred, timesteps)
+            pixels, gain = self._pixel_loss(restored, base, sharp, draws, progress)
+            loss = loss + stage.pixel_weight * pixels
+            values["gain_db"] = gain
+        return {"loss": loss, **values}
+
+    def _weights(self, copied: Tensor, timesteps: Tensor, progress: float) -> Tensor:
+        stage = self._stage
+        weights = torch.ones_like(copied)
+        if stage.relative:
+            weights = weights / (copied + annealed(stage.latent_floor, progress))
+        if stage.min_snr_gamma is not None:
+            schedule = self._divd.config.schedule
+            alpha, sigma = alphas_at(schedule, timesteps), sigmas_at(schedule, timesteps)
+            weights = weights * min_snr_weight(alpha, sigma, stage.min_snr_gamma)
+        return weights
+
+    def _pixel_loss(
+        self, restored: Tensor, base: Tensor, sharp: Tensor, draws: Draws, progress: float
+    ) -> tuple[Tensor, Tensor]:
+        """Return the loss per clip, 0 where it has none, and the gain in dB, NaN there."""
+        stage, last = self._stage, self._divd.config.schedule.num_timesteps - 1
+        every = stage.pixel_loss == "decoder"
+        counted = draws.timesteps >= (0 if every else last)
+        clips = torch.nonzero(counted).flatten()
+        if not len(clips):
+            # One for nothing: processes that train together have to use the same weights.
+            clips = clips.new_zeros(1)
+        loss = restored.new_zeros(len(base))
+        gain = torch.full_like(loss, torch.nan)
+        frames = draws.frames[clips]
+        base, truth = _take(base[clips], frames), _take(sharp[clips], frames)
+        latents = _take(restored[clips], frames)
+        if every:
+            latents = latents.detach()
+        decoded = self._decode_fn(latents, base).float()
+        floor = annealed(stage.pixel_floor, progress)
+        error = log_error(decoded, truth, floor)
+        pixels = error + stage.fft_weight * spectrum_l1(decoded, truth)
+        pixels = torch.where(counted[clips], pixels, 0.0)
+        won = 10 * (log_error(base, truth, floor) - error).detach()
+        won = torch.where(counted[clips], won, torch.nan)
+        return loss.index_copy(0, clips, pixels), gain.index_copy(0, clips, won)
 
 
 class DiffusionTraining(nn.Module):
@@ -189,10 +288,9 @@ class DiffusionTraining(nn.Module):
         super().__init__()
         self.model = model
         self.stage = stage
-        check_trained_parts(model, stage)
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name.startswith(stage.trains))
+        train_parts(model, stage)
         model.unet.gradient_checkpointing = stage.gradient_checkpointing
+        self._losses = LatentLosses(model, stage, model.decode_restored)
 
     def forward(
         self,
@@ -214,39 +312,17 @@ class DiffusionTraining(nn.Module):
         assert draws is not None
         if sharp is None:
             return {"restored": self._restore(blurry, draws.noise)}
-        stage, schedule = self.stage, self.model.config.schedule
-        timesteps = draws.timesteps
-        with torch.no_grad():
-            clean = self.model.encode_sharp(sharp).float()
         # Float32 from here, so that the latents are rounded once and not at every sum.
         condition = self.model.encode_blur(blurry).float()
-        noise = draws.noise.to(clean)
-        noisy = add_noise(schedule, clean, noise, timesteps)
-        target = velocity(schedule, clean, noise, timesteps)
-        pred = self._predict(blurry, noisy, condition, timesteps, draws.kept)
-        base = velocity_loss(pred, target)
-        coherence = coherence_loss(pred, target)
-        # What copying the condition would give: the figure to get below.
-        copied = velocity_loss(clean, condition.detach())
-        loss = self._weights(copied, timesteps, progress) * (
-            base + stage.coherence_weight * coherence
-        )
-        values = {"v": base, "v_copy": copied, "coherence": coherence}
-        values.update(_by_timestep(base, timesteps))
-        if stage.pixel_loss != "off":
-            restored = clean_from_velocity(schedule, noisy, pred, timesteps)
-            pixels, gain = self._pixel_loss(restored, blurry, sharp, draws, progress)
-            loss = loss + stage.pixel_weight * pixels
-            values["gain_db"] = gain
-        return {"loss": loss, **values}
+
+        def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
+            return self._predict(blurry, noisy, condition, timesteps, draws.kept)
+
+        return self._losses(predict, condition, blurry, sharp, draws, progress)
 
     def restored_clip(self, blurry: Tensor, index: int) -> Tensor:
         """See `validation.RestoresClips`."""
-        factor = self.model.downscale
-        shape = (self.model.config.autoencoder.latent_channels, blurry.shape[1])
-        size = (blurry.shape[2] // factor, blurry.shape[3] // factor)
-        generator = torch.Generator().manual_seed(index)
-        noise = torch.randn(1, *shape, *size, generator=generator).to(blurry.device)
+        noise = validation_noise(self.model, blurry, index)
         timesteps = torch.zeros(1, dtype=torch.long, device=blurry.device)
         draws = Draws(timesteps, timesteps == 0, noise, timesteps[:, None])
         return self(blurry[None], None, draws)["restored"][0]
@@ -264,43 +340,6 @@ class DiffusionTraining(nn.Module):
             tokens = tokens * kept.to(tokens)[:, None, None]
         return self.model.unet(torch.cat([noisy, condition], dim=1), timesteps, tokens).float()
 
-    def _weights(self, copied: Tensor, timesteps: Tensor, progress: float) -> Tensor:
-        weights = torch.ones_like(copied)
-        if self.stage.relative:
-            weights = weights / (copied + annealed(self.stage.latent_floor, progress))
-        if self.stage.min_snr_gamma is not None:
-            schedule = self.model.config.schedule
-            alpha, sigma = alphas_at(schedule, timesteps), sigmas_at(schedule, timesteps)
-            weights = weights * min_snr_weight(alpha, sigma, self.stage.min_snr_gamma)
-        return weights
-
-    def _pixel_loss(
-        self, restored: Tensor, blurry: Tensor, sharp: Tensor, draws: Draws, progress: float
-    ) -> tuple[Tensor, Tensor]:
-        """Return the loss per clip, 0 where it has none, and the gain in dB, NaN there."""
-        last = self.model.config.schedule.num_timesteps - 1
-        every = self.stage.pixel_loss == "decoder"
-        counted = draws.timesteps >= (0 if every else last)
-        clips = torch.nonzero(counted).flatten()
-        if not len(clips):
-            # One for nothing: processes that train together have to use the same weights.
-            clips = clips.new_zeros(1)
-        loss = restored.new_zeros(len(blurry))
-        gain = torch.full_like(loss, torch.nan)
-        frames = draws.frames[clips]
-        blurry, truth = _take(blurry[clips], frames), _take(sharp[clips], frames)
-        latents = _take(restored[clips], frames)
-        if every:
-            latents = latents.detach()
-        decoded = self.model.decode_restored(latents, blurry).float()
-        floor = annealed(self.stage.pixel_floor, progress)
-        error = log_error(decoded, truth, floor)
-        pixels = error + self.stage.fft_weight * spectrum_l1(decoded, truth)
-        pixels = torch.where(counted[clips], pixels, 0.0)
-        won = 10 * (log_error(blurry, truth, floor) - error).detach()
-        won = torch.where(counted[clips], won, torch.nan)
-        return loss.index_copy(0, clips, pixels), gain.index_copy(0, clips, won)
-
     def _restore(self, blurry: Tensor, noise: Tensor) -> Tensor:
         """Restore in one step from the last timestep, `[B, 3, T, H, W]` in -1..1."""
         schedule = self.model.config.schedule
@@ -310,6 +349,31 @@ class DiffusionTraining(nn.Module):
         pred = self._predict(blurry, noise, condition, timesteps)
         latents = clean_from_velocity(schedule, noise, pred, timesteps)
         return self.model.decode_restored(latents, blurry).float().clamp(-1, 1)
+
+
+def train_parts(model: nn.Module, stage: DiffusionStage) -> None:
+    """Freeze what a stage does not train.
+
+    Raises:
+        ValueError: If the stage trains a part that the model does not have.
+    """
+    check_trained_parts(model, stage)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith(stage.trains))
+
+
+def validation_noise(divd: Divd, blurry: Tensor, index: int) -> Tensor:
+    """Return the noise `[1, C, T, h, w]` that a clip of a validation is restored from.
+
+    Args:
+        divd: Whose latents are sampled.
+        blurry: `[3, T, H, W]`.
+        index: Of the clip.
+    """
+    channels, factor = divd.config.autoencoder.latent_channels, divd.downscale
+    size = (blurry.shape[1], blurry.shape[2] // factor, blurry.shape[3] // factor)
+    generator = torch.Generator().manual_seed(index)
+    return torch.randn(1, channels, *size, generator=generator).to(blurry.device)
 
 
 def _take(video: Tensor, frames: Tensor) -> Tensor:

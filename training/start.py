@@ -1,4 +1,4 @@
-"""The model that a run starts from: a trained autoencoder, and new networks around it."""
+"""The model that a stage starts from: what has been trained, and new networks around it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from einops import rearrange
 from ..models.autoencoder import Autoencoder
 from ..models.checkpoint import load_model
 from ..models.config import AutoencoderConfig, DivdConfig
+from ..models.cpgd import Cpgd
+from ..models.cpgd_config import CpcConfig, CpgdConfig
 from ..models.divd import Divd
+from .config import CpcStage
 from .data.loader import TrainingData
 from .preflight import check_autoencoder
 
@@ -57,6 +60,33 @@ def with_autoencoder(config: DivdConfig, checkpoint: str | Path, seed: int) -> D
     measured = dataclasses.replace(found, detail_skip=wanted.detail_skip)
     config = dataclasses.replace(config, autoencoder=measured)
     return _around(config, trained.autoencoder, seed)
+
+
+def second_stage_config(config: CpgdConfig, divd: DivdConfig, stage: CpcStage) -> CpgdConfig:
+    """Return the config of CPGD-Net with a second stage around a diffusion model.
+
+    Raises:
+        ConfigError: If the widths that the stage asks for do not fit.
+    """
+    if stage.image_encoder is not None:
+        divd = dataclasses.replace(divd, image_encoder=stage.image_encoder)
+    cpc = CpcConfig(divd=divd, control_channels=stage.control_channels)
+    sampling = dataclasses.replace(
+        config.sampling,
+        steps=divd.sampling.steps,
+        guidance_scale=divd.sampling.guidance_scale,
+    )
+    return dataclasses.replace(config, cpc=cpc, sampling=sampling)
+
+
+def with_second_stage(model: Cpgd, divd: Divd, stage: CpcStage, seed: int) -> Cpgd:
+    """Build a second stage around a diffusion model, behind a trained first one."""
+    torch.manual_seed(seed + 4)
+    whole = Cpgd(second_stage_config(model.config, divd.config, stage))
+    whole.cpfp.load_state_dict(model.cpfp.state_dict())
+    assert whole.cpc is not None
+    whole.cpc.begin_from(divd)
+    return whole
 
 
 def _around(config: DivdConfig, autoencoder: Autoencoder, seed: int) -> Divd:

@@ -103,8 +103,8 @@ class StageValidation:
         scores, gains, middles = [], [], []
         for index, (blurry, sharp) in enumerate(self.clips.clips):
             restored = self._restore(blurry, index)
-            scores.append(_psnr(restored, sharp))
-            gains.append(scores[-1] - _psnr(blurry, sharp))
+            scores.append(psnr(restored, sharp))
+            gains.append(scores[-1] - psnr(blurry, sharp))
             middle = blurry.shape[1] // 2
             middles.append([_frame(clip, middle) for clip in (blurry, restored, sharp)])
         if self.accelerator.is_main_process:
@@ -166,7 +166,7 @@ def _read(sequence: PairedSequence, num_frames: int) -> tuple[Tensor, Tensor]:
     return clips[0], clips[1]
 
 
-def _psnr(pred: Tensor, target: Tensor) -> float:
+def psnr(pred: Tensor, target: Tensor) -> float:
     """Return the PSNR in dB, mean over frames of `[3, T, H, W]` in -1..1."""
     error = (pred - target).square().mean(dim=(0, 2, 3)).clamp_min(1e-9)
     return float((10 * torch.log10(4 / error)).mean())

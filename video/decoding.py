@@ -98,12 +98,12 @@ class Decoder:
         try:
             # Threads of whole frames are several times as fast, but report an error some
             # packets late, and lose what is in flight at the end.
-            for picture in self._decode("AUTO"):
+            for picture in self._decode(careful=False):
                 count += 1
                 yield picture
         except _UndecodableError:
             self._open_again()
-            yield from itertools.islice(self._decode("SLICE"), count, None)
+            yield from itertools.islice(self._decode(careful=True), count, None)
         self._warn_of_damage()
 
     def _open_again(self) -> None:
@@ -115,10 +115,10 @@ class Decoder:
         self.stream = stream
         self._progress = _Progress()
 
-    def _decode(self, thread_type: str) -> Iterator[Picture]:
-        careful = thread_type == "SLICE"
+    def _decode(self, *, careful: bool) -> Iterator[Picture]:
         decoder = decoder_for(self.stream, self.name)
-        decoder.thread_type = thread_type
+        # Threads of whole frames list vectors of a picture while another still decodes it.
+        decoder.thread_type = "SLICE" if careful or self.has_vectors else "AUTO"
         if self.has_vectors:
             decoder.options = {**decoder.options, **EXPORT}
             self._order = DecodingOrder(decoder)

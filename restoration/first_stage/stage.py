@@ -44,7 +44,8 @@ class FirstStage:
         self.engine = engine
         self.name = name
         self._digest = digest
-        self._is_told = False
+        self.not_trusted: str | None = None
+        """Why results of it were left out; None: none was, so far."""
 
     @property
     def identity(self) -> dict[str, str]:
@@ -66,10 +67,17 @@ class FirstStage:
         """Why nothing of it is used, found where it is first needed; None: it is."""
         return fault_of(self.engine)
 
+    def passes(self) -> bool:
+        """Tell whether it has no fault; say once if it has."""
+        if self.fault is None:
+            return True
+        self.distrust(f"{self.fault}; it is left out")
+        return False
+
     def distrust(self, reason: str) -> None:
         """Say, once for all the work it is used in, that results of it are left out."""
-        if not self._is_told:
-            self._is_told = True
+        if self.not_trusted is None:
+            self.not_trusted = reason
             logger.warning("first stage %s was not trusted: %s", self.name, reason)
 
     def on_refused(self) -> None:
@@ -176,8 +184,7 @@ class FirstStageSession:
         work: Work,
     ) -> Iterator[Tensor | None]:
         first, last = span
-        if first < last and self._stage.fault is not None:
-            self._stage.distrust(f"{self._stage.fault}; it is left out")
+        if first < last and not self._stage.passes():
             for _ in range(self._session.count(segment, span)):
                 work.advance()
             yield from [None] * (last - first)

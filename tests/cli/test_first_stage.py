@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -119,3 +120,34 @@ def test_a_batch_refuses_it_before_anything_starts(clip, tmp_path, capsys):
         capsys, "batch", clip, "-o", tmp_path / "out", "--network-input", "first_stage"
     )
     assert "there is none" in said
+
+
+def test_one_that_is_not_trusted_is_named_in_the_report(
+    clip, checkpoint, dblrnet_checkpoint, tmp_path, capsys, caplog
+):
+    output, report = tmp_path / "out.mp4", tmp_path / "report.json"
+    options = ("--checkpoint", checkpoint, "--first-stage", dblrnet_checkpoint)
+    code, said = run(capsys, "run", clip, "-o", output, "--json", report, *options)
+    assert code == 0, said
+    reason = json.loads(report.read_text())["first_stage_not_trusted"]
+    assert "test picture" in reason
+    assert f"dblrnet.safetensors was not trusted: {reason}" in caplog.text
+
+
+def test_a_batch_says_so_before_it_starts(
+    clip, checkpoint, dblrnet_checkpoint, tmp_path, capsys, caplog, monkeypatch
+):
+    @contextmanager
+    def no_cluster(address):
+        yield
+        raise ValueError("no cluster")
+
+    def started(*arguments):
+        raise ValueError("the pool begins")
+
+    monkeypatch.setattr("video_deblur.jobs.ray_pool.connected", no_cluster)
+    monkeypatch.setattr("video_deblur.jobs.ray_pool.RayPool", started)
+    options = ("--checkpoint", checkpoint, "--first-stage", dblrnet_checkpoint)
+    said = refused(capsys, "batch", clip, "-o", tmp_path / "out", *options)
+    assert "the pool begins" in said
+    assert "dblrnet.safetensors was not trusted" in caplog.text

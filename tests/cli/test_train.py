@@ -153,6 +153,8 @@ GOOD = ("GOOD", "--data", "synthetic:DATA")
             "stage 'joint' is none of this preset's: stage1, stage2",
         ),
         (["tiny", "--stages", "autoencoder", "--steps", "5"], "use --autoencoder-steps"),
+        ([*GOOD, "--diffusion", "divd-tiny"], "--diffusion is for the stage cpc, which does"),
+        (["cpgd-paper", "--data", "synthetic:DATA"], "name its checkpoint with --diffusion"),
         (["tiny", "--compare", "--data", "synthetic:DATA"], "--validation"),
         (["BAD", "--data", "synthetic:DATA"], "joint: unknown field 'stepz'"),
         ([*GOOD, "--steps", "0"], "steps must be 1 or more, got 0"),

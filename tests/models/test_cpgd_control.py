@@ -7,7 +7,7 @@ import torch
 from video_deblur.models.config_fields import ConfigError, config_from_dict, config_to_dict
 from video_deblur.models.cpgd import Cpgd
 from video_deblur.models.cpgd_config import CpcConfig, CpgdConfig
-from video_deblur.models.cpgd_control import Cpc, query_prior
+from video_deblur.models.cpgd_control import Cpc, Given, query_prior
 from video_deblur.models.cpgd_priors import ClipPriors
 from video_deblur.models.divd import Divd
 
@@ -19,10 +19,11 @@ SMALL_CPC = CpcConfig(divd=SMALL_CONFIG, control_channels=(8, 16))
 def inputs(num_frames=3, height=6, width=7, batch=2):
     latents = SMALL_CONFIG.autoencoder.latent_channels
     shape = (batch, latents, num_frames, height, width)
-    noisy, blurry, first = torch.randn(3, *shape)
+    noisy, condition, first, blurry = torch.randn(4, *shape)
     prior = torch.randn(batch, 3, num_frames, height, width)
     context = torch.randn(batch, 2, SMALL_CONFIG.image_encoder.context_dim)
-    return noisy, blurry, first, prior, torch.tensor([999, 400][:batch]), context
+    given = Given(condition, first, blurry, prior)
+    return noisy, given, torch.tensor([999, 400][:batch]), context
 
 
 @pytest.mark.parametrize("control_channels", [(), (8, 16)])
@@ -32,10 +33,10 @@ def test_a_fresh_branch_changes_no_bit(randomise, control_channels, height, widt
     cpc = Cpc(config).eval()
     # All but the branch's last convolutions does something.
     randomise(cpc.divd, 0.1, add=True)
-    noisy, blurry, first, prior, timesteps, context = inputs(height=height, width=width)
+    noisy, given, timesteps, context = inputs(height=height, width=width)
     with torch.no_grad():
-        plain = cpc.divd.unet(torch.cat([noisy, blurry], dim=1), timesteps, context)
-        controlled = cpc.predict(noisy, blurry, first, prior, timesteps, context)
+        plain = cpc.divd.unet(torch.cat([noisy, given.condition], dim=1), timesteps, context)
+        controlled = cpc.predict(noisy, given, timesteps, context)
     assert torch.equal(controlled, plain)
     assert plain.std() > 0.1
 
@@ -45,10 +46,13 @@ def test_a_trained_branch_reads_latents_prior_and_timestep(randomise):
     values = inputs()
     with torch.no_grad():
         whole = cpc.predict(*values)
-        for index in range(6):
-            changed = list(values)
-            changed[index] = values[index] - 100 if index == 4 else values[index] * 0.5
-            assert not torch.allclose(cpc.predict(*changed), whole, atol=1e-5), index
+        noisy, given, timesteps, context = values
+        others = [(0.5 * noisy, *values[1:]), (noisy, given, timesteps - 100, context)]
+        others.append((noisy, given, timesteps, 0.5 * context))
+        for name, value in given._asdict().items():
+            others.append((noisy, given._replace(**{name: 0.5 * value}), timesteps, context))
+        for index, other in enumerate(others):
+            assert not torch.allclose(cpc.predict(*other), whole, atol=1e-5), index
 
 
 def test_a_prior_whose_projection_is_zero_leaves_the_branch_alone(randomise):
@@ -56,10 +60,10 @@ def test_a_prior_whose_projection_is_zero_leaves_the_branch_alone(randomise):
     for name, parameter in cpc.named_parameters():
         if ".prior." in name:
             torch.nn.init.zeros_(parameter)
-    noisy, blurry, first, prior, timesteps, context = inputs()
+    noisy, given, timesteps, context = inputs()
     with torch.no_grad():
-        one = cpc.predict(noisy, blurry, first, prior, timesteps, context)
-        other = cpc.predict(noisy, blurry, first, 0 * prior, timesteps, context)
+        one = cpc.predict(noisy, given, timesteps, context)
+        other = cpc.predict(noisy, given._replace(prior=0 * given.prior), timesteps, context)
     assert torch.equal(one, other)
 
 
@@ -100,6 +104,29 @@ def test_the_prior_is_motion_by_the_longest_and_the_residual():
     assert prior[0, 1, 2, 0, 0] == 0.25
     assert not prior[1, :2].any()
     assert torch.equal(prior[:, 2:], attention)
+
+
+def test_what_the_first_stage_does_without_the_second_one_does_without():
+    priors = ClipPriors(*(torch.rand(1, channels, 3, 4, 5) for channels in (2, 1, 1)))
+    whole = query_prior(priors)
+    motion, none = query_prior(priors, "motion"), query_prior(priors, "none")
+    assert torch.equal(motion[:, :2], whole[:, :2])
+    assert whole[:, 2:].any()
+    assert not motion[:, 2:].any()
+    assert not none.any()
+
+
+def test_an_image_tower_of_another_shape_starts_with_tokens_of_zeros(randomise):
+    divd = randomise(Divd(SMALL_CONFIG), 0.1, add=True)
+    tower = dataclasses.replace(SMALL_CONFIG.image_encoder, width=8, num_tokens=1)
+    cpc = Cpc(CpcConfig(divd=dataclasses.replace(SMALL_CONFIG, image_encoder=tower)))
+    cpc.begin_from(divd)
+    frames = torch.rand(2, 3, 16, 16) * 2 - 1
+    assert torch.equal(cpc.divd.encode_tokens(frames), torch.zeros(2, 1, 16))
+    assert torch.equal(cpc.divd.unet.conv_out.bias, divd.unet.conv_out.bias)
+    assert torch.equal(
+        cpc.divd.encode_blur(frames[:, :, None]), divd.encode_blur(frames[:, :, None])
+    )
 
 
 def test_the_whole_network_is_written_and_read_as_one():

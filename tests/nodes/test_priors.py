@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import re
 from fractions import Fraction
 
 import numpy as np
@@ -130,6 +131,27 @@ def test_a_stream_without_vectors_is_told_in_one_line(comfy, call_node, frames, 
         call_node(NODE, video=video, source="stream")
     assert "\n" not in str(caught.value)
     moves_right(call_node(NODE, video=video)[2], 3)
+
+
+@pytest.mark.parametrize(
+    ("source", "words"), [("auto", "from the stream"), ("encoded", "encoded in memory")]
+)
+def test_the_node_tells_where_motion_comes_from(comfy_server, source, words):
+    graph = {
+        "clip": {"class_type": "VideoDeblur_ExampleClip", "inputs": {"clip": "street"}},
+        "priors": {
+            "class_type": NODE,
+            "inputs": {"video": ["clip", 0], "source": source, "scale": 0.0},
+        },
+        "shown": {"class_type": "PreviewImage", "inputs": {"images": ["priors", 0]}},
+    }
+    seen = len(comfy_server.events())
+    comfy_server.run(graph, timeout=240)
+    texts = [event.data for event in comfy_server.events()[seen:] if event.kind == "text"]
+    assert len(texts) == 1
+    found = re.search(rf"{words}: vectors for (\d+) % of the pixels", texts[0])
+    assert found is not None
+    assert 20 < int(found[1]) < 100
 
 
 def test_cancel_is_heard_between_frames(comfy, call_node, frames, clip):

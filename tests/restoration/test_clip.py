@@ -105,6 +105,23 @@ def test_segments_equal_the_clip_at_once(engine, monkeypatch, num_frames, borrow
     assert np.abs(streamed - at_once).max() <= 0.501
 
 
+@pytest.mark.parametrize("borrow", [False, True])
+def test_windows_that_segments_share_are_computed_once(monkeypatch, borrow):
+    monkeypatch.setattr(segments, "_SEGMENT_PIXELS", 1)
+    network, calls = Recorded(), []
+    chosen = settings(borrow=borrow, scene_cuts=False)
+    frames = moving_frames(40, 24, 32, speed=1)
+    engine = ClipRestorer(network)
+    streamed = restore_stream(frames, engine, chosen, lambda *call: calls.append(call), 40)
+    assert len(list(streamed)) == 40
+    places = {video[0, 0, :, 0, :].numpy().tobytes() for video, _ in network.seen}
+    # Of 8 frames, every 6.
+    assert len(network.seen) == len(places) == 7
+    done = [frame for frame, _ in calls]
+    assert done == sorted(done)
+    assert done[-1] == 40
+
+
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (17, 30), (90, 131)])
 def test_frames_of_any_size_are_restored(engine, make_frames, height, width):
     frames = make_frames(3, height, width)
@@ -194,7 +211,8 @@ def test_progress_rises_to_its_total(make_frames):
     calls = []
     engine = ClipRestorer(Recorded())
     engine.restore(make_frames(14, 16, 16), settings(), lambda *call: calls.append(call))
-    assert calls == [(done, 2) for done in range(3)]
+    # Two windows: priors and a tile of each.
+    assert calls == [(done, 4) for done in range(5)]
 
 
 def test_shots_do_not_see_each_other(engine):

@@ -49,12 +49,12 @@ def test_one_step_is_what_the_unet_makes_of_noise_on_top_of_the_first_stage(rand
     # A branch that is fresh: the diffusion model alone.
     cpc = Cpc(CpcConfig(divd=SMALL_CONFIG)).eval().requires_grad_(False)
     divd = randomise(cpc.divd, 0.05, add=True)
-    blurry, first, _, noise = parts = piece()
+    _, first, _, noise = parts = piece()
     result, calls = refined(cpc, parts)
     assert calls == 1
     timesteps = torch.tensor([999])
-    known = torch.cat([noise, divd.encode_blur(blurry)], dim=1)
-    v = divd.unet(known, timesteps, divd.encode_tokens(blurry[:, :, 1]))
+    known = torch.cat([noise, divd.encode_blur(first)], dim=1)
+    v = divd.unet(known, timesteps, divd.encode_tokens(first[:, :, 1]))
     latents = clean_from_velocity(divd.config.schedule, noise, v, timesteps)
     whole = first + divd.decode(latents) - divd.decode(divd.encode_sharp(first))
     images = [clip[0].movedim(0, -1) for clip in (whole, first)]
@@ -127,5 +127,5 @@ def test_frames_of_any_size_are_refined_tile_by_tile(randomise, divd, height, wi
     assert restored.shape == frames.shape
     assert restored.isfinite().all()
     tiles = 1 if height < 64 else 4
-    # The first stage and one step for each.
-    assert calls == [(done, 2 * tiles) for done in range(2 * tiles + 1)]
+    # Priors, then the first stage and one step for each.
+    assert calls == [(done, 1 + 2 * tiles) for done in range(2 * tiles + 2)]

@@ -3,10 +3,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+from pathlib import Path
 
 import pytest
 from video_deblur.training.compare import budget, compare, config_names
-from video_deblur.training.presets import PRESETS
+from video_deblur.training.presets import PRESETS, load_preset
 
 
 def make_preset(steps=200, coherence_weight=0.1, **data):
@@ -30,8 +31,9 @@ SCORES = {
 class Trainer:
     """Writes a checkpoint that names the run; what `broken` holds fails instead."""
 
-    def __init__(self, broken=(), scores=SCORES):
+    def __init__(self, broken=(), scores=SCORES, before=None):
         self.trained, self.broken, self.scores = [], set(broken), scores
+        self.before = before or {}
 
     def train(self, preset, folder):
         run = (folder.parent.name, preset.seed)
@@ -44,7 +46,7 @@ class Trainer:
 
     def score(self, checkpoint):
         name, seed = json.loads(checkpoint.read_text())
-        return self.scores[name, seed]
+        return {**self.before.get((name, seed), {}), "joint": self.scores[name, seed]}
 
     def compare(self, folder, seeds=(0, 1), configs=CONFIGS, **options):
         return compare(configs, seeds, self.train, self.score, folder, **options)
@@ -107,6 +109,23 @@ def test_the_table_has_deviations_from_three_seeds_on(tmp_path):
     assert head.count("std") == 2
     assert row[4] == "1.400"
     assert row[-1] == "0.400"
+
+
+def test_what_stages_before_the_last_reached_is_shown_beside(tmp_path):
+    before = {("with", 0): {"first": 27.5}, ("with", 1): {"first": 26.9}}
+    trainer = Trainer(before=before)
+    trainer.compare(tmp_path)
+    rows = table_of(tmp_path)
+    assert rows[-1] == [
+        *("with", "first", "2", "27.200", "26.900 to 27.500"),
+        *("+0.300", "+0.100 to +0.500"),
+    ]
+    stored = json.loads((tmp_path / "comparison.json").read_text())["configs"]
+    assert stored["with"]["stages"] == {"first": {"0": 27.5, "1": 26.9}}
+    assert stored["without"]["stages"] == {}
+    # Also where the scores were there already.
+    assert trainer.compare(tmp_path).stages["with"]["first"] == {0: 27.5, 1: 26.9}
+    assert len(trainer.trained) == 4
 
 
 def test_one_failed_run_names_itself_and_the_others_go_on(tmp_path, caplog):
@@ -230,6 +249,25 @@ def test_a_stage_that_only_one_has_is_an_unequal_budget(tmp_path):
 def test_the_model_is_no_budget():
     names = {name.split(".")[0] for name in budget(make_preset())}
     assert names == {"autoencoder", "joint"}
+    # Neither are the defaults that it is sampled with.
+    names = {name.split(".")[0] for name in budget(PRESETS["cpgd-tiny"])}
+    assert names == {"cpfp", "cpc"}
+
+
+def test_the_ablation_of_coding_priors_changes_nothing_else(tmp_path):
+    folder = Path(__file__).parents[2] / "docs" / "experiments" / "coding_priors"
+    configs = {
+        name: load_preset(folder / f"{name}.json")
+        for name in ("none", "motion", "motion_residual")
+    }
+    scores = {(name, seed): 28.0 for name in configs for seed in (0, 1)}
+    comparison = Trainer(scores=scores).compare(tmp_path, configs=configs)
+    field = "cpgd_model.cpfp.priors"
+    assert comparison.changes == {
+        name: {field: ("none", name)} for name in ("motion", "motion_residual")
+    }
+    assert comparison.budgets["none"]["cpfp.steps"] == [1600]
+    assert comparison.budgets["none"]["cpc.steps"] == [600]
 
 
 def test_bad_requests_are_named(tmp_path, monkeypatch):

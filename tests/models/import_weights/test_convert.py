@@ -14,9 +14,13 @@ from video_deblur.cli import main
 from video_deblur.models.checkpoint import load_model, read_info
 from video_deblur.models.config import ScheduleConfig
 from video_deblur.models.import_weights.convert import convert_weights
+from video_deblur.restoration.clip import ClipRestorer
+from video_deblur.restoration.settings import RestorationSettings
 from video_deblur.training.config import DataConfig
 from video_deblur.training.presets import PRESETS
 from video_deblur.training.recipe import train_preset
+
+from ...conftest import SMALL_CPGD_CONFIG
 
 
 @pytest.fixture(scope="module", params=["modelscope", "tf_t2v"])
@@ -110,6 +114,46 @@ def test_training_goes_on_from_it(files, tmp_path):
     assert after.licence == before.licence == "unknown"
     losses = (tmp_path / "run" / "stage2.jsonl").read_text().splitlines()
     assert all(np.isfinite(json.loads(line)["loss"]) for line in losses)
+
+
+def test_cpgd_nets_second_stage_begins_from_it(converted, tmp_path, make_frames):
+    _, path = converted
+    (tmp_path / "data" / "photos").mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 72, 3), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "data" / "photos" / "a.png"), pixels)
+    data = DataConfig(num_frames=2, crop=32, clips_per_batch=1, compressed_share=0.0)
+    paper = PRESETS["cpgd-paper"]
+    assert paper.cpfp is not None
+    assert paper.cpc is not None
+    preset = dataclasses.replace(
+        paper,
+        cpgd_model=SMALL_CPGD_CONFIG,
+        cpfp=dataclasses.replace(paper.cpfp, steps=1, data=data),
+        # Two: what comes before the convolutions that start at zero has no gradient at first.
+        cpc=dataclasses.replace(
+            paper.cpc, steps=2, data=data, warmup_steps=1, learning_rate=1e-2
+        ),
+        precision="no",
+    )
+    specs, options = [f"synthetic:{tmp_path / 'data'}"], {"device": "cpu", "num_workers": 0}
+    with pytest.raises(ValueError, match="cpc begins from a diffusion model; name its"):
+        train_preset(preset, specs, tmp_path / "run", **options)
+    trained = train_preset(preset, specs, tmp_path / "run", diffusion=path, **options)
+    before, after = read_info(path), read_info(trained)
+    assert after.config.cpc.divd == before.config
+    assert after.config.sampling.steps == 50
+    assert after.licence == before.licence
+    network, divd = load_model(trained), load_model(path)
+    for name, value in network.cpc.divd.state_dict().items():
+        assert torch.equal(value, divd.state_dict()[name].half().float()), name
+    ours, theirs = network.cpc.control.state_dict(), divd.unet.state_dict()
+    copied = [n for n in ours if n in theirs and n != "conv_in.weight"]
+    assert len(copied) > 100
+    for name in copied:
+        torch.testing.assert_close(ours[name], theirs[name], atol=0.03, rtol=0)
+    assert any(not torch.equal(ours[n], theirs[n].half().float()) for n in copied)
+    settings = RestorationSettings(borrow=False, steps=2)
+    assert ClipRestorer(network).restore(make_frames(2, 32, 40), settings).isfinite().all()
 
 
 def test_the_command_makes_a_checkpoint_that_info_shows(files, tmp_path, capsys):

@@ -135,5 +135,8 @@ def test_a_network_with_a_fault_is_left_out_and_named_once(small_model, make_fra
         "first stage wrong.pth was not trusted: it shows something else than a sharp test "
         "picture; it is left out"
     )
+    assert (
+        f"first stage wrong.pth was not trusted: {made.first_stage.not_trusted}" in caplog.text
+    )
     total = calls[-1][1]
     assert [done for done, _ in calls] == 2 * list(range(total + 1))
