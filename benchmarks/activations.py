@@ -67,7 +67,7 @@ def count_activations(config: UNet3DConfig, num_frames: int, size: int) -> int:
         x = torch.empty(1, config.in_channels, num_frames, size, size)
         context = torch.empty(1, 4, config.context_dim)
         timesteps = torch.empty(1)
-    with torch.no_grad(), _FusedAttention(), _Alive() as alive:
+    with torch.no_grad(), _FusedAttention(), Alive() as alive:
         network(x, timesteps, context)
     return alive.peak
 
@@ -83,7 +83,7 @@ class _FusedAttention(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class _Alive(TorchDispatchMode):
+class Alive(TorchDispatchMode):
     """Add up the memory of tensors that operations make, until nothing refers to them."""
 
     def __init__(self) -> None:

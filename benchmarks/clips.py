@@ -1,4 +1,4 @@
-"""Clips of any length to measure with, made from real ones."""
+"""Clips of any length to measure with, made from real ones; PyAV where a video is needed."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..video.reader import VideoReader
-from ..video.writer import VideoWriter
-
 
 def read_frames(path: str | Path, width: int, height: int, most: int) -> list[np.ndarray]:
     """Return up to `most` frames of a video, shrunk to uint8 `[height, width, 3]`."""
+    from ..video.reader import VideoReader
+
     frames = []
     with VideoReader(path) as reader:
         for frame in reader:
@@ -27,6 +26,8 @@ def read_frames(path: str | Path, width: int, height: int, most: int) -> list[np
 
 def decoded(path: Path) -> np.ndarray:
     """Return all frames of a video, `[T, H, W, C]`."""
+    from ..video.reader import VideoReader
+
     with VideoReader(path) as reader:
         return np.stack([frame.pixels for frame in reader])
 
@@ -41,6 +42,8 @@ def write_looped(
     path: Path, sources: list[str], num_frames: int, width: int, height: int
 ) -> Path:
     """Write a clip of `num_frames` at 25 per second: equal shares of each source."""
+    from ..video.writer import VideoWriter
+
     share = -(-num_frames // len(sources))
     written = 0
     with VideoWriter(

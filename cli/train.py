@@ -77,7 +77,7 @@ def add_train(commands: Any) -> None:
     parser.add_argument(
         "--workers",
         type=int,
-        help="processes that draw clips (default: one on a CPU, else up to 8 by cores)",
+        help="processes that draw clips (default: one on a CPU, else up to 16 by cores)",
     )
     parser.add_argument(
         "--lpips-weights",

@@ -14,9 +14,10 @@ from typing import Any, Literal
 from ..restoration.settings import RestorationSettings
 from .batch_record import BatchRecord
 from .clip_work import ClipWork, Pool, restore_clips
-from .ends import Ends, VideoEnds
+from .ends import Ends
 from .kinds import make_ends, output_name
 from .part_store import file_identity, identity_digest, resume_folder
+from .video_ends import VideoEnds
 
 BatchCallback = Callable[[float, int | None], None]
 """Called with (frames done, frames of all videos or None); may raise to cancel."""

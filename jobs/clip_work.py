@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..restoration.settings import RestorationSettings
-from ..video.encoder import EncodedFrame
+from ..video.frames import EncodedFrame
 from .ends import Ends
 from .part_store import PartStore, kept_parts
 from .parts import PartTask, PlannedPart, plan_parts

@@ -13,7 +13,7 @@ from ..restoration.settings import RestorationSettings
 from ..restoration.streaming.stream import FrameCallback, FramesCallback, restore_segments
 from ..video.source import Source
 from .clip_work import ClipWork, restore_clips
-from .ends import Ends, VideoEnds
+from .ends import Ends
 from .image_ends import FolderEnds, ImageEnds
 from .local_pool import LocalPool
 from .report import Report
@@ -125,6 +125,9 @@ def restore_file(
         callback: See there.
         before_segment: See there.
     """
+    # Here, so that folders of images are restored without PyAV.
+    from .video_ends import VideoEnds
+
     return restore_ends(
         VideoEnds(source, output, codec, crf, audio, deinterlace),
         engine,

@@ -11,15 +11,8 @@ from ..images.facts import ImageFacts, image_facts
 from ..images.folders import SUFFIXES, FrameFolder
 from ..video.codecs import FORMATS, container_for
 from ..video.output_place import check_place
-from .ends import Ends, VideoEnds
-from .image_ends import (
-    ClipToFolderEnds,
-    ClipToVideoEnds,
-    FolderEnds,
-    ImageEnds,
-    open_clip,
-    writes_video,
-)
+from .ends import Ends
+from .image_ends import FolderEnds, ImageEnds, writes_video
 
 Kind = Literal["folder", "image", "animation", "video"]
 
@@ -70,12 +63,16 @@ def make_ends(
         raise ValueError(f"fps must be above 0 and at most {_MOST_FPS}, got {fps}")
     if kind == "image":
         return ImageEnds(source, output)
-    if kind == "folder":
-        if writes_video(output):
-            return ClipToVideoEnds(source, output, codec, crf, fps=fps)
+    if kind == "folder" and not writes_video(output):
         if not is_folder and output.suffix.lower() in _FILE_SUFFIXES:
             raise ValueError(f"{output}: {_instead(source, None)}")
         return FolderEnds(source, output)
+    # Not before: images that become images need no PyAV.
+    from .clip_ends import ClipToFolderEnds, ClipToVideoEnds
+    from .video_ends import VideoEnds
+
+    if kind == "folder":
+        return ClipToVideoEnds(source, output, codec, crf, fps=fps)
     if is_folder:
         return ClipToFolderEnds(source, output, deinterlace)
     if kind == "animation" and writes_video(output):
@@ -102,6 +99,8 @@ def output_name(
     if facts is not None and facts.kind == "TIFF":
         # Pages have no times that a video would need.
         return source.stem, facts.num_pictures
+    from .clip_ends import open_clip
+
     with open_clip(source, deinterlace) as reader:
         copied = reader.info.audio_codecs if audio == "copy" else ()
         suffix = container_for(copied, codec)

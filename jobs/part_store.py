@@ -23,7 +23,7 @@ from typing import Any
 from ..models.tensor_file import file_digest
 from ..restoration.streaming.planning import Position
 from ..video.atomic import write_file
-from ..video.encoder import EncodedFrame
+from ..video.frames import EncodedFrame
 from ..video.hidden_names import hidden_sibling
 from ..video.source import Source
 from .report import FinishedPart

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,11 +23,14 @@ from ..restoration.streaming.footage import SurveyedFrame
 from ..restoration.streaming.planning import PlannedSegment, Position, plan_stream
 from ..restoration.streaming.segments import Segment
 from ..restoration.streaming.stream import SegmentRestorer
-from ..video.encoder import EncodedFrame, PacketEncoder, PictureFormat
+from ..video.frames import EncodedFrame
 from .ends import Ends, drained
 from .part_store import PART_FRAMES
 from .report import FinishedPart, finished_part, merged
 from .threads import WriteBehind
+
+if TYPE_CHECKING:
+    from ..video.encoder import PacketEncoder, PictureFormat
 
 SegmentCallback = Callable[[Segment, int, int], None]
 """Called with (segment, pieces of its work done, pieces in all); may raise to cancel."""
@@ -225,7 +228,7 @@ class PartEncoder:
             times: See there.
             check: Called now and then while `put` and `finish` wait; may raise to cancel.
         """
-        self._encoder = PacketEncoder(pictures, suffix) if pictures else _PngEncoder()
+        self._encoder = _make_encoder(pictures, suffix)
         self._times = iter(times)
         self._encoded: list[EncodedFrame] = []
         self._behind = WriteBehind(self._encode, check=check)
@@ -275,6 +278,14 @@ class PartEncoder:
             self._encoded += self._encoder.finish()
         else:
             self._encoded += self._encoder.encode(pixels, *next(self._times))
+
+
+def _make_encoder(pictures: PictureFormat | None, suffix: str) -> PacketEncoder | _PngEncoder:
+    if pictures is None:
+        return _PngEncoder()
+    from ..video.encoder import PacketEncoder
+
+    return PacketEncoder(pictures, suffix)
 
 
 class _PngEncoder:

@@ -18,7 +18,7 @@ from ..video.output_lock import output_lock
 from ..video.output_place import check_place, made_folder
 from ..video.prior_pictures import flow_picture, flow_scale, residual_picture
 from ..video.reader import VideoReader
-from .image_ends import open_clip
+from .clip_ends import open_clip
 from .kinds import input_kind
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from ..restoration.settings import RestorationSettings
-from ..video.encoder import EncodedFrame
+from ..video.frames import EncodedFrame
 from .clip_work import PartDone
 from .parts import PartTask, restore_part
 

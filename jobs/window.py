@@ -18,7 +18,7 @@ from ..video.frames import VideoFrame
 from ..video.reader import VideoReader
 from ..video.source import Source, VideoError, open_input, source_name
 from ..video.timestamps import JoinedClock
-from .ends import VideoEnds
+from .video_ends import VideoEnds
 
 logger = logging.getLogger(__name__)
 

@@ -110,6 +110,19 @@ def memory_bytes(each: float, channels: float, positions: int, dtype: torch.dtyp
     return each * channels * positions * dtype.itemsize / torch.float32.itemsize
 
 
+def unet_bytes(config: UNet3DConfig, positions: int, dtype: torch.dtype) -> float:
+    """Return the working memory of the UNet on so many frames times latent positions."""
+    return memory_bytes(UNET_BYTES, unet_width(config), positions, dtype)
+
+
+def comfyui_factor(config: UNet3DConfig) -> float:
+    """Return the factor that makes ComfyUI's own estimate that of `UNET_BYTES`.
+
+    It takes frames * height * width of the latents * bytes per value * 0.01 * factor for MiB.
+    """
+    return UNET_BYTES / 4 * unet_width(config) / (0.01 * 2**20)
+
+
 def unet_width(config: UNet3DConfig) -> int:
     """Return the channels that working memory goes by.
 

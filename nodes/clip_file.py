@@ -67,9 +67,9 @@ def restore_file(
     job: VideoJob,
 ) -> Path:
     """Restore a file; a run that is cancelled goes on where it was when it is queued again."""
-    from ..jobs.ends import VideoEnds
     from ..jobs.files import Resumable, restore_ends
     from ..jobs.part_store import checkpoint_identity, file_identity, identity_digest
+    from ..jobs.video_ends import VideoEnds
     from ..jobs.window import WindowEnds
     from ..video.codecs import container_for
     from ..video.reader import VideoReader

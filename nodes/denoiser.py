@@ -19,11 +19,10 @@ from torch import Tensor
 
 from ..models.autoencoder import denormalise_latents, normalise_latents
 from ..models.config import AutoencoderConfig, DivdConfig
-from ..models.hardware import UNET_BYTES, memory_bytes, unet_width
+from ..models.hardware import comfyui_factor, unet_bytes
 from ..models.unet3d import UNet3D
 from ..restoration.denoising.layout import in_smaller_pieces, make_layout
 from ..restoration.denoising.windows import Layout, Piece, fuse
-from .memory import memory_usage_factor
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +82,7 @@ class DeblurModelConfig(comfy.supported_models_base.BASE):
         super().__init__({"config": config.unet, "schedule": config.schedule})
         self.deblur_config = config
         self.latent_format = DeblurLatentFormat(config.autoencoder)
-        self.memory_usage_factor = memory_usage_factor(config.unet)
+        self.memory_usage_factor = comfyui_factor(config.unet)
         self.sampling_settings = {
             "beta_schedule": "linear",  # linear in the square roots: our "scaled linear"
             "linear_start": config.schedule.beta_start,
@@ -277,9 +276,8 @@ class DeblurModel(comfy.model_base.BaseModel):
         layout = self.layout(height, width)
         positions = min(layout.tile or height, height) * min(layout.tile or width, width)
         dtype = self.manual_cast_dtype or self.get_dtype()
-        channels = unet_width(self.deblur_config.unet)
         positions *= min(frames, 2 * layout.window)
-        return memory_bytes(UNET_BYTES, channels, positions, dtype)
+        return unet_bytes(self.deblur_config.unet, positions, dtype)
 
 
 def begin_sampling(executor: Any, model: Any, *args: Any, **kwargs: Any) -> Any:

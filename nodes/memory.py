@@ -9,8 +9,6 @@ import comfy.model_patcher
 import torch
 from torch import nn
 
-from ..models.config import UNet3DConfig
-from ..models.hardware import UNET_BYTES, unet_width
 from .progress import uninterrupted
 
 
@@ -38,14 +36,6 @@ def _raise_if_cancelled(module: nn.Module, inputs: Any) -> None:
     # A compiled network would be cut in two here.
     if not torch.compiler.is_compiling():
         comfy.model_management.throw_exception_if_processing_interrupted()
-
-
-def memory_usage_factor(config: UNet3DConfig) -> float:
-    """Return the factor that makes ComfyUI's own estimate that of `UNET_BYTES`.
-
-    It takes frames * height * width of the latents * bytes per value * 0.01 * factor for MiB.
-    """
-    return UNET_BYTES / 4 * unet_width(config) / (0.01 * 2**20)
 
 
 def load_to_device(

@@ -143,11 +143,12 @@ class _Stopwatch:
 
     def read(self) -> float:
         """Return the seconds since this was last asked for."""
-        for start, end in self._marks:
-            end.synchronize()
-            self._seconds += start.elapsed_time(end) / 1000
+        # Taken away at once: another thread may be adding to them.
+        marks, self._marks = self._marks, []
         seconds, self._seconds = self._seconds, 0.0
-        self._marks.clear()
+        for start, end in marks:
+            end.synchronize()
+            seconds += start.elapsed_time(end) / 1000
         return seconds
 
 

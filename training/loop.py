@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from .ahead import PrepareFn, prepared_updates
 from .fsdp import choose_units, is_split, let_go
 from .log import TrainingLog
 from .muon import Muon
@@ -40,8 +41,6 @@ BatchesFn = Callable[[int, int], Iterable[Sequence[Any]]]
 """From the first and last (exclusive) step to, for each, its micro batches."""
 ProgressFn = Callable[[int, int, "dict[str, float] | None"], None]
 """Called with (step, steps, values): averaged values at every log line, else None."""
-PrepareFn = Callable[[Any], tuple[Any, ...]]
-"""From a micro batch to the arguments of the trained module, on its device."""
 
 
 class Validation(Protocol):
@@ -105,6 +104,8 @@ class Run:
     """Updates between lines of the log."""
     validate_every: int = 0
     """Updates between validations; 0: only at the end."""
+    time_limit_s: float | None = None
+    """Seconds after which the run ends early; its state is written, and it may go on."""
     images_per_sample: int = 1
     """Frames of a clip; the log counts images per second."""
     progress: ProgressFn | None = None
@@ -166,19 +167,24 @@ def _train(
     if save_every_s is None:
         save_every_s = seconds_between_states(parameters.values())
     last_saved = time.monotonic()
-    for micro_batches in log.timed(batches(step, run.steps)):
+
+    def prepared(micro_batch: Any) -> tuple[Any, ...]:
+        with log.preparing():
+            return prepare(micro_batch)
+
+    updates = prepared_updates(batches(step, run.steps), prepared, accelerator.device)
+    for micro_batches in log.timed(updates):
         factor = schedule_factor(step, run.steps, run.warmup_steps)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = run.learning_rate * group["rate_factor"] * factor
             optimizer.zero_grad(set_to_none=True)
-        for index, micro_batch in enumerate(micro_batches):
+        for index, arguments_of in enumerate(micro_batches):
             last = index == len(micro_batches) - 1
             # Gradients are averaged over the processes once per update; FSDP would keep them
             # whole until then, and they are as large as the weights.
             with nullcontext() if last or split else accelerator.no_sync(wrapped):
-                with log.preparing():
-                    arguments = prepare(micro_batch)
+                arguments = arguments_of()
                 # accelerate leaves out autocast with FSDP.
                 with accelerator.autocast():
                     values = wrapped(*arguments)
@@ -205,7 +211,7 @@ def _train(
             log.add({name: norm.detach().reshape(1)})
         step += 1
         measured: dict[str, float] = {}
-        done = step == run.steps
+        done = step == run.steps or _is_late(run, accelerator, log)
         if validation is not None and (done or _is_due(step, run.validate_every)):
             with averaged(module, rest, average):
                 measured = validation.measure(step)
@@ -228,6 +234,8 @@ def _train(
             )
             last_saved = time.monotonic()
             writer.save(progress, module, plain_optimizers, average)
+        if done:
+            break
     return average
 
 
@@ -324,6 +332,13 @@ def _update_average(
 
 def _is_due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
+
+
+def _is_late(run: Run, accelerator: Accelerator, log: TrainingLog) -> bool:
+    """Tell whether the time of this call is up."""
+    if run.time_limit_s is None:
+        return False
+    return _any(accelerator, time.monotonic() - log.started > run.time_limit_s)
 
 
 def _any(accelerator: Accelerator, condition: bool) -> bool:

@@ -35,6 +35,7 @@ def train_preset(
     validate_every: int = 500,
     log_every: int = 20,
     save_every_s: float | None = None,
+    time_limit_s: float | None = None,
     export: str | Path | None = None,
     num_workers: int | None = None,
     progress: ProgressFn | None = None,
@@ -59,6 +60,8 @@ def train_preset(
         validate_every: Updates between validations.
         log_every: Updates between lines of the log.
         save_every_s: Seconds between states; None: 60, or 1800 where one has over 1 GB.
+        time_limit_s: Seconds after which a stage ends early, with its state and weights
+            written; the next call goes on from there.
         export: Where to write the checkpoint besides.
         num_workers: Processes that draw clips; 0 draws them in between, None chooses.
         progress: Called after every update.
@@ -120,6 +123,7 @@ def train_preset(
             "validate_every": validate_every,
             "log_every": log_every,
             "save_every_s": save_every_s,
+            "time_limit_s": time_limit_s,
         },
         num_workers=workers,
         progress=progress,

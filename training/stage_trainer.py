@@ -99,7 +99,7 @@ class Stage:
     """Its loss, around the network `model`; a `validation.RestoresClips`."""
     arguments: Callable[[MicroBatch, Tensor, Tensor], tuple[object, ...]]
     """From a micro batch and its clips, blurry and sharp, `[B, T, 3, H, W]` in 0..1 on the
-    device, to what the module takes."""
+    device, to what the module takes; on a GPU called before the update before has ended."""
     takes_muon: Callable[[str, nn.Parameter], bool]
     """Which parameters Muon updates, where the settings ask for it."""
     rate_factors: dict[str, float] = field(default_factory=dict)

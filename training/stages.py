@@ -9,6 +9,7 @@ split over processes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -36,6 +37,8 @@ from .losses import (
     velocity_loss,
 )
 
+_MANY_CLIPS = 16
+"""From as many on, threads draw their noise."""
 _BUCKETS = (0, 250, 500, 750, 1000)
 """Bounds of the timesteps whose losses are logged together."""
 
@@ -122,20 +125,25 @@ def draw(
         width // factor,
     )
     last = model.schedule.num_timesteps - 1
-    timesteps, kept, noise, frames = [], [], [], []
-    for generator in generators:
-        timesteps.append(draw_timestep(stage, progress, last, generator))
-        kept.append(torch.rand((), generator=generator) >= stage.token_dropout)
-        clip_noise = torch.randn(shape, generator=generator)
+
+    def draw_clip(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        timestep = torch.tensor(draw_timestep(stage, progress, last, generator))
+        kept = torch.rand((), generator=generator) >= stage.token_dropout
+        noise = torch.randn(shape, generator=generator)
         if stage.offset_noise:
             offset = torch.randn(*shape[:2], 1, 1, generator=generator)
-            clip_noise = clip_noise + stage.offset_noise * offset
-        noise.append(clip_noise)
+            noise = noise + stage.offset_noise * offset
         order = torch.randperm(num_frames, generator=generator)
-        frames.append(order[: stage.pixel_frames].sort().values)
-    return Draws(
-        torch.tensor(timesteps), torch.stack(kept), torch.stack(noise), torch.stack(frames)
-    )
+        return timestep, kept, noise, order[: stage.pixel_frames].sort().values
+
+    if len(generators) < _MANY_CLIPS:
+        clips = [draw_clip(generator) for generator in generators]
+    else:
+        # Noise is a millisecond of a core per clip, without the interpreter's lock.
+        with ThreadPoolExecutor() as pool:
+            clips = list(pool.map(draw_clip, generators))
+    timesteps, kept, noise, frames = zip(*clips, strict=True)
+    return Draws(*(torch.stack(part) for part in (timesteps, kept, noise, frames)))
 
 
 def draw_timestep(

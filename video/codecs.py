@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import av
-
 FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 """File suffixes that can be written, and libav's names for them."""
 
@@ -191,5 +189,8 @@ def _muxable(container: str) -> frozenset[str]:
 
     The ffmpeg tool itself puts more into Matroska, by the tags that AVI uses.
     """
+    # Here, since folders of images ask for the names of formats without PyAV.
+    import av
+
     with av.open(io.BytesIO(), "w", format=container) as output:
         return frozenset(output.supported_codecs)

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import av
-
 _UNSPECIFIED = 2
 _RESERVED = (0, 3)
 _RANGE_LIMITED, _RANGE_FULL = 1, 2
@@ -109,6 +107,9 @@ REC709 = ColorTags(space=1, range=1, primaries=1, transfer=1)
 
 def is_rgb(pix_fmt: str) -> bool:
     """Tell whether a libav pixel format needs no YUV matrix; palettes and XYZ count as RGB."""
+    # Here, as photos have tags as well, and need no PyAV.
+    import av
+
     layout = av.VideoFormat(pix_fmt)
     return layout.is_rgb or layout.has_palette or pix_fmt.startswith("xyz")
 

@@ -22,20 +22,9 @@ from av.video.stream import VideoStream
 from .codecs import codec_named, codes_fields, pixel_format
 from .color import PixelConverter, picture
 from .color_tags import ColorTags
+from .frames import EncodedFrame
 from .hdr import HdrMetadata, add_to_container
 from .info import FieldOrder
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncodedFrame:
-    """One encoded picture. There are no B-frames, so packets are frames in order."""
-
-    data: bytes
-    pts: int
-    """Start of display, in units of the clip's time base."""
-    duration: int
-    """Time on display, same unit."""
-    is_keyframe: bool
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,3 +26,15 @@ class VideoFrame:
     """Whether it stands for a frame that could not be decoded: a copy of its neighbour."""
     coded: CodedPicture | None = None
     """What the stream says of its motion, where a reader was asked for it and could tell."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedFrame:
+    """One encoded picture. There are no B-frames, so packets are frames in order."""
+
+    data: bytes
+    pts: int
+    """Start of display, in units of the clip's time base."""
+    duration: int
+    """Time on display, same unit."""
+    is_keyframe: bool

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from .color_tags import ColorTags
-from .hdr import HdrMetadata
+
+if TYPE_CHECKING:
+    # It needs PyAV, which clips of images do without.
+    from .hdr import HdrMetadata
 
 FieldOrder = Literal["top", "bottom"]
 """The field that is shown first: the one of the first line, or of the second."""

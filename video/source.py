@@ -6,11 +6,10 @@ import io
 import os
 import threading
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-import av
-from av.container import InputContainer
-from av.error import FFmpegError
+if TYPE_CHECKING:
+    from av.container import InputContainer
 
 Source = str | Path | BinaryIO
 
@@ -37,6 +36,10 @@ def open_input(source: Source) -> InputContainer:
         FileNotFoundError: If the path does not exist.
         VideoError: If it is a folder, empty, or nothing libav can read.
     """
+    # Here, as the errors of this file are those of folders of images, too.
+    import av
+    from av.error import FFmpegError
+
     name = source_name(source)
     target: Any
     if isinstance(source, str | Path):
@@ -67,7 +70,7 @@ def open_input(source: Source) -> InputContainer:
         kind = container.format.name
         container.close()
         raise VideoError(f"{name}: is not a video but a text or play list ({kind})")
-    return cast(InputContainer, container)
+    return cast("InputContainer", container)
 
 
 def ends_inside_a_box(source: Source) -> bool:

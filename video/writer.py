@@ -29,13 +29,13 @@ from av.error import FFmpegError
 from .codecs import FORMATS, check_container, codec_named
 from .color_tags import REC709, ColorTags
 from .encoder import (
-    EncodedFrame,
     FrameEncoder,
     PictureFormat,
     cannot_encode,
     stored_tags,
     to_packet,
 )
+from .frames import EncodedFrame
 from .hdr import HdrMetadata
 from .hidden_names import hidden_stem
 from .info import FieldOrder, VideoInfo

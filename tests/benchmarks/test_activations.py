@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import torch
-from video_deblur.benchmarks.activations import _Alive, count_activations
+from video_deblur.benchmarks.activations import Alive, count_activations
 from video_deblur.models.config import UNet3DConfig
 
 
 def test_tensors_count_while_something_refers_to_them():
     given = torch.empty(1000, device="meta")
-    with torch.no_grad(), _Alive() as alive:
+    with torch.no_grad(), Alive() as alive:
         first = given + 1
         view = first[:10].reshape(2, 5)
         del first

@@ -7,8 +7,8 @@ import time
 
 import pytest
 from video_deblur.jobs import local_pool
-from video_deblur.jobs.ends import VideoEnds
 from video_deblur.jobs.files import restore_ends
+from video_deblur.jobs.video_ends import VideoEnds
 from video_deblur.video.encoder import PacketEncoder
 
 from .footage import NUM_FRAMES, SETTINGS, StoppedError, hidden, resumable, stopped

@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 import pytest
 from video_deblur.jobs import local_pool
-from video_deblur.jobs.ends import VideoEnds
 from video_deblur.jobs.files import restore_ends, restore_file, restore_folder
 from video_deblur.jobs.part_store import PartStore, resume_folder
+from video_deblur.jobs.video_ends import VideoEnds
 from video_deblur.models.dblrnet import DblrNet, DblrNetConfig
 from video_deblur.restoration.diffusion import Deblurrer
 from video_deblur.restoration.feed_forward import FeedForward

@@ -70,3 +70,13 @@ def test_nothing_but_torch_is_needed():
         if isinstance(node, ast.ImportFrom) and node.module != "__future__"
     }
     assert imported == {"torch", "typing"}
+
+
+def test_comfyuis_own_estimate_is_that_of_the_unets_working_memory():
+    config = UNet3DConfig()
+    frames, height, width, bytes_per_value = 16, 32, 48, 2
+    ours = hardware.unet_bytes(config, frames * height * width, torch.float16)
+    # What ComfyUI makes of a factor, in MiB.
+    theirs = frames * height * width * bytes_per_value * 0.01 * hardware.comfyui_factor(config)
+    assert ours == pytest.approx(theirs * 2**20)
+    assert ours == pytest.approx(130 * 320 * frames * height * width / 2)

@@ -231,6 +231,17 @@ def test_the_best_score_survives_resuming(tmp_path, run_training):
     assert (before.kept, after.kept) == ([3], [12])
 
 
+def test_a_run_that_ends_early_goes_on_as_if_it_never_had(tmp_path, run_training):
+    whole = run_training(make_run(tmp_path / "whole"), Network())
+    (tmp_path / "part").mkdir()
+    part = run_training(make_run(tmp_path / "part", time_limit_s=0.0), Network())
+    assert [line["step"] for line in lines_of(tmp_path / "part")] == [1]
+    assert not any(torch.equal(part[name], whole[name]) for name in whole)
+    resumed = run_training(make_run(tmp_path / "part", time_limit_s=60.0), Network())
+    assert lines_of(tmp_path / "part")[-1]["step"] == 12
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
 def test_the_learning_rate_warms_up_and_falls_to_zero():
     factors = [schedule_factor(step, 100, 10) for step in range(101)]
     assert factors[0] == pytest.approx(0.1)

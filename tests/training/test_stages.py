@@ -63,16 +63,17 @@ def test_the_papers_timesteps_are_uniform_with_the_last_among_them():
     torch.testing.assert_close(shares, torch.full((5,), 0.2), atol=0.05, rtol=0)
 
 
-def test_draws_of_a_clip_depend_on_its_generator_alone(small_config):
+@pytest.mark.parametrize("count", [4, 20])
+def test_draws_of_a_clip_depend_on_its_generator_alone(small_config, count):
     stage = dataclasses.replace(STAGE, mixed_from=0.0, token_dropout=0.5, offset_noise=0.1)
-    blurry, _ = make_clips(count=4)
+    blurry, _ = make_clips(count=count)
     whole = make_draws(stage, small_config, blurry)
-    for index in range(4):
+    for index in range(count):
         alone = make_draws(stage, small_config, blurry[:1], first=index)
         for field in dataclasses.fields(Draws):
             value = getattr(whole, field.name)
             assert torch.equal(value[index : index + 1], getattr(alone, field.name))
-    assert whole.noise.shape == (4, 4, 3, 4, 4)
+    assert whole.noise.shape == (count, 4, 3, 4, 4)
     assert len(set(whole.timesteps.tolist())) > 1
 
 

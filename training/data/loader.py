@@ -28,6 +28,10 @@ from ..config import DataConfig
 from .clips import DrawnClip, choose, draw_clip, draw_image, finish_clips, synthetic_kinds
 from .sources import SyntheticSource, open_sources
 
+MOST_AT_ONCE = 32
+"""Clips that a worker draws and hands over at a time: those of a large update are drawn by
+several, and shared memory need not hold many updates."""
+
 
 class TrainingData:
     """Sources of training clips, opened and checked.
@@ -154,19 +158,29 @@ class ClipLoader:
             # may hold it while workers are forked; there it stays held, and a worker that has
             # to make its data waits for ever. It takes over what this thread has from here.
             self._clips[first_update, self._places[0]]
+        pieces = [
+            self._places[first : first + MOST_AT_ONCE]
+            for first in range(0, len(self._places), MOST_AT_ONCE)
+        ]
         loader = DataLoader(
             self._clips,
-            batch_sampler=([(update, place) for place in self._places] for update in updates),
+            batch_sampler=(
+                [(update, place) for place in piece] for update in updates for piece in pieces
+            ),
             collate_fn=_pack,
             num_workers=self._num_workers,
             worker_init_fn=_prepare_worker,
             # Its own, or the loader would advance the generator of the whole process.
             generator=torch.Generator(),
         )
-        for batch in loader:
-            if isinstance(batch, Exception):
-                raise batch
-            yield batch
+        clips: list[DrawnClip] = []
+        for piece in loader:
+            if isinstance(piece, Exception):
+                raise piece
+            clips += piece
+            if len(clips) == len(self._places):
+                yield clips
+                clips = []
 
 
 @dataclass(frozen=True)

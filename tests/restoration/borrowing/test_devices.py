@@ -7,7 +7,7 @@ import threading
 
 import pytest
 import torch
-from video_deblur.benchmarks.activations import _Alive
+from video_deblur.benchmarks.activations import Alive
 from video_deblur.benchmarks.device_traffic import count_borrowing, count_stream
 from video_deblur.benchmarks.pretended_device import PretendedDevice
 from video_deblur.restoration.borrowing import passes
@@ -145,7 +145,7 @@ def test_memory_is_what_the_formula_says(size):
     sharp = panned(texture(size=(height + 60, width + 60)), OFFSETS, size)
     frames = [torch.from_numpy(f if i % 3 == 1 else smeared(f, 9)) for i, f in enumerate(sharp)]
     # Flows are not counted on the CPU, where they stay what OpenCV made.
-    with torch.no_grad(), _Alive() as alive:
+    with torch.no_grad(), Alive() as alive:
         firsts = map(torch.from_numpy, sharp)
         panels = (Panel(each, each + 0, next(firsts)) for each in frames)
         for pixels in borrow_stream(panels):

@@ -15,6 +15,7 @@ import torch
 from video_deblur.models.config_fields import ConfigError
 from video_deblur.synthesis.camera_shake import ShakeConfig
 from video_deblur.training.config import DataConfig
+from video_deblur.training.data import loader
 from video_deblur.training.data.loader import ClipLoader, TrainingData, clip_generator
 
 CONFIG = DataConfig(num_frames=3, crop=24, photo_share=1.0, clip_share=0.0)
@@ -53,8 +54,8 @@ def described(clip):
 
 
 def batches(data, first, last, phases=TWO_PHASES, clips=4, seed=1, **options):
-    loader = ClipLoader(data, phases, clips=clips, seed=seed, **options)
-    return [[described(clip) for clip in batch] for batch in loader.batches(first, last)]
+    drawn = ClipLoader(data, phases, clips=clips, seed=seed, **options).batches(first, last)
+    return [[described(clip) for clip in batch] for batch in drawn]
 
 
 def test_a_clip_depends_on_seed_update_and_place(data):
@@ -67,6 +68,13 @@ def test_a_clip_depends_on_seed_update_and_place(data):
     torch.manual_seed(5)
     for key, clip in drawn.items():
         assert described(data.draw(CONFIG, *key)) == clip
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_large_updates_are_drawn_in_pieces_and_stay_the_same(data, monkeypatch, num_workers):
+    whole = batches(data, 3, 7, clips=5)
+    monkeypatch.setattr(loader, "MOST_AT_ONCE", 2)
+    assert batches(data, 3, 7, clips=5, num_workers=num_workers) == whole
 
 
 def test_sources_are_drawn_by_their_weights(data):

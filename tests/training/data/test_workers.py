@@ -27,7 +27,14 @@ def machine(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     ("device", "cores", "processes", "chosen"),
-    [(CPU, 16, 1, 1), (CUDA, 16, 1, 8), (CUDA, 6, 1, 5), (CUDA, 16, 4, 3), (CUDA, 1, 1, 1)],
+    [
+        (CPU, 16, 1, 1),
+        (CUDA, 32, 1, 16),
+        (CUDA, 16, 1, 15),
+        (CUDA, 6, 1, 5),
+        (CUDA, 16, 4, 3),
+        (CUDA, 1, 1, 1),
+    ],
 )
 def test_cores_that_are_left_over_draw_clips(machine, device, cores, processes, chosen):
     machine(cores, 10**12)
@@ -38,9 +45,18 @@ def test_little_shared_memory_takes_fewer_and_says_so(machine, caplog):
     machine(16, 64 * MB)
     with caplog.at_level(logging.WARNING):
         assert choose_workers(None, 10 * MB, CUDA) == 2
-    assert "room for 2 of 8 worker processes (64 MB); clips may be late" in caplog.text
+    assert "room for 2 of 15 worker processes (64 MB); clips may be late" in caplog.text
     assert choose_workers(None, 10 * MB, CUDA, num_processes=2) == 1
     assert choose_workers(None, 200 * MB, CUDA) == 0
+
+
+def test_large_updates_are_handed_over_in_pieces(machine):
+    machine(16, 64 * MB)
+    # 40 MB of clips for an update, of which a worker draws 4 at a time, twice ahead.
+    assert choose_workers(None, 40 * MB, CUDA, piece_bytes=4 * MB) == 3
+    assert choose_workers(3, 40 * MB, CUDA, piece_bytes=4 * MB) == 3
+    with pytest.raises(ValueError, match=r"--workers 4 may need 72 MB .* take 3"):
+        choose_workers(4, 40 * MB, CUDA, piece_bytes=4 * MB)
 
 
 def test_what_is_asked_for_is_given_or_refused(machine):
