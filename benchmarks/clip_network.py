@@ -29,17 +29,23 @@ from ..models.hardware import DTYPES
 from ..restoration.clip import ClipRestorer
 from ..restoration.settings import preset_settings
 from ..restoration.streaming.stream import restore_stream
-from ..training.presets import CPGD_TINY, TINY_MODEL
+from ..training.presets import CPGD_TINY, PRESETS, TINY_MODEL
 from ..video.coding_priors import encoded_priors
 from .clips import looped, parse_size, read_frames
 
-NETWORKS: dict[str, CpgdConfig] = {
-    "first stage": CPGD_TINY,
-    "both stages": dataclasses.replace(
-        CPGD_TINY, cpc=CpcConfig(divd=TINY_MODEL, control_channels=(16, 32, 32))
-    ),
-}
-"""The first stage of the preset `cpgd-tiny`; a second one around the bundled model's UNet."""
+
+def _both_stages() -> CpgdConfig:
+    """Return the preset's networks; the second stage has the size of the bundled one's."""
+    stage = PRESETS["cpgd-tiny"].cpc
+    assert stage is not None
+    assert stage.image_encoder is not None
+    divd = dataclasses.replace(TINY_MODEL, image_encoder=stage.image_encoder)
+    cpc = CpcConfig(divd=divd, control_channels=stage.control_channels)
+    return dataclasses.replace(CPGD_TINY, cpc=cpc)
+
+
+NETWORKS: dict[str, CpgdConfig] = {"first stage": CPGD_TINY, "both stages": _both_stages()}
+"""Those that `video-deblur train cpgd-tiny` makes."""
 
 
 def main() -> None:
@@ -54,7 +60,9 @@ def main() -> None:
     parser.add_argument("--run-one", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.run_one:
-        print(json.dumps(run_one(args.data, *args.run_one, args.frames, args.tile)))
+        size, network, dtype = args.run_one
+        result = run_one(args.data, size, network, dtype, args.frames, args.tile)
+        print(json.dumps(result))
         return
     print("| frames | network | dtype | memory | time per frame | of it priors |")
     print("|---|---|---|---|---|---|")
