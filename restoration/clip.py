@@ -42,7 +42,7 @@ position of the priors, however often tiles were halved."""
 WINDOW_BYTES = 48
 """Memory of a window beside the network's, per pixel of its frames: as it came, its tiles
 fused, the sums where windows meet, and what is kept for the next segment. Without the last it
-grows by 39 (`benchmarks/clip_network.py`)."""
+grows by 40 (`benchmarks/clip_network.py`)."""
 
 
 class ClipRestorer(Engine):
