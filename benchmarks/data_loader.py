@@ -32,7 +32,10 @@ def last_stage(preset: Preset) -> tuple[str, DiffusionStage]:
     name = preset.stages[-1]
     stage = getattr(preset, name)
     if not isinstance(stage, DiffusionStage):
-        raise ValueError("stage 0 draws no clips; choose a preset with another stage")
+        raise ValueError(
+            f"{preset.preset}: ends with stage {name}, and this takes stages of the diffusion "
+            f"model; choose a preset such as tiny-further"
+        )
     return name, stage
 
 

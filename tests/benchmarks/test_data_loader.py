@@ -69,5 +69,5 @@ def test_the_table_has_a_line_per_number_of_workers(
 
 
 def test_stage_0_has_no_clips_to_measure():
-    with pytest.raises(ValueError, match="stage 0 draws no clips"):
+    with pytest.raises(ValueError, match="ends with stage autoencoder"):
         last_stage(load_preset("tiny").only(["autoencoder"]))
