@@ -33,8 +33,8 @@ def last_stage(preset: Preset) -> tuple[str, DiffusionStage]:
     stage = getattr(preset, name)
     if not isinstance(stage, DiffusionStage):
         raise ValueError(
-            f"{preset.preset}: ends with stage {name}, and this takes stages of the diffusion "
-            f"model; choose a preset such as tiny-further"
+            f"{preset.preset}: ends with stage {name}, and this takes stages of the "
+            f"diffusion model; choose a preset such as tiny-further"
         )
     return name, stage
 

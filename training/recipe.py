@@ -112,7 +112,9 @@ def train_preset(
     begin_run(folder, preset, origin_of(data_specs, data, validation, plan.origin))
     accelerator = make_accelerator(device, preset.precision, folder)
     if is_split(accelerator) and not plan.splits:
-        raise ValueError("this architecture is trained whole on every device: leave out --use_fsdp")
+        raise ValueError(
+            "this architecture is trained whole on every device: leave out --use_fsdp"
+        )
     trainer = StageTrainer(
         preset=preset,
         data=data,
