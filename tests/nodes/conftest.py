@@ -167,6 +167,12 @@ def our_module(extension_nodes: dict[str, type]) -> Any:
     return lambda name: importlib.import_module(f"{package}.{name}")
 
 
+@pytest.fixture
+def load_in_nodes(our_module: Any) -> Any:
+    """Load a checkpoint as the nodes do."""
+    return our_module("nodes.checkpoint").load_checkpoint
+
+
 @pytest.fixture(scope="session")
 def converted_checkpoint(
     comfy: SimpleNamespace, extension_nodes: dict[str, type], tmp_path_factory: Any

@@ -25,12 +25,6 @@ def files(cpgd_files):
 
 
 @pytest.fixture
-def loaded(our_module):
-    """Load a checkpoint as the nodes do."""
-    return our_module("nodes.checkpoint").load_checkpoint
-
-
-@pytest.fixture
 def frames():
     return blurry_clip(11, 45, 70)
 
@@ -81,9 +75,9 @@ def test_created_videos_and_single_images_are_restored(call_node, files, frames)
 
 
 @every_stage
-def test_loading_it_for_samplers_is_refused_in_one_line(call_node, files, loaded, name):
+def test_loading_it_for_samplers_is_refused_in_one_line(call_node, files, load_in_nodes, name):
     # Also after another node has loaded it.
-    loaded(name)
+    load_in_nodes(name)
     with pytest.raises(ValueError, match="sampler nodes cannot run it") as caught:
         call_node("VideoDeblur_LoadCheckpoint", checkpoint=name)
     assert str(caught.value) == (
@@ -94,7 +88,9 @@ def test_loading_it_for_samplers_is_refused_in_one_line(call_node, files, loaded
 
 
 @every_stage
-def test_comfyui_keeps_its_memory(comfy, call_node, files, frames, loaded, monkeypatch, name):
+def test_comfyui_keeps_its_memory(
+    comfy, call_node, files, frames, load_in_nodes, monkeypatch, name
+):
     management, asked = comfy.model_management, []
     load = management.load_models_gpu
     monkeypatch.setattr(
@@ -106,7 +102,7 @@ def test_comfyui_keeps_its_memory(comfy, call_node, files, frames, loaded, monke
         ),
     )
     call_node(FRAMES, frames=frames, checkpoint=name)
-    patcher = loaded(name).network
+    patcher = load_in_nodes(name).network
     ((models, memory),) = asked
     assert models == [patcher]
     # A window of 8 frames, all of one tile, and what borrowing takes.
@@ -121,8 +117,8 @@ def test_comfyui_keeps_its_memory(comfy, call_node, files, frames, loaded, monke
     assert any(entry.model is patcher for entry in management.current_loaded_models)
 
 
-def test_memory_counts_a_window_of_a_tile(files, loaded):
-    network = loaded(STAGES[1])
+def test_memory_counts_a_window_of_a_tile(files, load_in_nodes):
+    network = load_in_nodes(STAGES[1])
     settings = preset_settings(network.config, "fast")
     small, large, huge = (
         network.memory_bytes(settings, *size) for size in ((32, 32), (512, 512), (2160, 3840))
@@ -136,11 +132,11 @@ def test_memory_counts_a_window_of_a_tile(files, loaded):
 
 @every_stage
 def test_weights_that_are_cast_layer_by_layer_give_the_same(
-    call_node, files, frames, loaded, name
+    call_node, files, frames, load_in_nodes, name
 ):
     """As where they do not fit the device: layers fetch and cast theirs as they run."""
     (expected,) = call_node(FRAMES, frames=frames, checkpoint=name, borrow=False)
-    network = loaded(name).network.model
+    network = load_in_nodes(name).network.model
     layers = [each for each in network.cpfp.modules() if hasattr(each, "comfy_cast_weights")]
     assert any(type(layer).__name__ == "DeformConv" for layer in layers)
     kept = {each: each.data for each in network.cpfp.parameters()}
@@ -160,10 +156,10 @@ def test_weights_that_are_cast_layer_by_layer_give_the_same(
 
 
 def test_what_is_no_longer_used_is_given_up(
-    comfy, call_node, files, frames, loaded, our_module
+    comfy, call_node, files, frames, load_in_nodes, our_module
 ):
     call_node(FRAMES, frames=frames[:2], checkpoint=STAGES[1])
-    held = weakref.ref(loaded(STAGES[1]).network.model)
+    held = weakref.ref(load_in_nodes(STAGES[1]).network.model)
     our_module("nodes.checkpoint")._loaded.clear()
     comfy.model_management.unload_all_models()
     gc.collect()
@@ -188,10 +184,10 @@ def test_the_bar_rises_to_its_end(comfy, call_node, files, frames, monkeypatch, 
 @every_stage
 @pytest.mark.parametrize("part", ["encoder", "passes", "decoder"])
 def test_cancel_is_heard_within_a_window(
-    comfy, call_node, files, frames, loaded, monkeypatch, name, part
+    comfy, call_node, files, frames, load_in_nodes, monkeypatch, name, part
 ):
     management = comfy.model_management
-    network = loaded(name).network.model
+    network = load_in_nodes(name).network.model
     called, after = [], []
     module = getattr(network.cpfp, part)
     module = module[2] if part == "passes" else module
@@ -214,10 +210,10 @@ def test_cancel_is_heard_within_a_window(
 
 
 def test_cancel_is_heard_while_the_second_stage_samples(
-    comfy, call_node, files, frames, loaded, monkeypatch
+    comfy, call_node, files, frames, load_in_nodes, monkeypatch
 ):
     management = comfy.model_management
-    unet = loaded(STAGES[2]).network.model.cpc.divd.unet
+    unet = load_in_nodes(STAGES[2]).network.model.cpc.divd.unet
     forward, calls = unet.forward, []
 
     def interrupt(*args, **options):
@@ -233,11 +229,11 @@ def test_cancel_is_heard_while_the_second_stage_samples(
 
 
 def test_a_cancelled_video_leaves_nothing_and_goes_on(
-    comfy, call_node, files, frames, loaded, monkeypatch, tmp_path
+    comfy, call_node, files, frames, load_in_nodes, monkeypatch, tmp_path
 ):
     path = write_clip(tmp_path / "long.mp4", blurry_clip(40, 44, 70), Fraction(25))
     video = comfy.api.InputImpl.VideoFromFile(str(path))
-    network = loaded(STAGES[1]).network.model
+    network = load_in_nodes(STAGES[1]).network.model
     forward, calls = network.forward, []
 
     def interrupt(*args, **options):
@@ -256,9 +252,9 @@ def test_a_cancelled_video_leaves_nothing_and_goes_on(
 
 
 def test_values_that_are_not_finite_end_the_run_with_one_line(
-    call_node, files, frames, loaded, monkeypatch
+    call_node, files, frames, load_in_nodes, monkeypatch
 ):
-    network = loaded(STAGES[1]).network.model
+    network = load_in_nodes(STAGES[1]).network.model
     forward = network.forward
     monkeypatch.setattr(network, "forward", lambda *a, **o: forward(*a, **o) * float("nan"))
     with pytest.raises(FloatingPointError, match=r"^the network gave values that are not fin"):

@@ -5,7 +5,6 @@ Here fusion hands out what the first stage made, so that it shows in every frame
 
 from __future__ import annotations
 
-import importlib
 from fractions import Fraction
 from itertools import islice
 from types import SimpleNamespace
@@ -42,21 +41,18 @@ def upscale_model(network_file, call_node):
 
 
 @pytest.fixture
-def ours(extension_nodes):
-    """Import a module of the extension as ComfyUI loaded it."""
-    package = extension_nodes["VideoDeblur_Deblur"].__module__.partition(".nodes.")[0]
-    return lambda name: importlib.import_module(f"{package}.{name}")
-
-
-@pytest.fixture
-def _only_first(ours, monkeypatch):
+def _only_first(our_module, monkeypatch):
     def only_first(panels, device, before, wanted=None, *, borrow=True, refused=None):
         chosen = (each.restored if each.first is None else each.first for each in panels)
         return islice(chosen, *(wanted or (0, None)))
 
-    for module in (ours("nodes.decode"), ours("restoration.streaming.stream"), stream):
+    for module in (
+        our_module("nodes.decode"),
+        our_module("restoration.streaming.stream"),
+        stream,
+    ):
         monkeypatch.setattr(module, "fuse", only_first)
-    for module in (ours("restoration.first_stage.stage"), stage):
+    for module in (our_module("restoration.first_stage.stage"), stage):
         monkeypatch.setattr(module, "fault_of", lambda engine: None)
 
 
@@ -178,8 +174,8 @@ def test_what_another_loader_made_is_refused(call_node, random_checkpoint):
         )
 
 
-def test_resumed_work_depends_on_the_weights(ours, upscale_model):
-    make = ours("nodes.first_stage").UpscaleStage
+def test_resumed_work_depends_on_the_weights(our_module, upscale_model):
+    make = our_module("nodes.first_stage").UpscaleStage
     before = make(upscale_model).stage.identity
     assert make(upscale_model).stage.identity == before
     from spandrel import ModelLoader

@@ -22,12 +22,6 @@ def files(cpgd_files):
 
 
 @pytest.fixture
-def loaded(our_module):
-    """Load a checkpoint as the nodes do."""
-    return our_module("nodes.checkpoint").load_checkpoint
-
-
-@pytest.fixture
 def priors_module(our_module):
     return our_module("video.coding_priors")
 
@@ -96,14 +90,14 @@ def test_priors_of_a_trimmed_video_go_with_it(comfy, call_node, files, clip):
 
 
 def test_a_run_that_was_stopped_does_not_go_on_with_other_priors(
-    comfy, call_node, files, loaded, monkeypatch, tmp_path
+    comfy, call_node, files, load_in_nodes, monkeypatch, tmp_path
 ):
     path = write_clip(tmp_path / "long.mp4", blurry_clip(40, 44, 70), Fraction(25))
     video = comfy.api.InputImpl.VideoFromFile(str(path))
     priors = call_node(PRIORS, video=video)[2]
     inputs = {"video": video, "checkpoint": STAGES[1], "crf": 0}
     (expected,) = call_node(VIDEO, **inputs, coding_priors=priors)
-    network = loaded(STAGES[1]).network.model
+    network = load_in_nodes(STAGES[1]).network.model
     forward, calls = network.forward, []
 
     def interrupt(*args, **options):
