@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from ..models.cpgd import Cpgd
 from ..models.cpgd_control import Given, query_prior
 from ..models.cpgd_priors import ClipPriors
+from ..restoration.adaptation.losses import log_error, spectrum_l1
 from ..restoration.clip_priors import as_pictures, batched, priors_of_frames
 from ..restoration.refinement import refine
 from ..restoration.settings import RestorationSettings
 from .config import CpcStage
 from .feed_forward_config import ContentStage
-from .losses import annealed, charbonnier, high_frequency_l1, log_error, spectrum_l1
+from .losses import annealed, charbonnier, high_frequency_l1
 from .stages import Draws, LatentLosses, train_parts, validation_noise
 
 

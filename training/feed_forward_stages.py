@@ -14,9 +14,10 @@ from torch.func import functional_call
 
 from ..models.dblrgan import Discriminator
 from ..models.dblrnet import DblrNet, to_luma
+from ..restoration.adaptation.losses import log_error, spectrum_l1
 from ..restoration.feed_forward import frames_around
 from .feed_forward_config import AdversarialStage, ContentStage
-from .losses import annealed, charbonnier, high_frequency_l1, log_error, spectrum_l1
+from .losses import annealed, charbonnier, high_frequency_l1
 
 
 class ContentTraining(nn.Module):

@@ -1,34 +1,13 @@
-"""Losses: one value per clip, `[B]`. `pred` and `target` have equal shapes."""
+"""Losses beside those of `restoration/adaptation/losses.py`, which adaptation has in common.
+
+One value per clip, `[B]`. `pred` and `target` have equal shapes.
+"""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-
-def log_error(pred: Tensor, target: Tensor, floor: float) -> Tensor:
-    """Return log10 of the mean square error per frame, averaged: PSNR with the sign turned.
-
-    A frame blurred past repair weighs no more than one that can be mended.
-
-    Args:
-        pred: `[B, 3, T, H, W]` in -1..1.
-        target: The same shape.
-        floor: Added to the error: below it there is little left to win.
-    """
-    error = (pred - target).square().mean(dim=(1, 3, 4))
-    return (error + floor).log10().mean(dim=1)
-
-
-def spectrum_l1(pred: Tensor, target: Tensor) -> Tensor:
-    """Return the L1 between the 2-D spectra of the last two axes.
-
-    Used as MIMO-UNet does (arXiv 2108.05054); orthonormal, so that it is of the scale of
-    the pixel differences.
-    """
-    difference = torch.fft.rfft2((pred - target).float(), norm="ortho")
-    return torch.view_as_real(difference).abs().flatten(1).mean(1)
 
 
 def charbonnier(pred: Tensor, target: Tensor, softness: float = 1e-3) -> Tensor:

@@ -27,15 +27,9 @@ from ..models.schedule import (
     sigmas_at,
     velocity,
 )
+from ..restoration.adaptation.losses import log_error, spectrum_l1
 from .config import AutoencoderStage, DiffusionStage
-from .losses import (
-    annealed,
-    coherence_loss,
-    log_error,
-    min_snr_weight,
-    spectrum_l1,
-    velocity_loss,
-)
+from .losses import annealed, coherence_loss, min_snr_weight, velocity_loss
 
 _MANY_CLIPS = 16
 """From as many on, threads draw their noise."""

@@ -34,6 +34,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import itemgetter
 from typing import TypeVar
 
 import numpy as np
@@ -116,6 +117,24 @@ def borrow_stream(
     Yields:
         The frames that are wanted, in order, float32 in 0..1 on `device`; on the CPU for "mps",
         and from where memory ran out.
+    """
+    # Not a loop, which would keep the frame it has handed out.
+    both = borrow_with_trust(frames, device, wanted, before_frame, refused, estimate)
+    yield from map(itemgetter(0), both)
+
+
+def borrow_with_trust(
+    frames: Iterable[Tensor] | Iterable[Panel],
+    device: str | torch.device = "cpu",
+    wanted: tuple[int, int] | None = None,
+    before_frame: Callable[[], None] | None = None,
+    refused: Callable[[], None] | None = None,
+    estimate: Estimate = optical_flow,
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Do what `borrow_stream` does, and say how far neighbours were trusted.
+
+    Yields:
+        Each frame as there, and `Frame.taken` of it.
     """
     begin, end = (0, None) if wanted is None else wanted
     place = _Place(torch.device(device))
@@ -241,9 +260,9 @@ class _Place:
         self._frames.add(frame)
         return frame
 
-    def finished(self, passed: Passed) -> Tensor:
-        """Return the pixels of a frame as the stream hands them out."""
-        return self.attempt(lambda: passed.pixels.to(self.device).contiguous())
+    def finished(self, passed: Passed) -> tuple[Tensor, Tensor | None]:
+        """Return a frame as the stream hands it out."""
+        return self.attempt(lambda: passed.pixels.to(self.device).contiguous()), passed.taken
 
 
 class _Window:

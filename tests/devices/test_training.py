@@ -16,16 +16,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from video_deblur.benchmarks.pretended_device import PretendedDevice
 from video_deblur.models.autoencoder import Autoencoder
 from video_deblur.models.divd import Divd
+from video_deblur.restoration.adaptation.losses import log_error, spectrum_l1
 from video_deblur.training import muon
 from video_deblur.training.config import AutoencoderStage, DiffusionStage
 from video_deblur.training.divd import is_hidden_matrix
-from video_deblur.training.losses import (
-    coherence_loss,
-    log_error,
-    min_snr_weight,
-    spectrum_l1,
-    velocity_loss,
-)
+from video_deblur.training.losses import coherence_loss, min_snr_weight, velocity_loss
 from video_deblur.training.muon import Muon, orthogonalise
 from video_deblur.training.stages import AutoencoderTraining, DiffusionTraining, draw
 

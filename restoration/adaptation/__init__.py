@@ -1,0 +1,1 @@
+"""A network that learns from the clip it restores (after DADeblur and SelfHVD)."""
