@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .adaptation import Adaptation, add_adaptation_options, check_adaptation_options
 from .options import (
     add_encoding_options,
     add_engine_options,
@@ -53,6 +54,7 @@ def add_run(commands: Any) -> None:
         help="keep finished parts in a hidden folder beside the output; the same command goes "
         "on from there after a stop",
     )
+    add_adaptation_options(parser)
     parser.add_argument(
         "--json",
         dest="json_path",
@@ -74,6 +76,7 @@ def _run(args: argparse.Namespace) -> None:
 
     if args.input == "-":
         raise ValueError("-: an input is read more than once; save it as a file first")
+    check_adaptation_options(args)
     source, output = Path(args.input), Path(args.output)
     if source.exists() and output.exists() and output.samefile(source):
         raise ValueError(f"{output}: is the input itself, choose another output")
@@ -89,6 +92,9 @@ def _run(args: argparse.Namespace) -> None:
     )
     resumable = _resumable(args, ends.output) if args.resume else None
     deblurrer, settings = load_engine(args)
+    adaptation = Adaptation(args, ends, settings) if args.adapt else None
+    if adaptation is not None:
+        deblurrer, resumable = adaptation.learn(deblurrer, resumable)
     started = time.monotonic()
     with memory_advice(settings, deblurrer.device.type, lambda: ends.size):
         report = restore_ends(
@@ -113,6 +119,9 @@ def _run(args: argparse.Namespace) -> None:
     }
     if deblurrer.first_stage is not None:
         found["first_stage_not_trusted"] = deblurrer.first_stage.not_trusted
+    if adaptation is not None:
+        adaptation.finish()
+        found["adaptation"] = adaptation.report
     result.update(seconds=elapsed, **found, **described(args, settings))
     write_json(args.json_path, result)
 

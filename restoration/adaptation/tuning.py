@@ -39,8 +39,9 @@ class Adapted:
 
     weights: dict[str, Tensor] | None
     """Of the whole network, float16 on the CPU; None: it stays as it is."""
-    gain_db: float
-    """What the network alone gained on the frames held out, where targets are trusted."""
+    gain_db: float | None
+    """What the network alone gained on the frames held out, where targets are trusted. None:
+    there was nothing to learn from, or its losses were not finite."""
 
 
 def adapt(
@@ -66,7 +67,7 @@ def adapt(
         with torch.enable_grad():
             sound = _tune(learner, lessons, engine.dtype, settings, restoration.seed, callback)
         if not sound:
-            return Adapted(weights=None, gain_db=float("-inf"))
+            return Adapted(weights=None, gain_db=None)
         # Rounded as they are stored, so that a run and one from a file are the same.
         weights = {
             name: value.detach().to("cpu", torch.float16)

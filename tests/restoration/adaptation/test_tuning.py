@@ -67,7 +67,7 @@ def test_a_spoilt_network_recovers_and_the_engine_stays_as_it_was():
     before = weights_of(engine)
     result = adapted(engine)
     assert result.weights is not None
-    assert result.gain_db > 10
+    assert (result.gain_db or 0) > 10
     assert same(weights_of(engine), before)
     frames = texture(6, side=40) * 0.5 + 0.2
     alone = dataclasses.replace(RESTORATION, borrow=False)
@@ -87,7 +87,7 @@ def test_what_frames_held_out_lose_by_is_dropped():
         lesson.target[index] = frames[index].half()
     result = adapt(engine, [lesson], RESTORATION, SHORT)
     assert result.weights is None
-    assert result.gain_db < -1
+    assert (result.gain_db or 0) < -1
 
 
 def test_a_gain_too_small_is_dropped():
@@ -124,7 +124,7 @@ def test_it_learns_in_inference_mode():
         engine = spoilt_engine()
         result = adapted(engine)
     assert result.weights is not None
-    assert result.gain_db > 10
+    assert (result.gain_db or 0) > 10
 
 
 def test_frames_held_out_have_no_weight_in_any_crop():
@@ -163,7 +163,7 @@ def test_a_diffusion_model_learns_by_its_last_timestep():
     settings = dataclasses.replace(SHORT, learning_rate=3e-3, least_gain_db=-100)
     result = adapt(engine, [lesson], alone, settings)
     assert result.weights is not None
-    assert result.gain_db > 0.1
+    assert (result.gain_db or 0) > 0.1
     assert same(network.state_dict(), before)
     changed = {n for n, w in result.weights.items() if not torch.equal(w, before[n].half())}
     assert changed

@@ -1,0 +1,155 @@
+"""What `run --adapt` does before a clip is restored."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .options import memory_advice
+from .progress import ProgressBar, end_progress_line
+
+if TYPE_CHECKING:
+    from ..jobs.ends import Ends
+    from ..jobs.files import Resumable
+    from ..restoration.engine import Engine
+    from ..restoration.settings import RestorationSettings
+
+
+def add_adaptation_options(parser: argparse.ArgumentParser) -> None:
+    """Add what `run` has for a network that learns from the clip."""
+    parser.add_argument(
+        "--adapt",
+        action="store_true",
+        help="tune a copy of the network on the clip itself before it is restored, where that "
+        "gains on frames held out (docs/adaptation.md)",
+    )
+    parser.add_argument(
+        "--save-adapted",
+        metavar="FILE",
+        help="with --adapt: write the tuned weights as a checkpoint (.safetensors)",
+    )
+
+
+class Adaptation:
+    """What is learned from the clip of a run.
+
+    Raises:
+        FileNotFoundError, ValueError: If the options do not fit.
+    """
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        ends: Ends,
+        restoration: RestorationSettings,
+    ) -> None:
+        from ..restoration.adaptation.settings import AdaptationSettings
+
+        self._args = args
+        self._ends = ends
+        self._source = Path(args.input)
+        self._restoration = restoration
+        self._settings = AdaptationSettings()
+        self._kept: Any = None
+        self.report: dict[str, Any] = {}
+        """What came of it, as JSON values."""
+
+    def learn(
+        self, engine: Engine, resumable: Resumable | None
+    ) -> tuple[Engine, Resumable | None]:
+        """Return the engine that restores, and where parts of it are kept.
+
+        Args:
+            engine: Of the checkpoint.
+            resumable: Of the run; None: nothing is kept.
+        """
+        from ..jobs.adaptation import Kept, adapt_to_file, save_adapted
+        from ..jobs.part_store import file_identity
+        from ..restoration.adaptation.tuning import with_engine
+
+        self._check_ends()
+        if resumable is not None:
+            identity = {
+                **resumable.identity,
+                "clip": list(map(file_identity, self._ends.input_files())),
+                "device": engine.device.type,
+                "dtype": str(engine.dtype),
+                "deinterlace": self._args.deinterlace,
+            }
+            self._kept = Kept.beside(self._ends.output, identity)
+        started = time.monotonic()
+        with memory_advice(self._restoration, engine.device.type, lambda: self._ends.size):
+            adapted = adapt_to_file(
+                engine,
+                self._source,
+                self._restoration,
+                self._settings,
+                deinterlace=self._args.deinterlace,
+                kept=self._kept,
+                callback=ProgressBar(f"learning from {self._source.name}", "steps"),
+            )
+        end_progress_line()
+        elapsed = time.monotonic() - started
+        is_used = adapted.weights is not None
+        self.report = {"used": is_used, "gain_db": adapted.gain_db, "seconds": elapsed}
+        print(f"{self._source.name}: {_told(is_used, adapted.gain_db)} ({elapsed:.1f} s)")
+        if adapted.weights is None:
+            return engine, resumable
+        if self._args.save_adapted is not None:
+            save_adapted(
+                *(Path(self._args.save_adapted), self._args.checkpoint, adapted),
+                clip=self._source.name,
+                seed=self._restoration.seed,
+            )
+            print(f"{self._args.save_adapted}: the tuned weights")
+        return with_engine(engine, adapted.weights), self._with_weights(resumable)
+
+    def _check_ends(self) -> None:
+        """Find before the work what keeps input or output from being used."""
+        # What there is to warn of is said when they are opened to be restored.
+        logging.disable(logging.WARNING)
+        try:
+            with self._ends:
+                self._ends.check_encoder()
+        finally:
+            logging.disable(logging.NOTSET)
+
+    def finish(self) -> None:
+        """Remove what was kept for going on: the output is complete."""
+        if self._kept is not None:
+            self._kept.remove()
+
+    def _with_weights(self, resumable: Resumable | None) -> Resumable | None:
+        """Return what parts depend on now."""
+        if resumable is None:
+            return None
+        identity = {**resumable.identity, "adaptation": self._kept.digest}
+        return dataclasses.replace(resumable, identity=identity)
+
+
+def check_adaptation_options(args: argparse.Namespace) -> None:
+    """Raise ValueError, before any work, if what is to be written cannot be."""
+    if args.save_adapted is None:
+        return
+    path = Path(args.save_adapted)
+    if not args.adapt:
+        raise ValueError(f"{path}: --save-adapted goes with --adapt")
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path}: name a .safetensors file for the tuned weights")
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(
+            f"{path}: the folder {path.absolute().parent} does not exist, create it first"
+        )
+
+
+def _told(is_used: bool, gain_db: float | None) -> str:
+    if is_used:
+        return f"learned from the clip, {gain_db:+.2f} dB on frames held out"
+    why = "no frame shows more than another"
+    if gain_db is not None:
+        why = f"{gain_db:+.2f} dB on frames held out"
+    return f"learned nothing that helps ({why}), the checkpoint's own weights restore"

@@ -1,0 +1,163 @@
+"""`run --adapt`: the network learns from the clip first, and what it learned can be kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from video_deblur.cli import main
+from video_deblur.images.folders import FrameFolderWriter
+from video_deblur.jobs import parts
+from video_deblur.jobs.part_store import PartStore
+from video_deblur.models.checkpoint import read_info, save_checkpoint
+from video_deblur.restoration.adaptation import settings as adaptation_settings
+from video_deblur.restoration.adaptation import stretches, tuning
+from video_deblur.restoration.streaming import segments
+
+from ..restoration.adaptation.test_material import one_sharp_frame
+from ..restoration.adaptation.test_tuning import SHORT, spoilt_engine
+from .command import decoded, refused, run
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch):
+    """Two updates; whatever they do is taken."""
+    short = dataclasses.replace(SHORT, updates=2, least_gain_db=-100)
+    monkeypatch.setattr(adaptation_settings, "AdaptationSettings", lambda: short)
+
+
+@pytest.fixture
+def cpgd(tmp_path) -> Path:
+    path = tmp_path / "cpgd.safetensors"
+    engine = spoilt_engine()
+    save_checkpoint(
+        path, engine.model.state_dict(), engine.config, provenance={"steps": 7}, licence="MIT"
+    )
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    path = tmp_path / "frames"
+    frames, _ = one_sharp_frame()
+    with FrameFolderWriter(path) as writer:
+        for index, pixels in enumerate((frames * 255).round().byte().numpy()):
+            writer.write(pixels, f"{index}.png")
+    return path
+
+
+def options(folder: Path, output: Path, cpgd: Path) -> tuple[object, ...]:
+    return ("run", folder, "-o", output, "--checkpoint", cpgd, "--window", 8, "--adapt")
+
+
+def pixels_of(folder: Path) -> list[bytes]:
+    return [path.read_bytes() for path in sorted(folder.iterdir())]
+
+
+def test_the_clip_is_restored_by_what_was_learned(folder, cpgd, tmp_path, capsys):
+    saved, report = tmp_path / "tuned.safetensors", tmp_path / "report.json"
+    first, second, plain = (tmp_path / name for name in ("first", "second", "plain"))
+    arguments = options(folder, first, cpgd)
+    code, _ = run(capsys, *arguments, "--save-adapted", saved, "--json", report)
+    assert code == 0
+    assert json.loads(report.read_text())["adaptation"]["used"] is True
+    info = read_info(saved)
+    assert info.licence == "MIT"
+    assert info.provenance["steps"] == 7
+    assert info.provenance["adaptation"]["clip"] == "frames"
+    # The file holds exactly what restored, and the checkpoint's own weights do something else.
+    restore = ("run", folder, "--window", 8, "-o")
+    assert run(capsys, *restore, second, "--checkpoint", saved)[0] == 0
+    assert run(capsys, *restore, plain, "--checkpoint", cpgd)[0] == 0
+    assert pixels_of(first) == pixels_of(second)
+    assert pixels_of(first) != pixels_of(plain)
+
+
+def test_what_does_not_help_is_said_and_not_used(folder, cpgd, tmp_path, capsys, monkeypatch):
+    dropped = tuning.Adapted(weights=None, gain_db=-0.4)
+    monkeypatch.setattr(stretches, "adapt", lambda *_: dropped)
+    output, saved = tmp_path / "out", tmp_path / "tuned.safetensors"
+    assert run(capsys, *options(folder, output, cpgd)[:-1])[0] == 0
+    plain = pixels_of(output)
+    output = tmp_path / "again"
+    arguments = [*options(folder, output, cpgd), "--save-adapted", saved]
+    assert main([str(each) for each in arguments]) == 0
+    said = capsys.readouterr().out
+    assert "learned nothing that helps (-0.40 dB on frames held out)" in said
+    assert not saved.exists()
+    assert pixels_of(output) == plain
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_a_stopped_run_goes_on_with_what_it_learned(
+    used, folder, cpgd, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(segments, "_SEGMENT_PIXELS", 1)
+    monkeypatch.setattr(parts, "PART_FRAMES", 1)
+    if not used:
+        dropped = tuning.Adapted(weights=None, gain_db=-0.4)
+        monkeypatch.setattr(stretches, "adapt", lambda *_: dropped)
+    whole, output = tmp_path / "whole.mkv", tmp_path / "out.mkv"
+    arguments = ("--resume", "--codec", "ffv1", "--no-borrow", "--overlap", 0, "--window", 2)
+    assert run(capsys, *options(folder, whole, cpgd), *arguments)[0] == 0
+
+    add = PartStore.add
+
+    def stop(store, *part):
+        add(store, *part)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PartStore, "add", stop)
+        assert run(capsys, *options(folder, output, cpgd), *arguments)[0] == 130
+    hidden = {path.name for path in tmp_path.iterdir() if path.name.startswith(".out")}
+    assert hidden == {".out.mkv.resume", ".out.mkv.adapted.safetensors"}
+
+    def learned_again(*_):
+        raise AssertionError("what was learned is kept")
+
+    monkeypatch.setattr(stretches, "adapt", learned_again)
+    assert run(capsys, *options(folder, output, cpgd), *arguments)[0] == 0
+    assert np.array_equal(decoded(whole), decoded(output))
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_other_settings_learn_again(folder, cpgd, tmp_path, capsys, monkeypatch):
+    output = tmp_path / "out.mkv"
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    calls = []
+    adapt = stretches.adapt
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return adapt(*arguments)
+
+    monkeypatch.setattr(PartStore, "add", stop)
+    monkeypatch.setattr(stretches, "adapt", counted)
+    for seed in (1, 1, 2):
+        arguments = (*options(folder, output, cpgd), "--resume", "--seed", seed)
+        assert run(capsys, *arguments)[0] == 130
+    assert len(calls) == 2
+
+
+def test_wrong_options_are_refused_in_one_line(folder, cpgd, tmp_path, capsys, checkpoint):
+    output, saved = tmp_path / "out", tmp_path / "tuned.safetensors"
+    adapt = options(folder, output, cpgd)
+    said = refused(capsys, *adapt[:-1], "--save-adapted", saved)
+    assert "goes with --adapt" in said
+    assert "name a .safetensors file" in refused(capsys, *adapt, "--save-adapted", "a.pth")
+    missing = tmp_path / "missing" / "tuned.safetensors"
+    assert "does not exist" in refused(capsys, *adapt, "--save-adapted", missing)
+    said = refused(capsys, *adapt, "--checkpoint", checkpoint, "--steps", 4)
+    assert "adaptation tunes what one step without guidance gives" in said
+    said = refused(capsys, *options(folder / "0.png", tmp_path / "out.png", cpgd))
+    assert "is a single picture" in said
+    output.mkdir()
+    (output / "other.txt").write_text("kept")
+    assert "is not empty" in refused(capsys, *adapt), "before anything is learned"
