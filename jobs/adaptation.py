@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -84,6 +85,10 @@ class Kept:
         return file_digest(self.path)
 
 
+Clip = Callable[[], AbstractContextManager[tuple[Iterable[Sequence[np.ndarray]], int]]]
+"""Opens a clip and gives its stretches, and how many frames they have together."""
+
+
 def adapt_to_file(
     engine: Engine,
     source: Path,
@@ -109,6 +114,22 @@ def adapt_to_file(
         FileNotFoundError, ValueError: If the input cannot be read, is one picture, or the
             network cannot learn.
     """
+
+    def clip() -> AbstractContextManager[tuple[Iterable[Sequence[np.ndarray]], int]]:
+        return _opened(source, deinterlace)
+
+    return adapt_once(engine, clip, restoration, settings, kept, callback)
+
+
+def adapt_once(
+    engine: Engine,
+    clip: Clip,
+    restoration: RestorationSettings,
+    settings: AdaptationSettings,
+    kept: Kept | None = None,
+    callback: ProgressCallback | None = None,
+) -> Adapted:
+    """Do what `adapt_to_file` does, with a clip that is opened where it is needed."""
     check_adaptable(engine.config, restoration)
     made_from: dict[str, Any] = {}
     if kept is not None:
@@ -120,14 +141,9 @@ def adapt_to_file(
         known = kept.read(made_from)
         if known is not None:
             return known
-    with _opened(source, deinterlace) as (frames, spans):
+    with clip() as (stretches, num_frames):
         adapted = learn_from_stretches(
-            engine,
-            _stretches(frames, spans),
-            sum(stop - start for start, stop in spans),
-            restoration,
-            settings,
-            callback,
+            engine, stretches, num_frames, restoration, settings, callback
         )
     if kept is not None:
         kept.write(made_from, engine, adapted)
@@ -159,8 +175,10 @@ def save_adapted(
 
 
 @contextlib.contextmanager
-def _opened(source: Path, deinterlace: str) -> Iterator[tuple[Any, list[Span]]]:
-    """Open an input; gives what has its frames and the stretches to learn from."""
+def _opened(
+    source: Path, deinterlace: str
+) -> Iterator[tuple[Iterable[Sequence[np.ndarray]], int]]:
+    """Open an input; see `Clip`."""
     kind, _ = input_kind(source)
     if kind == "image":
         raise ValueError(
@@ -170,21 +188,24 @@ def _opened(source: Path, deinterlace: str) -> Iterator[tuple[Any, list[Span]]]:
     if kind == "folder":
         folder = FrameFolder(source)
         folder.check_files()
-        yield folder, plan_stretches(len(folder))
+        spans = plan_stretches(len(folder))
+        pictures = ([folder[index].pixels for index in range(*span)] for span in spans)
+        yield pictures, _length(spans)
         return
     # Not before: folders need no PyAV.
     from .clip_ends import open_clip
 
     with open_clip(source, deinterlace) as reader:
-        yield reader, plan_stretches(reader.info.num_frames)
+        spans = plan_stretches(reader.info.num_frames)
+        yield _stretches(reader, spans), _length(spans)
+
+
+def _length(spans: Sequence[Span]) -> int:
+    return sum(stop - start for start, stop in spans)
 
 
 def _stretches(frames: Any, spans: Sequence[Span]) -> Iterator[list[np.ndarray]]:
     """Read stretches; those of an input that ends early are shorter."""
-    if isinstance(frames, FrameFolder):
-        for span in spans:
-            yield [frames[index].pixels for index in range(*span)]
-        return
     position = 0
     for start, stop in spans:
         _pass_over(frames, start - position)

@@ -246,24 +246,27 @@ def refuse_without_sampler(info: CheckpointInfo) -> None:
         )
 
 
-def build_checkpoint(info: CheckpointInfo, dtype: str) -> LoadedCheckpoint | LoadedFeedForward:
+def build_checkpoint(
+    info: CheckpointInfo, dtype: str, weights: dict[str, Tensor] | None = None
+) -> LoadedCheckpoint | LoadedFeedForward:
     """Build what a checkpoint holds and load its weights.
 
     Args:
         info: Header of the checkpoint, checked.
         dtype: One of `DTYPE_NAMES`, for the UNet.
+        weights: Others of the same network; None: those of the file.
 
     Raises:
         CheckpointError: If a weight is not finite or the file cannot be read.
     """
+    state_dict = load_state_dict(info) if weights is None else weights
     if info.architecture.kind == "feed_forward":
-        network = _build_without_sampler(info, torch.float32)
+        network = _build_without_sampler(info, torch.float32, state_dict)
         return LoadedFeedForward(config=info.config, network=network)
     if info.architecture.kind == "clip":
         kept = choose_dtype("auto", comfy.model_management.get_torch_device())
-        network = _build_without_sampler(info, kept)
+        network = _build_without_sampler(info, kept, state_dict)
         return LoadedClipNetwork(config=info.config, network=network)
-    state_dict = load_state_dict(info)
     return LoadedCheckpoint(
         config=info.config,
         model=_build_model(info, part_of(state_dict, "unet."), dtype),
@@ -272,7 +275,9 @@ def build_checkpoint(info: CheckpointInfo, dtype: str) -> LoadedCheckpoint | Loa
     )
 
 
-def _build_without_sampler(info: CheckpointInfo, dtype: torch.dtype) -> Any:
+def _build_without_sampler(
+    info: CheckpointInfo, dtype: torch.dtype, state_dict: dict[str, Tensor]
+) -> Any:
     """Build a network in a dtype, but the parts that read or make pixels in float32."""
     offload_device = comfy.model_management.unet_offload_device()
     network = info.architecture.build(
@@ -284,7 +289,7 @@ def _build_without_sampler(info: CheckpointInfo, dtype: torch.dtype) -> Any:
     for name, parameter in network.named_parameters():
         if name.startswith(info.architecture.pixel_prefixes):
             parameter.data = parameter.data.float()
-    network.load_state_dict(load_state_dict(info), strict=True)
+    network.load_state_dict(state_dict, strict=True)
     network.eval().requires_grad_(False)
     return make_patcher(network, comfy.model_management.get_torch_device(), offload_device)
 

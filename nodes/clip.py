@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..restoration.frames import usable_frames
 from ..restoration.settings import PRESET_NAMES, RestorationSettings, preset_settings
+from .adaptation import adapt_input, learned_from_frames
 from .backend import (
     CATEGORY,
     LoadedCheckpoint,
@@ -91,6 +92,7 @@ class Deblur(io.ComfyNode):
                 mask_input(),
                 first_stage_input(),
                 coding_priors_input(),
+                adapt_input(),
             ],
             outputs=[io.Image.Output(display_name="IMAGE", tooltip="Restored frames.")],
         )
@@ -114,6 +116,7 @@ class Deblur(io.ComfyNode):
         mask: Tensor | None = None,
         first_stage: Any | None = None,
         coding_priors: Any | None = None,
+        adapt: bool = False,
     ) -> io.NodeOutput:
         # At once: loading takes a while.
         Progress(1).stage(0)(0, 1)
@@ -133,6 +136,8 @@ class Deblur(io.ComfyNode):
         if weights is not None and not weights.any():
             return io.NodeOutput(frames)
         priors = used_priors(coding_priors, loaded, checkpoint, len(frames))
+        if adapt:
+            loaded = learned_from_frames(frames, loaded, checkpoint, settings)
         with used_first_stage(first_stage) as first:
             restored = _restore_frames(frames, loaded, settings, first, priors)
         if weights is not None:
@@ -235,6 +240,7 @@ class DeblurVideo(io.ComfyNode):
                 borrow_input(),
                 first_stage_input(),
                 coding_priors_input(),
+                adapt_input(),
             ],
             hidden=[io.Hidden.unique_id],
             outputs=[
@@ -264,6 +270,7 @@ class DeblurVideo(io.ComfyNode):
         borrow: bool = True,
         first_stage: Any | None = None,
         coding_priors: Any | None = None,
+        adapt: bool = False,
     ) -> io.NodeOutput:
         view = LiveView(Progress(1).stage(0), cls.hidden and cls.hidden.unique_id)
         loaded = load_checkpoint(checkpoint)
@@ -286,6 +293,7 @@ class DeblurVideo(io.ComfyNode):
                 checkpoint=checkpoint,
                 first=first,
                 priors=used_priors(coding_priors, loaded, checkpoint),
+                adapt=adapt,
             )
             if has_other_frames(video):
                 path = restore_components(video, job)

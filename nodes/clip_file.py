@@ -19,6 +19,7 @@ from ..restoration.engine import Engine
 from ..restoration.frames import rounded, to_array, usable_frames
 from ..restoration.settings import RestorationSettings
 from ..video.codecs import CODECS
+from .adaptation import learned_from_ends, learned_from_frames
 from .backend import LoadedCheckpoint, LoadedFeedForward, trim_window
 from .checkpoint import checkpoint_path
 from .first_stage import UpscaleStage
@@ -49,6 +50,8 @@ class VideoJob:
     """What else restores the frames."""
     priors: GivenPriors | None = None
     """Coding priors of the clip, where the networks read them and the user gave any."""
+    adapt: bool = False
+    """Whether the networks learn from the clip first."""
 
     def engine(self) -> Engine:
         """Return the library's engine on the networks."""
@@ -67,6 +70,7 @@ def restore_file(
     job: VideoJob,
 ) -> Path:
     """Restore a file; a run that is cancelled goes on where it was when it is queued again."""
+    from ..jobs.adaptation import Kept
     from ..jobs.files import Resumable, restore_ends
     from ..jobs.part_store import checkpoint_identity, file_identity, identity_digest
     from ..jobs.video_ends import VideoEnds
@@ -89,15 +93,30 @@ def restore_file(
         "window": [start_s, duration_s],
         "codec": codec,
         "crf": crf,
+        "adapt": job.adapt,
     }
     digest = identity_digest({**work, "settings": dataclasses.asdict(settings)})
     folder = Path(folder_paths.get_temp_directory()) / f"{PREFIX}parts_{digest}"
     suffix = container_for(info.audio_codecs, codec)
-    with temporary_file(suffix) as path, Cancellable():
+
+    def make_ends(path: Path) -> VideoEnds:
         if start_s or duration_s:
-            ends = WindowEnds(source, path, codec, crf, start_s=start_s, duration_s=duration_s)
-        else:
-            ends = VideoEnds(source, path, codec, crf)
+            return WindowEnds(source, path, codec, crf, start_s=start_s, duration_s=duration_s)
+        return VideoEnds(source, path, codec, crf)
+
+    kept: Kept | None = None
+    if job.adapt:
+        kept = Kept(path=folder.with_name(f"{folder.name}.adapted.safetensors"), identity=work)
+        with temporary_file(suffix) as unused:
+            ends = make_ends(unused)
+            ends.check = raise_if_cancelled
+            size = (info.height, info.width)
+            loaded = learned_from_ends(ends, job.loaded, job.checkpoint, settings, kept, size)
+        unused.unlink(missing_ok=True)
+        job = dataclasses.replace(job, loaded=loaded)
+        identity["adaptation"] = kept.digest
+    with temporary_file(suffix) as path, Cancellable():
+        ends = make_ends(path)
         report = restore_ends(
             ends,
             job.engine(),
@@ -110,6 +129,8 @@ def restore_file(
             check=raise_if_cancelled,
             cancelled_by=(comfy.model_management.InterruptProcessingException,),
         )
+    if kept is not None:
+        kept.remove()
     if job.priors and len(job.priors) > report.num_frames:
         # Only now: what a file says of its length may be wrong.
         logger.warning(
@@ -137,6 +158,9 @@ def restore_components(
     num_frames, height, width = images.shape[:3]
     if job.priors:
         check_number(job.priors.priors, num_frames)
+    if job.adapt:
+        loaded = learned_from_frames(images, job.loaded, job.checkpoint, settings)
+        job = dataclasses.replace(job, loaded=loaded)
     rate = parts.frame_rate
     # As deep as the codec can store.
     deep = CODECS[codec].max_depth > 8

@@ -9,6 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from ...video.blur_score import SHARP_BELOW, measure_blur
 from .kernels import RADIUS, blur_kernels, blurred
 from .material import Lesson, is_held_out
 from .settings import AdaptationSettings
@@ -80,13 +81,15 @@ class _Draw:
         # The axes of time, height and width.
         flips = [axis for axis in range(3) if self._below(2)]
         if self._uniform() < reblurred_share:
-            blurry = self._blurred_again(lesson, target)
+            # Only what is sharp shows what blurred frames should become.
+            sharp = _sharp_frames(target)
+            if any(sharp):
+                blurry = self._blurred_again(lesson, target)
+                weights[[not each for each in sharp]] = 0
         return blurry.flip(flips), target.flip(flips), weights.flip(flips)
 
     def _blurred_again(self, lesson: Lesson, target: Tensor) -> Tensor:
         """Blur the target by kernels that were found somewhere else in the clip."""
-        if min(target.shape[1:3]) <= 2 * RADIUS:
-            return target
         elsewhere = self._place(lesson)
         kernels = blur_kernels(
             lesson.target[elsewhere].float(), lesson.blurry[elsewhere].float()
@@ -111,3 +114,11 @@ class _Draw:
 
     def _uniform(self) -> float:
         return float(torch.rand((), generator=self._generator))
+
+
+def _sharp_frames(target: Tensor) -> list[bool]:
+    """Tell which frames of a crop `[T, H, W, 3]` are sharp; none where crops are small."""
+    if min(target.shape[1:3]) <= 2 * RADIUS:
+        return [False] * len(target)
+    pictures = target.float().cpu().numpy()
+    return [measure_blur(picture) < SHARP_BELOW for picture in pictures]

@@ -19,8 +19,8 @@ class AdaptationSettings:
     """Side of a crop, a multiple of 32."""
     learning_rate: float = 1e-3
     reblurred_share: float = 0.5
-    """Share of the crops that are blurred again, by kernels of the clip; the others are blurry
-    as they came."""
+    """Share of the crops whose sharp frames are blurred again, by kernels of the clip; the
+    others, and those that nothing sharp is in, are blurry as they came."""
     least_gain_db: float = 0.05
     """What the frames held out must gain for the tuned network to be used."""
 

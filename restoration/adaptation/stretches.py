@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice, pairwise
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from .tuning import Adapted, adapt
 _STRETCHES = 3
 _FRAMES = 24
 """Of a stretch."""
-_SIDE = 512
+SIDE = 512
 """Of what is learned from of each frame, in pixels: three stretches take 270 MB."""
 _SMALLEST_SIDE = 64
 """Below it frames lend each other nothing."""
@@ -117,6 +117,18 @@ def stretches_of(frames: Tensor) -> tuple[list[list[np.ndarray]], int]:
     return parts, sum(map(len, parts))
 
 
+def taken_stretches(
+    frames: Iterable[np.ndarray], spans: Sequence[Span]
+) -> Iterator[list[np.ndarray]]:
+    """Yield stretches of frames that come one by one; no frame after the last is asked for."""
+    source, position = iter(frames), 0
+    for start, stop in spans:
+        for _ in islice(source, start - position):
+            pass
+        yield list(islice(source, stop - start))
+        position = stop
+
+
 def _longest_shot(
     stretch: Sequence[np.ndarray], restoration: RestorationSettings
 ) -> Sequence[np.ndarray]:
@@ -128,10 +140,10 @@ def _longest_shot(
 def _area(shape: tuple[int, ...], generator: torch.Generator) -> tuple[slice, slice]:
     """Return the rows and columns of frames to learn from."""
     top, left = (
-        int(torch.randint(max(side - _SIDE, 0) + 1, (), generator=generator))
+        int(torch.randint(max(side - SIDE, 0) + 1, (), generator=generator))
         for side in shape[:2]
     )
-    return slice(top, top + _SIDE), slice(left, left + _SIDE)
+    return slice(top, top + SIDE), slice(left, left + SIDE)
 
 
 def _shifted(

@@ -11,6 +11,7 @@ from video_deblur.restoration.adaptation.stretches import (
     learn_from_stretches,
     plan_stretches,
     stretches_of,
+    taken_stretches,
 )
 from video_deblur.restoration.adaptation.tuning import Adapted
 
@@ -44,6 +45,14 @@ def test_stretches_of_a_clip_in_memory_are_its_frames():
     joined = np.concatenate([np.stack(part) for part in parts])
     assert joined.dtype == np.uint16
     assert np.abs(joined / 65535 - frames.numpy()).max() < 1e-5
+
+
+def test_frames_that_come_one_by_one_are_asked_for_up_to_the_last():
+    source = iter(np.arange(100).reshape(100, 1, 1, 1))
+    parts = list(taken_stretches(source, [(2, 4), (7, 9)]))
+    assert [[int(frame[0, 0, 0]) for frame in part] for part in parts] == [[2, 3], [7, 8]]
+    assert int(next(source)[0, 0, 0]) == 9
+    assert list(taken_stretches(iter(()), [(0, 4)])) == [[]]
 
 
 def learn(frames: np.ndarray, engine=None, **values) -> Adapted:

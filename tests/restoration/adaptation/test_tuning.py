@@ -10,6 +10,7 @@ from torch import Tensor
 from video_deblur.models.cpgd import Cpgd
 from video_deblur.models.divd import Divd
 from video_deblur.restoration.adaptation.crops import draw_batch
+from video_deblur.restoration.adaptation.kernels import blurred
 from video_deblur.restoration.adaptation.learners import check_adaptable, make_learner
 from video_deblur.restoration.adaptation.material import Lesson
 from video_deblur.restoration.adaptation.settings import AdaptationSettings
@@ -19,7 +20,7 @@ from video_deblur.restoration.diffusion import Deblurrer
 from video_deblur.restoration.settings import RestorationSettings
 
 from ...conftest import SMALL_CONFIG, SMALL_CPGD_CONFIG, SMALL_DBLRNET_CONFIG
-from .test_kernels import texture
+from .test_kernels import motion, texture
 
 RESTORATION = RestorationSettings(window=8, overlap=2, seed=3)
 SHORT = AdaptationSettings(
@@ -138,19 +139,34 @@ def test_frames_held_out_have_no_weight_in_any_crop():
     assert torch.equal(batch.weights > 0, ~held_out.expand_as(batch.weights))
 
 
-def test_crops_blurred_again_keep_their_target():
+def test_sharp_frames_are_blurred_again_and_keep_their_target():
     frames = texture(8, side=96)
-    lesson = lesson_of(frames.roll(3, 2) * 0.5 + frames * 0.5, frames, frames)
-    settings = dataclasses.replace(SHORT, crop=96, clips=4)
+    soft = (frames + frames.roll(3, 2)) / 2
+    target = frames.clone()
+    target[4:] = blurred(frames[4:], torch.stack([motion(0, 12)] * 4))
+    lesson = lesson_of(soft, soft, target)
+    settings = dataclasses.replace(SHORT, crop=96, frames=8)
     seeded = [torch.Generator().manual_seed(1) for _ in range(2)]
     plain = draw_batch([lesson], settings, seeded[0])
     again = draw_batch([lesson], dataclasses.replace(settings, reblurred_share=1), seeded[1])
-    assert torch.equal(plain.target[0], again.target[0])
-    assert not torch.equal(plain.blurry[0], again.blurry[0])
+    assert torch.equal(plain.target, again.target)
+    # What is not sharp teaches nothing, nor does a frame held out.
+    weighed = again.weights.amax((0, 1, 3, 4)).tolist()
+    learned = [place for place, weight in enumerate(weighed) if weight]
+    assert learned in ([0, 1, 3], [4, 6, 7]), "the second where time is turned around"
     # Blurred as the clip is: two places three pixels apart.
-    inner = (0, slice(None), slice(None), slice(18, -18), slice(18, -18))
+    inner = (slice(None), slice(None), learned, slice(18, -18), slice(18, -18))
     difference = (plain.blurry - again.blurry)[inner].square().mean()
+    assert float(difference) > 0
     assert float(difference) < 0.3 * float((plain.blurry - plain.target)[inner].square().mean())
+
+
+def test_where_nothing_is_sharp_crops_stay_as_they_came():
+    frames = blurred(texture(4, side=96), torch.stack([motion(0, 12)] * 4))
+    lesson = lesson_of(frames, frames, frames)
+    settings = dataclasses.replace(SHORT, crop=96, reblurred_share=1)
+    batch = draw_batch([lesson], settings, torch.Generator().manual_seed(1))
+    assert torch.equal(batch.blurry, batch.target)
 
 
 def test_a_diffusion_model_learns_by_its_last_timestep():
