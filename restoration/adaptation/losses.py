@@ -17,17 +17,16 @@ def log_error(
         pred: `[B, 3, T, H, W]` in -1..1.
         target: The same shape.
         floor: Added to the error: below it there is little left to win.
-        weights: Of the pixels, `[B, 1, T, H, W]`; frames of no weight do not count. None: all
+        weights: Of the pixels, `[B, 1, T, H, W]`; frames count by the sum of theirs. None: all
             count alike.
     """
     error = (pred - target).square()
     if weights is None:
         return (error.mean(dim=(1, 3, 4)) + floor).log10().mean(dim=1)
     total = weights.sum(dim=(1, 3, 4))
-    counts = total > 0
     error = (weights * error).sum(dim=(1, 3, 4)) / (pred.shape[1] * total).clamp_min(1e-6)
-    logs = (error + floor).log10() * counts
-    return logs.sum(dim=1) / counts.sum(dim=1).clamp_min(1)
+    logs = (error + floor).log10() * total
+    return logs.sum(dim=1) / total.sum(dim=1).clamp_min(1e-6)
 
 
 def spectrum_l1(pred: Tensor, target: Tensor) -> Tensor:

@@ -50,10 +50,18 @@ class Lesson:
         return [index for index in range(len(self.blurry)) if is_held_out(index)]
 
     @property
+    def trust(self) -> Tensor:
+        """Float32 `[T, H, W, 1]`, 0 to 1: how far pixels were taken from neighbours.
+
+        Where none was, the target is what the network made, and says nothing against another.
+        """
+        return (self.weights.float() - _UNTRUSTED).clamp_min(0) / (1 - _UNTRUSTED)
+
+    @property
     def is_useful(self) -> bool:
-        """Whether frames took detail from others at all."""
-        trusted = float(self.weights.float().mean()) - _UNTRUSTED
-        return trusted > _LEAST_TRUST
+        """Whether frames took detail from others, some of those held out as well."""
+        trust = self.trust
+        return min(float(trust.mean()), float(trust[self.held_out].mean())) > _LEAST_TRUST
 
 
 def is_held_out(index: int) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class AdaptationSettings:
     """Units are frames and pixels. The defaults are those of `benchmarks/adaptation.py`."""
 
-    updates: int = 120
+    updates: int = 48
     """Of the weights: what bounds the time, so that the same seed gives the same result."""
     clips: int = 2
     """Crops per update."""
@@ -17,8 +17,8 @@ class AdaptationSettings:
     """Of a crop."""
     crop: int = 96
     """Side of a crop, a multiple of 32."""
-    learning_rate: float = 1e-3
-    reblurred_share: float = 0.5
+    learning_rate: float = 7e-4
+    reblurred_share: float = 0.25
     """Share of the crops whose sharp frames are blurred again, by kernels of the clip; the
     others, and those that nothing sharp is in, are blurry as they came."""
     least_gain_db: float = 0.05

@@ -50,6 +50,7 @@ INPUTS = {
         "mask",
         "first_stage",
         "coding_priors",
+        "adapt",
     ],
     "VideoDeblur_DeblurVideo": [
         "video",
@@ -64,6 +65,7 @@ INPUTS = {
         "borrow",
         "first_stage",
         "coding_priors",
+        "adapt",
     ],
     "VideoDeblur_MeasureBlur": ["frames"],
     "VideoDeblur_Borrow": ["frames", "scene_cuts"],

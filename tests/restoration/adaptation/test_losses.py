@@ -22,11 +22,13 @@ def test_the_spectrum_of_a_constant_difference_is_one_value():
     assert spectrum_l1(target + 0.5, target).tolist() == pytest.approx([expected] * 2, rel=1e-5)
 
 
-def test_log_error_weighs_pixels_and_leaves_out_frames_of_no_weight():
-    target = torch.zeros(1, 3, 2, 1, 2)
-    pred = torch.tensor([[0.1, 1.0], [5.0, 5.0]]).reshape(1, 1, 2, 1, 2).expand(1, 3, 2, 1, 2)
-    weights = torch.tensor([[0.75, 0.25], [0.0, 0.0]]).reshape(1, 1, 2, 1, 2)
-    expected = math.log10(0.75 * 0.01 + 0.25 * 1.0 + 0.001)
+def test_log_error_weighs_pixels_and_frames():
+    target = torch.zeros(1, 3, 3, 1, 2)
+    pred = torch.tensor([[0.1, 1.0], [5.0, 5.0], [0.2, 0.2]]).reshape(1, 1, 3, 1, 2)
+    weights = torch.tensor([[0.75, 0.25], [0.0, 0.0], [0.1, 0.1]]).reshape(1, 1, 3, 1, 2)
+    first, third = math.log10(0.75 * 0.01 + 0.25 * 1.0 + 0.001), math.log10(0.04 + 0.001)
+    expected = (first + 0.2 * third) / 1.2
+    pred = pred.expand_as(target)
     assert float(log_error(pred, target, 0.001, weights)) == pytest.approx(expected, rel=1e-5)
     alike = log_error(pred, target, 0.001, torch.full_like(weights, 0.3))
     assert float(alike) == pytest.approx(float(log_error(pred, target, 0.001)), rel=1e-5)

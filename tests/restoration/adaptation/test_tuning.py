@@ -91,6 +91,20 @@ def test_what_frames_held_out_lose_by_is_dropped():
     assert (result.gain_db or 0) < -1
 
 
+def test_frames_that_took_nothing_do_not_judge():
+    engine = spoilt_engine()
+    lesson = lesson_that_the_frames_are_right(engine)
+    # Of such a frame the target is what the network made, right or wrong.
+    index = lesson.held_out[0]
+    lesson.target[index] = lesson.restored[index]
+    judged = adapt(engine, [lesson], RESTORATION, SHORT).gain_db
+    lesson.weights[index] = 0.1
+    fair = adapt(engine, [lesson], RESTORATION, SHORT).gain_db
+    assert judged is not None
+    assert fair is not None
+    assert fair > judged + 3
+
+
 def test_a_gain_too_small_is_dropped():
     assert adapted(spoilt_engine(), least_gain_db=100.0).weights is None
 
