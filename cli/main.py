@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import io
 import logging
+import os
+import select
 import signal
 import sys
 from collections.abc import Sequence
@@ -40,10 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         args.run(args)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         print(f"video-deblur: interrupted, {args.interrupted}", file=sys.stderr)
         return 130
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return 141
         line = _one_line(error)
         if line is None:
             raise
@@ -51,6 +56,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"video-deblur: {line}", file=sys.stderr)
         return 2
     return 0
+
+
+def _nobody_reads() -> bool:
+    """Tell whether the reader of stdout, such as `head`, has gone; end it quietly then."""
+    if not hasattr(select, "poll"):
+        return False
+    pipe = select.poll()
+    pipe.register(sys.stdout, 0)
+    if not pipe.poll(0):
+        return False
+    # Else Python would try to write what is left as it ends, and say that it cannot.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -29,7 +29,7 @@ from ..models.checkpoint import CheckpointError, CheckpointInfo, load_state_dict
 from ..models.config import DivdConfig
 from ..models.hardware import choose_dtype, decode_bytes
 from ..models.image_encoder import ImageEncoder
-from ..restoration.clip import WINDOW_BYTES, ClipRestorer
+from ..restoration.clip import WINDOW_BYTES, ClipRestorer, with_short_windows
 from ..restoration.denoising.coding import pixels_at_once
 from ..restoration.diffusion import Deblurrer
 from ..restoration.engine import Engine
@@ -227,6 +227,7 @@ class LoadedClipNetwork(LoadedFeedForward):
 
     def memory_bytes(self, settings: RestorationSettings, height: int, width: int) -> float:
         """See `LoadedFeedForward`."""
+        settings = with_short_windows(settings, height, width)
         tile = self.engine().layout(settings, height, width).tile or max(height, width)
         at_once = self.network.model.bytes_per_pixel * min(height, tile) * min(width, tile)
         return settings.window * (at_once + WINDOW_BYTES * height * width)

@@ -39,10 +39,15 @@ _TILE_STEP = 8
 """What sides of tiles and their overlaps are multiples of, so that each tile starts at a
 position of the priors, however often tiles were halved."""
 
-WINDOW_BYTES = 48
+WINDOW_BYTES = 40
 """Memory of a window beside the network's, per pixel of its frames: as it came, its tiles
-fused, the sums where windows meet, and what is kept for the next segment. Without the last it
-grows by 40 (`benchmarks/clip_network.py`)."""
+fused and their weights, and what is kept for the next segment. Without the last it grows by 28
+(`benchmarks/clip_network.py`)."""
+
+_WINDOW_PIXELS = 24 * 1920 * 1088
+"""Of a window's frames; larger frames come in shorter windows."""
+_FEWEST_FRAMES = 6
+"""Of a window, however large its frames are: as many as networks are trained on."""
 
 
 class ClipRestorer(Engine):
@@ -55,6 +60,7 @@ class ClipRestorer(Engine):
         cls, config: Any, settings: RestorationSettings, height: int, width: int
     ) -> SegmentGrid:
         """See `Engine`: segments end where windows do."""
+        settings = with_short_windows(settings, height, width)
         # There are no steps that carry anything from window to window.
         return segment_grid(dataclasses.replace(settings, steps=1), height, width)
 
@@ -72,6 +78,7 @@ class ClipRestorer(Engine):
         grid: SegmentGrid | None = None,
     ) -> ClipSession:
         """See `Engine`."""
+        settings = with_short_windows(settings, height, width)
         return ClipSession(self, settings, (height, width))
 
     def layout(self, settings: RestorationSettings, height: int, width: int) -> Layout:
@@ -100,6 +107,19 @@ class ClipRestorer(Engine):
         return computed(
             lambda: self.model(video, priors), self.dtype, self.device, self.warn_once
         )
+
+
+def with_short_windows(
+    settings: RestorationSettings, height: int, width: int
+) -> RestorationSettings:
+    """Return settings whose windows hold no more frames of `height` x `width` than fit.
+
+    Windows of large frames would else fill the memory: 24 of 3840x2160 take 8 GB.
+    """
+    most = max(_FEWEST_FRAMES, _WINDOW_PIXELS // (height * width))
+    if settings.window <= most:
+        return settings
+    return dataclasses.replace(settings, window=most, overlap=min(settings.overlap, most // 3))
 
 
 def aligned(layout: Layout) -> Layout:
@@ -289,11 +309,17 @@ class ClipSession(Session):
 
     def _padded_video(self, frames: DeviceFrames, window: Span) -> Tensor:
         """Return frames as video `[1, 3, T, H, W]` in -1..1, sides multiples of `SCALE`."""
-        parts = [frames.colors(index, index + 1) for index in range(*window)]
-        images = rearrange(torch.cat(parts), "t h w c -> t c h w") * 2 - 1
         below, right = (a - b for a, b in zip(self._padded, self._size, strict=True))
-        images = F.pad(images, (0, right, 0, below), mode="replicate")
-        return rearrange(images, "t c h w -> 1 c t h w")
+        video: Tensor | None = None
+        # Frame by frame, as copies of a whole window take more memory than all that follows.
+        for place, index in enumerate(range(*window)):
+            colors = rearrange(frames.colors(index, index + 1), "1 h w c -> c h w") * 2 - 1
+            padded = F.pad(colors, (0, right, 0, below), mode="replicate")
+            if video is None:
+                video = padded.new_empty(1, 3, window[1] - window[0], *self._padded)
+            video[0, :, place] = padded
+        assert video is not None
+        return video
 
 
 def _coarser(piece: Piece, factor: int) -> Piece:

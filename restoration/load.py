@@ -56,7 +56,7 @@ def load_deblurrer(
     On the CPU, weights that the file has in the dtype they are wanted in stay mapped to it.
 
     Args:
-        checkpoint: Path, or the bundled checkpoint's name.
+        checkpoint: Path, or a bundled checkpoint's name.
         device: `auto` or a torch device.
         dtype: `auto` or a name of `hardware.DTYPES`.
         first_stage: As `load_first_stage` takes it; None: without.

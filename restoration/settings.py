@@ -84,6 +84,11 @@ class RestorationSettings:
             )
 
 
+def takes_steps(config: Any) -> bool:
+    """Return whether a network denoises in steps; others heed no setting of them."""
+    return getattr(config, "takes_steps", False)
+
+
 def preset_settings(
     config: Any, preset: str, **overrides: float | str | bool | None
 ) -> RestorationSettings:

@@ -191,4 +191,4 @@ def fuse(
         weights = along[0][:, None, None] * along[1][:, None] * along[2]
         piece.cut(total).add_(predict(piece) * weights)
         weight_sum[tuple(slice(*span) for span in spans)] += weights
-    return total / weight_sum
+    return total.div_(weight_sum)

@@ -17,6 +17,17 @@ from video_deblur.restoration.streaming import segments
 from .command import command, decoded, run, write_clip
 
 
+def test_a_reader_that_leaves_early_ends_the_command_quietly():
+    with subprocess.Popen(
+        command("info", "divd-tiny"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
 def test_a_full_disk_is_one_line_and_leaves_nothing(checkpoint, tmp_path):
     clip = write_clip(tmp_path / "clip.mp4", 10, 64, 48)
     output = tmp_path / "out" / "result.mkv"

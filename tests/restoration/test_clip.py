@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -10,14 +12,18 @@ from video_deblur.models.cpgd import Cpgd
 from video_deblur.restoration import clip as clip_engine
 from video_deblur.restoration import load
 from video_deblur.restoration.borrowing import passes
-from video_deblur.restoration.clip import ClipRestorer, aligned
+from video_deblur.restoration.clip import ClipRestorer, aligned, with_short_windows
 from video_deblur.restoration.clip_priors import as_pictures, priors_of_frames
 from video_deblur.restoration.denoising.layout import halve
+from video_deblur.restoration.denoising.windows import split
 from video_deblur.restoration.settings import RestorationSettings, preset_settings
 from video_deblur.restoration.streaming import segments
+from video_deblur.restoration.streaming.segments import Segment
 from video_deblur.restoration.streaming.stream import restore_stream
 
 from ..conftest import SMALL_CPGD_CONFIG
+
+WHOLE = {"start": 0, "stop": 24, "context_start": 0, "context_stop": 24}
 
 
 class Recorded(nn.Module):
@@ -94,8 +100,10 @@ def test_windows_are_crossfaded(make_frames):
 
 @pytest.mark.parametrize("num_frames", [1, 7, 23, 40])
 @pytest.mark.parametrize("borrow", [False, True])
-def test_segments_equal_the_clip_at_once(engine, monkeypatch, num_frames, borrow):
+@pytest.mark.parametrize("most_frames", [100, 6])
+def test_segments_equal_the_clip_at_once(engine, monkeypatch, num_frames, borrow, most_frames):
     monkeypatch.setattr(segments, "_SEGMENT_PIXELS", 1)
+    monkeypatch.setattr(clip_engine, "_WINDOW_PIXELS", most_frames * 40 * 48)
     monkeypatch.setattr(passes, "_SMALLEST_SIDE", 16)
     frames = moving_frames(num_frames, 40, 48, speed=1)
     chosen = settings(borrow=borrow, scene_cuts=False)
@@ -103,6 +111,37 @@ def test_segments_equal_the_clip_at_once(engine, monkeypatch, num_frames, borrow
     streamed = np.stack(list(restore_stream(frames, engine, chosen)))
     assert np.abs(at_once - frames).max() > 5
     assert np.abs(streamed - at_once).max() <= 0.501
+
+
+@pytest.mark.parametrize(
+    ("size", "window", "overlap"),
+    [((1088, 1920), 24, 4), ((1440, 2560), 13, 4), ((2160, 3840), 6, 2), ((9000, 9000), 6, 2)],
+)
+def test_windows_of_large_frames_are_short(engine, size, window, overlap):
+    chosen = preset_settings(engine.config, "fast", window=24, overlap=4)
+    short = with_short_windows(chosen, *size)
+    assert (short.window, short.overlap) == (window, overlap)
+    assert dataclasses.replace(short, window=24, overlap=4) == chosen
+    grid = engine.grid(engine.config, chosen, *size)
+    assert (grid.window, grid.hop) == (window, window - overlap)
+    assert engine.session(chosen, *size).count(Segment(**WHOLE), (0, 24)) == sum(
+        1 + engine.layout(short, *size).count(stop - start, *size)
+        for start, stop in split(24, window, overlap)
+    )
+
+
+def test_a_window_takes_little_more_memory_than_it_has_pixels(grown_memory_bytes):
+    (grown,) = grown_memory_bytes(
+        "kept = session._padded_video(frames, (0, 24))",
+        setup="import torch\n"
+        "from types import SimpleNamespace\n"
+        "from video_deblur.restoration.clip import ClipSession\n"
+        "session = ClipSession.__new__(ClipSession)\n"
+        "session._size = session._padded = (720, 1280)\n"
+        "frames = SimpleNamespace(colors=lambda start, stop: torch.rand(1, 720, 1280, 3))\n"
+        "session._padded_video(frames, (0, 2))",
+    )
+    assert grown < 1.25 * 24 * 720 * 1280 * 12
 
 
 @pytest.mark.parametrize("borrow", [False, True])
