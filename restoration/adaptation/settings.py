@@ -21,8 +21,10 @@ class AdaptationSettings:
     reblurred_share: float = 0.25
     """Share of the crops whose sharp frames are blurred again, by kernels of the clip; the
     others, and those that nothing sharp is in, are blurry as they came."""
-    least_gain_db: float = 0.05
-    """What the frames held out must gain for the tuned network to be used."""
+    least_gain_db: float = 0.5
+    """What the network alone must gain on the frames held out for it to be used. Less may be a
+    loss: frames lend each other less where the sharp ones among them were changed
+    (docs/adaptation.md)."""
 
     def __post_init__(self) -> None:
         for name in ("updates", "clips"):
