@@ -21,7 +21,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ..models.checkpoint import BUNDLED_NAME, read_info
+from ..models.bundled import DEFAULT_DIFFUSION
+from ..models.checkpoint import read_info
 from ..models.config import UNet3DConfig
 from ..models.unet3d import UNet3D
 
@@ -36,7 +37,7 @@ def main() -> None:
     args = parser.parse_args()
     configs = {
         "public layout, full size": UNet3DConfig(in_channels=8),
-        "bundled": read_info(BUNDLED_NAME).config.unet,
+        "bundled": read_info(DEFAULT_DIFFUSION).config.unet,
     }
     print("| network | frames | latents | alive at most | bytes per value | factor |")
     print("|---|---|---|---|---|---|")

@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..models.checkpoint import BUNDLED_NAME, load_model
+from ..models.bundled import DEFAULT_DIFFUSION
+from ..models.checkpoint import load_model
 from ..restoration.borrowing.passes import borrow_stream
 from ..restoration.diffusion import Deblurrer
 from ..restoration.settings import preset_settings
@@ -68,7 +69,7 @@ def count_stream(frames: list[np.ndarray], model: Any = None) -> dict[str, float
         frames: `[H, W, 3]` each, uint8.
         model: On the CPU; None: the bundled checkpoint.
     """
-    model = load_model(BUNDLED_NAME, dtype=torch.float32) if model is None else model
+    model = load_model(DEFAULT_DIFFUSION, dtype=torch.float32) if model is None else model
     with PretendedDevice("cuda") as device, _counted_flows(device.counts):
         engine = Deblurrer(model.to(device.device), device.device)
         device.counts.clear()

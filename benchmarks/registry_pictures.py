@@ -2,7 +2,7 @@
 
     python -m video_deblur.benchmarks.registry_pictures --out docs/images
 
-The left of each picture is blurry, the right is restored by the bundled checkpoint with its
+The left of each picture is blurry, the right is restored by the default checkpoint with its
 default settings.
 """
 
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from ..evaluation.demo import CLIPS
+from ..models.bundled import DEFAULT
 from ..restoration.load import load_deblurrer
 from ..restoration.settings import preset_settings
 from ..video.pixels import to_float, to_uint8
@@ -81,7 +82,7 @@ def _frames() -> tuple[np.ndarray, np.ndarray]:
     clip = CLIPS[0]
     with clip.read("blurry") as reader:
         blurry = np.stack([frame.pixels for frame in reader])
-    deblurrer = load_deblurrer("divd-tiny")
+    deblurrer = load_deblurrer(DEFAULT)
     settings = preset_settings(deblurrer.config, "fast")
     restored = deblurrer.restore(torch.from_numpy(to_float(blurry)), settings)
     return blurry[clip.frame], to_uint8(restored[clip.frame].numpy())

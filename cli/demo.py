@@ -33,6 +33,6 @@ def _demo(args: argparse.Namespace) -> None:
         scores = (f"{s['psnr']:.2f} dB  {s['ssim']:.4f}" for s in (result.before, result.after))
         print(f"{clip.name:6}  {result.num_frames:6}  {'  '.join(scores)}", flush=True)
         files += result.files
-    print(f"{settings.steps} step(s), {time.monotonic() - started:.1f} s. Written:")
+    print(f"{args.checkpoint}, {time.monotonic() - started:.1f} s. Written:")
     for path in files:
         print(f"  {path}")

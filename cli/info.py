@@ -11,7 +11,7 @@ from typing import Any
 def add_info(commands: Any) -> None:
     """Add the parser of `info`."""
     parser = commands.add_parser("info", help="show what is in a checkpoint")
-    parser.add_argument("file", help="checkpoint file, or divd-tiny for the bundled one")
+    parser.add_argument("file", help="checkpoint file, or the name of a bundled one")
     parser.set_defaults(run=_info)
 
 

@@ -6,25 +6,37 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ..models.bundled import BUNDLED, DEFAULT, DEFAULT_DIFFUSION
 
 if TYPE_CHECKING:
     from ..restoration.engine import Engine
     from ..restoration.settings import RestorationSettings
 
+logger = logging.getLogger(__name__)
+
+_OF_STEPS = ("steps", "solver", "guidance_scale")
+"""Options that only networks which denoise in steps heed."""
 _SMALL_TILE = 256
 """Pixels of the side of a tile that takes little memory, and costs little in seams."""
 
 
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
     """Add what all commands that restore have in common."""
-    parser.add_argument("--checkpoint", default="divd-tiny", help="name or path")
+    parser.add_argument(
+        "--checkpoint",
+        default=DEFAULT,
+        help=f"a bundled one ({', '.join(BUNDLED)}) or a path (default: {DEFAULT})",
+    )
     parser.add_argument(
         "--preset",
         default="fast",
-        help="fast, detailed (four times the steps) or paper (DDIM, 50 steps)",
+        help="steps of a diffusion model: fast, detailed (four times as many) or paper (DDIM, "
+        "50 steps)",
     )
     parser.add_argument("--steps", type=int, help="denoising steps")
     parser.add_argument("--solver", help="ddim or dpmpp_2m")
@@ -99,9 +111,23 @@ def load_engine(args: argparse.Namespace) -> tuple[Engine, RestorationSettings]:
 
 
 def settings_of(config: Any, args: argparse.Namespace) -> RestorationSettings:
-    """Return the settings that the options ask for, with a checkpoint's defaults."""
-    from ..restoration.settings import preset_settings
+    """Return the settings that the options ask for, with a checkpoint's defaults.
 
+    Options of denoising steps that its network has no use for are named in a warning.
+    """
+    from ..restoration.settings import PRESET_NAMES, preset_settings, takes_steps
+
+    named = [name for name in _OF_STEPS if getattr(args, name) is not None]
+    if args.preset in PRESET_NAMES[1:]:
+        named.append("preset")
+    if named and not takes_steps(config):
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in named)
+        logger.warning(
+            "%s: no effect on %s, which takes no denoising steps; --checkpoint %s does",
+            options,
+            args.checkpoint,
+            DEFAULT_DIFFUSION,
+        )
     return preset_settings(
         config,
         args.preset,

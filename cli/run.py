@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from ..jobs.files import Resumable
 
 _SINGLE_PICTURE = (
-    "a single picture has no neighbours to take detail from: hardly anything changes with the "
-    "bundled checkpoint; a burst or a clip of the same scene gains more"
+    "a single picture has no neighbours to take detail from: expect little; a burst or a clip "
+    "of the same scene gains more"
 )
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..models import inference_layers
+from .bundled import BUNDLED, find_bundled
 from .config_fields import ConfigError, config_from_dict, config_to_dict
 from .registry import ARCHITECTURES, Architecture, architecture_of
 from .tensor_file import (
@@ -36,9 +37,7 @@ from .tensor_file import (
 
 FORMAT = 1
 METADATA_KEY = "video_deblur"
-BUNDLED_NAME = "divd-tiny (bundled)"
-BUNDLED_PATH = Path(__file__).parent / "weights" / "divd-tiny.safetensors"
-CHOOSE = "Choose a file from ComfyUI/models/video_deblur, or the bundled one."
+CHOOSE = "Choose a file from ComfyUI/models/video_deblur, or a bundled one."
 
 LICENCE = "Apache-2.0"
 """Of weights that were trained from scratch."""
@@ -81,18 +80,19 @@ def find_checkpoint(name: str | Path) -> Path:
     """Turn a name or path from the user into the path of a file.
 
     Args:
-        name: The bundled checkpoint's name (`divd-tiny`), or a path.
+        name: Of a bundled checkpoint (`bundled`), or a path.
 
     Raises:
         FileNotFoundError: If there is no such file.
     """
-    if str(name) in (BUNDLED_NAME, BUNDLED_PATH.stem):
-        return BUNDLED_PATH
+    bundled = find_bundled(str(name))
+    if bundled is not None:
+        return bundled
     path = Path(name)
     if not path.is_file():
         raise FileNotFoundError(
-            f"{name}: no such checkpoint file. Give a path, or {BUNDLED_PATH.stem!r} for the "
-            f"bundled one."
+            f"{name}: no such checkpoint file. Give a path, or the name of a bundled one: "
+            f"{', '.join(BUNDLED)}."
         )
     return path
 
@@ -101,7 +101,7 @@ def read_info(path: str | Path, *, config_type: type | None = None) -> Checkpoin
     """Read and check the header of a checkpoint, without its weights.
 
     Args:
-        path: A file, or the bundled checkpoint's name.
+        path: A file, or a bundled checkpoint's name.
         config_type: Config class of the only architecture that the caller has a use for;
             None: any.
 
@@ -172,7 +172,7 @@ def load_model(
     are converted one by one. So loading takes no more memory than the model.
 
     Args:
-        checkpoint: A file, the bundled checkpoint's name, or what `read_info` returned.
+        checkpoint: A file, a bundled checkpoint's name, or what `read_info` returned.
         device: Where the weights go.
         dtype: Dtype of the weights in memory; None keeps float32.
         pixel_dtype: The same for the parts that read or make pixels (`pixel_prefixes` of

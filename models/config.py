@@ -312,6 +312,11 @@ class DivdConfig:
     residual_decoding: bool = True
     """Decode as `blurry + D(z) - D(E_sharp(blurry))`."""
 
+    @property
+    def takes_steps(self) -> bool:
+        """Whether the number of denoising steps changes results."""
+        return True
+
     def __post_init__(self) -> None:
         latent_channels = self.autoencoder.latent_channels
         if self.unet.out_channels != latent_channels:

@@ -100,6 +100,11 @@ class CpgdConfig:
     """How clips are cut unless the user says otherwise."""
 
     @property
+    def takes_steps(self) -> bool:
+        """Whether the number of denoising steps changes results."""
+        return self.cpc is not None
+
+    @property
     def reads_priors(self) -> bool:
         """Whether results depend on coding priors."""
         return self.cpfp.priors != "none"

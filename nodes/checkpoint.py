@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import folder_paths
 from comfy_api.latest import io
 
-from ..models.checkpoint import BUNDLED_NAME, BUNDLED_PATH, read_info
+from ..models.bundled import BUNDLED, DEFAULT, DEFAULT_DIFFUSION, find_bundled, label_of
+from ..models.checkpoint import read_info
 from .backend import (
     CATEGORY,
     DTYPE_NAMES,
@@ -40,13 +42,22 @@ def register_folder() -> None:
 
 def checkpoint_input() -> io.Combo.Input:
     """Return the input that chooses a checkpoint."""
+    return _checkpoint_input(
+        [DEFAULT, *(name for name in BUNDLED if name != DEFAULT)],
+        hint=" cpgd-tiny gains more; divd-tiny is the diffusion model that samplers run too.",
+    )
+
+
+def _checkpoint_input(bundled: Sequence[str], hint: str = "") -> io.Combo.Input:
+    """Offer bundled checkpoints, the first of which is the default, and the user's files."""
     register_folder()
+    labels = [label_of(name) for name in bundled]
     return io.Combo.Input(
         "checkpoint",
-        options=[BUNDLED_NAME, *folder_paths.get_filename_list(FOLDER)],
-        default=BUNDLED_NAME,
+        options=[*labels, *folder_paths.get_filename_list(FOLDER)],
+        default=labels[0],
         tooltip="Weights to restore with: the bundled ones, or a .safetensors file from "
-        "ComfyUI/models/video_deblur.",
+        f"ComfyUI/models/video_deblur.{hint}",
     )
 
 
@@ -56,14 +67,7 @@ def checkpoint_path(name: str) -> Path:
     Raises:
         FileNotFoundError: If it is gone.
     """
-    if name == BUNDLED_NAME:
-        if not BUNDLED_PATH.is_file():
-            raise FileNotFoundError(
-                f"{BUNDLED_PATH}: the bundled checkpoint is missing. Install the extension "
-                f"again, or choose a file from ComfyUI/models/{FOLDER}."
-            )
-        return BUNDLED_PATH
-    return Path(folder_paths.get_full_path_or_raise(FOLDER, name))
+    return find_bundled(name) or Path(folder_paths.get_full_path_or_raise(FOLDER, name))
 
 
 def fingerprint(name: str | None) -> str:
@@ -119,7 +123,7 @@ class LoadCheckpoint(io.ComfyNode):
             description="Load the networks that remove motion blur.",
             search_aliases=["deblur model", "motion blur", "divd", "loader"],
             inputs=[
-                checkpoint_input(),
+                _checkpoint_input([DEFAULT_DIFFUSION]),
                 io.Combo.Input(
                     "dtype",
                     options=list(DTYPE_NAMES),

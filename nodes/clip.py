@@ -43,9 +43,10 @@ def preset_input() -> io.Combo.Input:
         "preset",
         options=list(PRESET_NAMES),
         default=PRESET_NAMES[0],
-        tooltip="fast: the checkpoint's own number of steps, 1 for the bundled one. detailed: "
-        "four times as many, a little steadier where a hand shakes; the bundled checkpoint "
-        "gains no detail from it. paper: 50 times as slow, and worse with the bundled one.",
+        tooltip="fast: the checkpoint's own number of steps, 1 for divd-tiny. detailed: "
+        "four times as many, a little steadier where a hand shakes; divd-tiny gains no detail "
+        "from it. paper: 50 times as slow, and worse with divd-tiny. cpgd-tiny takes no steps: "
+        "all three are the same.",
     )
 
 

@@ -5,7 +5,7 @@ is restored at once or segment by segment. The priors of a window are those of i
 encoded from its first one on, for the same reason, unless those of the whole clip are given.
 Where windows meet, frames are crossfaded.
 A second stage, if the network has one, samples each tile of a window from noise that belongs to
-its frames.
+its frames. Changes of a level or two of 255 are left out of the result (`coring`).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from ..models.cpgd_control import query_prior
 from ..models.cpgd_priors import SCALE, ClipPriors
 from ..models.registry import ClipNetwork
 from .clip_priors import as_pictures, priors_of_frames
+from .coring import LEVEL, cored
 from .denoising.layout import in_smaller_pieces, make_layout
 from .denoising.noise import IndexedNoise
 from .denoising.windows import Layout, Piece, Span, crossfade_weights, fuse, split
@@ -41,8 +42,10 @@ position of the priors, however often tiles were halved."""
 
 WINDOW_BYTES = 40
 """Memory of a window beside the network's, per pixel of its frames: as it came, its tiles
-fused and their weights, and what is kept for the next segment. Without the last it grows by 28
-(`benchmarks/clip_network.py`)."""
+fused and their weights (28 bytes together), and what is kept for the next segment."""
+
+_CORING = LEVEL
+"""How small a change of a frame is left out."""
 
 _WINDOW_PIXELS = 24 * 1920 * 1088
 """Of a window's frames; larger frames come in shorter windows."""
@@ -195,11 +198,13 @@ class ClipSession(Session):
                 sums[index] = total + weight * video[:, index - window[0]], whole + weight
             done = windows[number + 1][0] if number + 1 < len(windows) else span[1]
             for index in range(max(window[0], span[0]), min(done, span[1])):
+                frame = frames.colors(index, index + 1)[0]
                 if index in sums:
                     total, whole = sums.pop(index)
-                    yield rearrange(total / whole * 0.5 + 0.5, "c h w -> h w c")
+                    restored = rearrange(total / whole * 0.5 + 0.5, "c h w -> h w c")
+                    yield cored(restored, frame, _CORING)
                 else:
-                    yield frames.colors(index, index + 1)[0]
+                    yield frame
 
     def _windows(self, num_frames: int, span: Span) -> list[Span]:
         """Return the windows of a context that frames of a span lie in."""

@@ -9,8 +9,8 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from video_deblur.models.bundled import BUNDLED, label_of
 from video_deblur.models.checkpoint import (
-    BUNDLED_PATH,
     find_checkpoint,
     load_model,
     load_state_dict,
@@ -79,11 +79,11 @@ def test_a_checkpoint_may_be_read_by_whom_the_system_lets(make_checkpoint):
     assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
 
 
-def test_the_bundled_checkpoint_is_of_the_kind_it_was_before_there_were_two():
-    info = read_info(BUNDLED_PATH)
+def test_the_bundled_diffusion_model_is_of_the_kind_it_was_before_there_were_two():
+    info = read_info("divd-tiny")
     assert info.config.autoencoder.kind == "local"
-    weights = load_model(BUNDLED_PATH).state_dict()
-    stored = load_file(BUNDLED_PATH)
+    weights = load_model("divd-tiny").state_dict()
+    stored = load_file(BUNDLED["divd-tiny"])
     assert weights.keys() == stored.keys()
     assert all(torch.equal(value, stored[name].float()) for name, value in weights.items())
 
@@ -99,9 +99,8 @@ def test_a_checkpoint_may_hold_the_autoencoder_of_stable_diffusion(make_checkpoi
 def test_names_lead_to_files(make_checkpoint, tmp_path):
     path = make_checkpoint()
     assert find_checkpoint(str(path)) == path
-    assert (
-        find_checkpoint("divd-tiny (bundled)") == BUNDLED_PATH == find_checkpoint("divd-tiny")
-    )
+    for name, file in BUNDLED.items():
+        assert find_checkpoint(name) == file == find_checkpoint(label_of(name))
     for missing in (tmp_path / "none.safetensors", tmp_path):
         with pytest.raises(FileNotFoundError, match="no such checkpoint file") as caught:
             load_model(missing)

@@ -24,12 +24,24 @@ def encode(call_node, loaded, frames):
     return call_node("VideoDeblur_EncodeFrames", encoder=loaded[2], frames=frames)
 
 
-def test_checkpoints_are_listed_with_the_bundled_one_first(extension_nodes, random_checkpoint):
-    for node_id in ("LoadCheckpoint", "Deblur", "DeblurVideo"):
-        node_class = extension_nodes[f"VideoDeblur_{node_id}"]
-        options = node_class.INPUT_TYPES()["required"]["checkpoint"][1]["options"]
-        assert options[0] == "divd-tiny (bundled)"
-        assert NAME in options
+@pytest.mark.parametrize(
+    ("node_id", "bundled"),
+    [
+        ("LoadCheckpoint", ["divd-tiny (bundled)"]),
+        ("Deblur", ["cpgd-tiny (bundled)", "divd-tiny (bundled)"]),
+        ("DeblurVideo", ["cpgd-tiny (bundled)", "divd-tiny (bundled)"]),
+    ],
+)
+def test_checkpoints_are_listed_with_bundled_ones_first(
+    extension_nodes, random_checkpoint, node_id, bundled
+):
+    node_class = extension_nodes[f"VideoDeblur_{node_id}"]
+    described = node_class.INPUT_TYPES()["required"]["checkpoint"][1]
+    options = described["options"]
+    assert options[: len(bundled)] == bundled
+    assert described["default"] == bundled[0]
+    assert NAME in options
+    assert not any(name.endswith("(bundled)") for name in options[len(bundled) :])
 
 
 def test_registering_the_folder_keeps_the_paths_of_the_user(comfy, extension_nodes, tmp_path):
