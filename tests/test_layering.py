@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "benchmarks": set(FOLDERS) - {"nodes"},
 }
 """By folder; "" is the root's `__init__.py`."""
-FILE_ACCESS = {"checkpoint.py", "tensor_file.py"}
+FILE_ACCESS = {"bundled.py", "checkpoint.py", "tensor_file.py"}
 """Files of `models` that may open files, beside `import_weights`."""
 
 
