@@ -27,9 +27,18 @@ def priors_of_frames(frames: Iterable[np.ndarray]) -> ClipPriors:
 
     Returns:
         `[1, ., T, H / 4, W / 4]`, float32, on the CPU.
+
+    Raises:
+        ValueError: If PyAV, which encodes them, is not installed.
     """
     # Not at the top: ComfyUI loads the engines at start-up and needs PyAV later.
-    from ..video.coding_priors import encoded_priors
+    try:
+        from ..video.coding_priors import encoded_priors
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            "CPGD-Net finds motion by encoding frames, which needs PyAV: install it (pip "
+            "install av), or choose another checkpoint, such as divd-tiny"
+        ) from error
 
     # Frame by frame: at full size they are three times as large as the frames.
     return _joined([_pooled(known) for known in encoded_priors(frames)])
