@@ -168,8 +168,3 @@ def test_checkpoints_that_do_not_read_priors_restore_without(
     call_node(node, checkpoint=NAME, coding_priors=priors, **given)
     line = f"coding_priors: {NAME} does not read them and restores without"
     assert caplog.text.count(line) == 1
-
-
-@pytest.mark.parametrize("node", [FRAMES, VIDEO])
-def test_it_is_the_last_input(extension_nodes, node):
-    assert extension_nodes[node].define_schema().inputs[-1].id == "coding_priors"
