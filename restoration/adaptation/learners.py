@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ...models import inference_layers
+from ...models.config import DivdConfig
 from ...models.cpgd import Cpgd
+from ...models.cpgd_config import CpgdConfig
 from ...models.divd import Divd
 from ...models.registry import architecture_of
 from ...models.schedule import clean_from_velocity
@@ -97,17 +99,17 @@ def check_adaptable(config: Any, settings: RestorationSettings) -> None:
         settings: What the user chose.
     """
     architecture = architecture_of(type(config))
-    if architecture.name not in ("cpgd", "divd"):
+    if not isinstance(config, CpgdConfig | DivdConfig):
         raise ValueError(
             f"adaptation tunes DIVD and CPGD-Net; this checkpoint holds "
             f"{architecture.described}: leave adaptation out, or choose another checkpoint"
         )
-    if architecture.name == "cpgd" and config.cpc is not None:
+    if isinstance(config, CpgdConfig) and config.cpc is not None:
         raise ValueError(
             "adaptation tunes CPGD-Net without a second stage; this checkpoint has one: leave "
             "adaptation out, or choose another checkpoint"
         )
-    if architecture.name == "divd" and settings.passes > 1:
+    if isinstance(config, DivdConfig) and settings.passes > 1:
         raise ValueError(
             f"adaptation tunes what one step without guidance gives; the settings take "
             f"{settings.passes} passes: use steps 1 and guidance scale 1, or leave adaptation "

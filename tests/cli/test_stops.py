@@ -141,7 +141,9 @@ def test_a_full_disk_keeps_finished_parts_and_says_how_to_go_on(checkpoint, tmp_
         check=False,
     )
     assert result.returncode == 2, result.stderr
-    (line,) = result.stderr.splitlines()
+    # A slow machine prints how far it is before.
+    line = result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
     assert "result.mkv" in line
     assert "30 finished frames are kept, run the same command again to go on" in line
     assert not output.exists()
