@@ -13,21 +13,19 @@ import argparse
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from ..images.folders import FrameFolder
+from ..images.datasets import PairedSequence, load_dataset
 from ..restoration.adaptation.settings import AdaptationSettings
 from ..restoration.adaptation.stretches import learn_from_stretches, stretches_of
 from ..restoration.adaptation.tuning import with_engine
 from ..restoration.engine import Engine
 from ..restoration.load import load_deblurrer
 from ..restoration.settings import RestorationSettings, preset_settings
+from .pairs import psnr, read_pair
 
 _TUNABLE = ("updates", "clips", "frames", "crop", "learning_rate", "reblurred_share")
 
@@ -35,7 +33,7 @@ _TUNABLE = ("updates", "clips", "frames", "crop", "learning_rate", "reblurred_sh
 def main() -> None:
     """Measure every sequence and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("pairs", type=Path, help="folder of sequences, or of one sequence")
+    parser.add_argument("pairs", type=Path, help="folder of sequences")
     parser.add_argument("--sequences", nargs="*", help="names of those to measure: all")
     parser.add_argument("--checkpoint", default="divd-tiny")
     parser.add_argument("--dtype", default="auto")
@@ -50,8 +48,10 @@ def main() -> None:
     restoration = preset_settings(engine.config, "fast", seed=args.seed)
     settings = AdaptationSettings(**{name: getattr(args, name) for name in _TUNABLE})
     measured = []
-    for folder in _sequences(args.pairs, args.sequences):
-        measured.append(measure(engine, folder, restoration, settings))
+    for sequence in load_dataset(f"pairs:{args.pairs}"):
+        if args.sequences and sequence.name not in args.sequences:
+            continue
+        measured.append(measure(engine, sequence, restoration, settings))
         print(_row(measured[-1]), flush=True)
     names = ("alone_db", "default_db", "adapted_alone_db", "adapted_default_db", "seconds")
     mean = {name: float(np.mean([each[name] for each in measured])) for name in names}
@@ -63,7 +63,7 @@ def main() -> None:
 
 def measure(
     engine: Engine,
-    folder: Path,
+    sequence: PairedSequence,
     restoration: RestorationSettings,
     settings: AdaptationSettings,
 ) -> dict[str, Any]:
@@ -71,17 +71,17 @@ def measure(
 
     Args:
         engine: Of the checkpoint.
-        folder: Holds `blur` and `sharp`.
+        sequence: To restore.
         restoration: As of the default.
         settings: How long to learn, and how.
     """
-    blurry, sharp = (_frames(folder / name) for name in ("blur", "sharp"))
-    before = _psnr(blurry, sharp)
+    blurry, sharp = read_pair(sequence)
+    before = psnr(blurry, sharp)
     alone = dataclasses.replace(restoration, borrow=False)
 
     def gains(restorer: Engine) -> tuple[float, float]:
         alone_db, default_db = (
-            _psnr(restorer.restore(blurry, each), sharp) - before
+            psnr(restorer.restore(blurry, each), sharp) - before
             for each in (alone, restoration)
         )
         return alone_db, default_db
@@ -98,7 +98,7 @@ def measure(
         tuned = gains(with_engine(engine, adapted.weights))
     is_used = adapted.gain_db is not None and adapted.gain_db >= settings.least_gain_db
     return {
-        "sequence": folder.name,
+        "sequence": sequence.name,
         "alone_db": own[0],
         "default_db": own[1],
         "tuned_alone_db": tuned[0],
@@ -110,27 +110,6 @@ def measure(
         "seconds": wall,
         "cpu_seconds": cpu,
     }
-
-
-def _sequences(pairs: Path, names: Sequence[str] | None) -> list[Path]:
-    if (pairs / "blur").is_dir():
-        return [pairs]
-    return [
-        folder
-        for folder in sorted(pairs.iterdir())
-        if (folder / "blur").is_dir() and (not names or folder.name in names)
-    ]
-
-
-def _frames(folder: Path) -> Tensor:
-    pixels = [frame.pixels[..., :3] for frame in FrameFolder(folder)]
-    return torch.from_numpy(np.stack(pixels)).float() / 255
-
-
-def _psnr(pred: Tensor, target: Tensor) -> float:
-    # Equal pictures count as 80 dB.
-    error = (pred - target).square().mean((1, 2, 3)).clamp_min(1e-8)
-    return float((-10 * error.log10()).mean())
 
 
 def _row(each: dict[str, Any]) -> str:

@@ -67,7 +67,7 @@ def count_stream(frames: list[np.ndarray], model: Any = None) -> dict[str, float
 
     Args:
         frames: `[H, W, 3]` each, uint8.
-        model: On the CPU; None: the bundled checkpoint.
+        model: On the CPU; None: the bundled diffusion model.
     """
     model = load_model(DEFAULT_DIFFUSION, dtype=torch.float32) if model is None else model
     with PretendedDevice("cuda") as device, _counted_flows(device.counts):

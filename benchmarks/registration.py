@@ -25,14 +25,13 @@ from einops import rearrange
 from torch import Tensor
 
 from ..images.datasets import load_dataset
-from ..images.folders import read_image
 from ..restoration.borrowing.candidates import Panel
 from ..restoration.borrowing.flows import Estimate, optical_flow
 from ..restoration.borrowing.passes import borrow_stream
 from ..restoration.load import load_deblurrer
 from ..restoration.settings import preset_settings
-from ..video.pixels import to_float
 from ..video.vector_encoder import VectorEncoder
+from .pairs import psnr, read_pair
 
 _WINDOW = 5
 """Side of the box that Lucas-Kanade averages over twice, in pixels."""
@@ -159,7 +158,7 @@ def main() -> None:
     seconds: dict[str, list[float]] = {way: [0.0, 0.0] for way in args.ways}
     count = 0
     for sequence in load_dataset(f"pairs:{args.pairs}", "test"):
-        blurry, sharp = (_read(paths) for paths in (sequence.blurry, sequence.sharp))
+        blurry, sharp = read_pair(sequence)
         restored = deblurrer.restore(blurry, alone)
         count += len(blurry)
         for way in args.ways:
@@ -169,7 +168,7 @@ def main() -> None:
             borrowed = torch.stack(list(borrow_stream(panels, estimate=timed)))
             seconds[way][0] += spent[0]
             seconds[way][1] += time.process_time() - started
-            gains[way].append(_psnr(borrowed, sharp) - _psnr(blurry, sharp))
+            gains[way].append(psnr(borrowed, sharp) - psnr(blurry, sharp))
         last = {way: round(each[-1], 2) for way, each in gains.items()}
         print(sequence.name, last, flush=True)
     print("\n| motion by | gain | finding motion, per frame | all of borrowing |")
@@ -193,16 +192,6 @@ def _timed(estimate: Estimate) -> tuple[Estimate, list[float]]:
         return flow
 
     return timed, spent
-
-
-def _read(paths: list[Path] | tuple[Path, ...]) -> Tensor:
-    return torch.from_numpy(to_float(np.stack([read_image(path)[..., :3] for path in paths])))
-
-
-def _psnr(frames: Tensor, sharp: Tensor) -> float:
-    """Return the mean over frames, in dB."""
-    error = (frames - sharp).square().mean(dim=(1, 2, 3))
-    return float(-10 * error.clamp_min(1e-10).log10().mean())
 
 
 if __name__ == "__main__":

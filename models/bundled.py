@@ -1,4 +1,4 @@
-"""The checkpoints that come along. Imports nothing, so that a command line can name them."""
+"""The checkpoints that come along. Imports no torch, so that a command line can name them."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from ..models.cpgd_control import query_prior
 from ..models.cpgd_priors import SCALE, ClipPriors
 from ..models.registry import ClipNetwork
 from .clip_priors import as_pictures, priors_of_frames
-from .coring import LEVEL, cored
+from .coring import cored
 from .denoising.layout import in_smaller_pieces, make_layout
 from .denoising.noise import IndexedNoise
 from .denoising.windows import Layout, Piece, Span, crossfade_weights, fuse, split
@@ -43,9 +43,6 @@ position of the priors, however often tiles were halved."""
 WINDOW_BYTES = 40
 """Memory of a window beside the network's, per pixel of its frames: as it came, its tiles
 fused and their weights (28 bytes together), and what is kept for the next segment."""
-
-_CORING = LEVEL
-"""How small a change of a frame is left out."""
 
 _WINDOW_PIXELS = 24 * 1920 * 1088
 """Of a window's frames; larger frames come in shorter windows."""
@@ -202,7 +199,7 @@ class ClipSession(Session):
                 if index in sums:
                     total, whole = sums.pop(index)
                     restored = rearrange(total / whole * 0.5 + 0.5, "c h w -> h w c")
-                    yield cored(restored, frame, _CORING)
+                    yield cored(restored, frame)
                 else:
                     yield frame
 
@@ -315,15 +312,12 @@ class ClipSession(Session):
     def _padded_video(self, frames: DeviceFrames, window: Span) -> Tensor:
         """Return frames as video `[1, 3, T, H, W]` in -1..1, sides multiples of `SCALE`."""
         below, right = (a - b for a, b in zip(self._padded, self._size, strict=True))
-        video: Tensor | None = None
+        shape = (1, 3, window[1] - window[0], *self._padded)
+        video = torch.empty(shape, device=self._engine.device)
         # Frame by frame, as copies of a whole window take more memory than all that follows.
         for place, index in enumerate(range(*window)):
             colors = rearrange(frames.colors(index, index + 1), "1 h w c -> c h w") * 2 - 1
-            padded = F.pad(colors, (0, right, 0, below), mode="replicate")
-            if video is None:
-                video = padded.new_empty(1, 3, window[1] - window[0], *self._padded)
-            video[0, :, place] = padded
-        assert video is not None
+            video[0, :, place] = F.pad(colors, (0, right, 0, below), mode="replicate")
         return video
 
 

@@ -14,7 +14,7 @@ from video_deblur.restoration import load
 from video_deblur.restoration.borrowing import passes
 from video_deblur.restoration.clip import ClipRestorer, aligned, with_short_windows
 from video_deblur.restoration.clip_priors import as_pictures, priors_of_frames
-from video_deblur.restoration.coring import LEVEL
+from video_deblur.restoration.coring import LEVEL, cored
 from video_deblur.restoration.denoising.layout import halve
 from video_deblur.restoration.denoising.windows import split
 from video_deblur.restoration.settings import RestorationSettings, preset_settings
@@ -42,7 +42,7 @@ class Recorded(nn.Module):
 
 @pytest.fixture(autouse=True)
 def every_change_counts(monkeypatch):
-    monkeypatch.setattr(clip_engine, "_CORING", 0)
+    monkeypatch.setattr(clip_engine, "cored", lambda restored, frame: restored)
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def moving_frames(num_frames, height=48, width=64, speed=2):
 
 
 def test_the_smallest_changes_are_left_out(monkeypatch):
-    monkeypatch.setattr(clip_engine, "_CORING", LEVEL)
+    monkeypatch.setattr(clip_engine, "cored", cored)
     frames = torch.from_numpy(moving_frames(3)).float() / 255 * 0.5 + 0.2
     for levels, kept in ((0.2, 0.04), (10, 0.99)):
         network = Recorded(lambda video, priors, size=levels: 2 * size * LEVEL)
@@ -154,6 +154,7 @@ def test_a_window_takes_little_more_memory_than_it_has_pixels(grown_memory_bytes
         "from video_deblur.restoration.clip import ClipSession\n"
         "session = ClipSession.__new__(ClipSession)\n"
         "session._size = session._padded = (720, 1280)\n"
+        "session._engine = SimpleNamespace(device='cpu')\n"
         "frames = SimpleNamespace(colors=lambda start, stop: torch.rand(1, 720, 1280, 3))\n"
         "session._padded_video(frames, (0, 2))",
     )

@@ -23,11 +23,6 @@ def test_a_large_change_counts_where_it_is():
     assert change[:, 16:].max() < 0.15
 
 
-def test_without_a_level_nothing_is_left_out():
-    restored = torch.rand(8, 9, 3)
-    assert torch.equal(cored(restored, flat(0.4, 8, 9), 0), restored)
-
-
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (3, 40)])
 def test_frames_may_be_smaller_than_the_square(size):
     changed = cored(flat(0.6, *size), flat(0.4, *size))
