@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from ..evaluation.fidelity import psnr, ssim
+from ..models.bundled import DEFAULT
 from ..restoration.engine import Engine
 from ..restoration.settings import preset_settings
 from ..synthesis.camera_response import RESPONSES
@@ -264,8 +265,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure rendered clips that smear.")
     parser.add_argument("--frames", type=int, default=27)
     parser.add_argument("--size", type=int, nargs=2, default=[320, 192], help="width, height")
-    parser.add_argument("--checkpoint", default="divd-tiny")
-    parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=SETTINGS)
+    parser.add_argument("--checkpoint", default=DEFAULT)
+    parser.add_argument(
+        "--settings",
+        nargs="+",
+        default=["fast", "alone"],
+        choices=SETTINGS,
+        help="the last has no effect on checkpoints without denoising steps",
+    )
     parser.add_argument("--pairs", type=Path, help="write pairs for `evaluate` here")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--picture", type=Path)

@@ -14,7 +14,7 @@ from .data.loader import TrainingData, clip_generator
 from .preflight import described
 from .stage_trainer import MicroBatch, Request, Stage, StageTrainer, as_video
 from .stages import check_trained_parts, draw
-from .start import second_stage_config, with_second_stage
+from .start import network_of, second_stage_config, with_second_stage
 
 
 class CpgdPlan:
@@ -28,15 +28,7 @@ class CpgdPlan:
 
     def __init__(self, request: Request) -> None:
         preset = request.preset
-        if request.autoencoder is not None:
-            raise ValueError("a network of this kind has none: leave out --autoencoder")
-        if request.init is None and preset.cpgd_model is None:
-            raise ValueError("this preset starts from a checkpoint; name one with --init")
-        start = (
-            None if request.init is None else read_info(request.init, config_type=CpgdConfig)
-        )
-        config = preset.cpgd_model if start is None else start.config
-        assert isinstance(config, CpgdConfig)
+        config, start = network_of(request, preset.cpgd_model, CpgdConfig)
         self.stages: dict[str, ContentStage | CpcStage] = {
             name: getattr(preset, name) for name in preset.stages
         }

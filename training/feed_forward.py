@@ -7,7 +7,7 @@ import hashlib
 import torch
 from torch import Tensor, nn
 
-from ..models.checkpoint import LICENCE, load_model, read_info
+from ..models.checkpoint import LICENCE, load_model
 from ..models.dblrgan import Discriminator
 from ..models.dblrnet import DblrNet, DblrNetConfig, to_luma
 from .config import FEED_FORWARD_STAGES, AdversarialStage, ContentStage
@@ -16,6 +16,7 @@ from .feed_forward_stages import AdversarialTraining, ContentTraining
 from .loop import Opponent
 from .preflight import described
 from .stage_trainer import MicroBatch, Request, Stage, StageTrainer
+from .start import network_of
 
 
 class FeedForwardPlan:
@@ -29,15 +30,7 @@ class FeedForwardPlan:
 
     def __init__(self, request: Request) -> None:
         preset = request.preset
-        if request.autoencoder is not None:
-            raise ValueError("a network of this kind has none: leave out --autoencoder")
-        if request.init is None and preset.generator is None:
-            raise ValueError("this preset starts from a checkpoint; name one with --init")
-        start = (
-            None if request.init is None else read_info(request.init, config_type=DblrNetConfig)
-        )
-        config = preset.generator if start is None else start.config
-        assert isinstance(config, DblrNetConfig)
+        config, start = network_of(request, preset.generator, DblrNetConfig)
         self.stages: dict[str, ContentStage] = {n: getattr(preset, n) for n in preset.stages}
         self.clips = [clips for stage in self.stages.values() for _, clips in stage.phases]
         self.licence = LICENCE if start is None else start.licence

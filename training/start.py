@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from einops import rearrange
 
 from ..models.autoencoder import Autoencoder
-from ..models.checkpoint import load_model
+from ..models.checkpoint import CheckpointInfo, load_model, read_info
 from ..models.config import AutoencoderConfig, DivdConfig
 from ..models.cpgd import Cpgd
 from ..models.cpgd_config import CpcConfig, CpgdConfig
@@ -17,6 +18,36 @@ from ..models.divd import Divd
 from .config import CpcStage
 from .data.loader import TrainingData
 from .preflight import check_autoencoder
+from .stage_trainer import Request
+
+_Config = TypeVar("_Config")
+
+
+def network_of(
+    request: Request, own: object, config_type: type[_Config]
+) -> tuple[_Config, CheckpointInfo | None]:
+    """Return the config of the network that a request trains, without autoencoder.
+
+    Args:
+        request: What was asked for.
+        own: The preset's config; None where it only goes on with a checkpoint.
+        config_type: The only kind of network that the preset trains.
+
+    Returns:
+        The config, and the checkpoint that the run goes on with, if there is one.
+
+    Raises:
+        ValueError: If the request names an autoencoder, or neither it nor the preset a network.
+        FileNotFoundError: If there is no such checkpoint.
+    """
+    if request.autoencoder is not None:
+        raise ValueError("a network of this kind has none: leave out --autoencoder")
+    if request.init is None and own is None:
+        raise ValueError("this preset starts from a checkpoint; name one with --init")
+    start = None if request.init is None else read_info(request.init, config_type=config_type)
+    config = own if start is None else start.config
+    assert isinstance(config, config_type)
+    return config, start
 
 
 def with_statistics(
