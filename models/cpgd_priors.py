@@ -48,6 +48,15 @@ class Links(NamedTuple):
     """`[B, 1, 1, 1]`: 0 where nothing of the frame before shows, else 1."""
 
 
+def no_priors(video: Tensor) -> ClipPriors:
+    """Return priors for a video `[B, 3, T, H, W]` that say nothing, on its device."""
+    batch, _, num_frames, height, width = video.shape
+    sides = (-(-height // SCALE), -(-width // SCALE))
+    return ClipPriors(
+        *(video.new_zeros(batch, channels, num_frames, *sides) for channels in (2, 1, 1))
+    )
+
+
 def pool_priors(motion: Tensor, residual: Tensor, valid: Tensor) -> ClipPriors:
     """Bring the priors of frames to a quarter of their resolution.
 

@@ -21,7 +21,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ..models.cpgd_control import query_prior
-from ..models.cpgd_priors import SCALE, ClipPriors
+from ..models.cpgd_priors import SCALE, ClipPriors, no_priors
 from ..models.registry import ClipNetwork
 from .clip_priors import as_pictures, priors_of_frames
 from .coring import cored
@@ -268,6 +268,8 @@ class ClipSession(Session):
             frame: Its first frame, in the clip.
         """
         given = self._engine.priors
+        if not self._engine.config.reads_priors:
+            return no_priors(video)
         if given is None:
             return priors_of_frames(as_pictures(video[0]))
         height, width = self._size

@@ -103,7 +103,8 @@ class CpgdPlan:
     def _first(self, name: str, model: Cpgd, stage: ContentStage) -> Stage:
         def arguments(batch: MicroBatch, blurry: Tensor, sharp: Tensor) -> tuple[object, ...]:
             video = as_video(blurry)
-            return video, as_video(sharp), priors_of_clips(video), batch.step / stage.steps
+            priors = priors_of_clips(video, model.config)
+            return video, as_video(sharp), priors, batch.step / stage.steps
 
         return Stage(
             name=name,
@@ -124,7 +125,8 @@ class CpgdPlan:
             generators = [clip_generator(seed, batch.step, i, "draws") for i in batch.places]
             num_frames, height, width = video.shape[2:]
             draws = draw(stage, divd, (num_frames, height, width), at, generators)
-            return video, as_video(sharp), priors_of_clips(video), draws.to(video.device), at
+            priors = priors_of_clips(video, model.config)
+            return video, as_video(sharp), priors, draws.to(video.device), at
 
         return Stage(
             name=name,

@@ -10,8 +10,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..models.cpgd import Cpgd
+from ..models.cpgd_config import CpgdConfig
 from ..models.cpgd_control import Given, query_prior
-from ..models.cpgd_priors import ClipPriors
+from ..models.cpgd_priors import ClipPriors, no_priors
 from ..restoration.adaptation.losses import log_error, spectrum_l1
 from ..restoration.clip_priors import as_pictures, batched, priors_of_frames
 from ..restoration.refinement import refine
@@ -36,7 +37,7 @@ class CpfpTraining(nn.Module):
         self.model = model.requires_grad_(False).train()
         model.cpfp.requires_grad_(True)
         self.stage = stage
-        self._known = _KnownPriors()
+        self._known = _KnownPriors(model.config)
 
     def forward(
         self,
@@ -98,7 +99,7 @@ class CpcTraining(nn.Module):
         for network in (model.cpc.divd.unet, model.cpc.control):
             network.gradient_checkpointing = stage.gradient_checkpointing
         self._losses = LatentLosses(model.cpc.divd, stage, self._decode)
-        self._known = _KnownPriors()
+        self._known = _KnownPriors(model.config)
 
     def forward(
         self,
@@ -161,25 +162,29 @@ class CpcTraining(nn.Module):
 class _KnownPriors:
     """Priors of clips that are restored again and again, by their number."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: CpgdConfig) -> None:
+        self._config = config
         self._known: dict[int, ClipPriors] = {}
 
     def of(self, clip: Tensor, index: int) -> ClipPriors:
         """Return those of `[3, T, H, W]` in -1..1, on its device."""
         if index not in self._known:
-            self._known[index] = priors_of_frames(as_pictures(clip))
+            self._known[index] = priors_of_clips(clip[None], self._config)
         return self._known[index].to(clip.device)
 
 
-def priors_of_clips(clips: Tensor) -> ClipPriors:
+def priors_of_clips(clips: Tensor, config: CpgdConfig) -> ClipPriors:
     """Return what a codec finds in clips as they were degraded, each by itself.
 
     Args:
         clips: `[B, 3, T, H, W]` in -1..1.
+        config: Of the network; one that reads none gets none.
 
     Returns:
         On the device of the clips.
     """
+    if not config.reads_priors:
+        return no_priors(clips)
     with ThreadPoolExecutor() as pool:
         found: Sequence[ClipPriors] = list(pool.map(_priors_of_clip, clips.cpu()))
     return batched(found).to(clips.device)

@@ -64,6 +64,22 @@ def moving_frames(num_frames, height=48, width=64, speed=2):
     return np.stack([wide[:, start - speed * i :][:, :width] for i in range(num_frames)])
 
 
+def test_a_network_that_reads_no_priors_restores_without_a_codec(monkeypatch):
+    def encode(frames):
+        raise AssertionError("encoded")
+
+    monkeypatch.setattr(clip_engine, "priors_of_frames", encode)
+    network = Recorded()
+    first = dataclasses.replace(SMALL_CPGD_CONFIG.cpfp, priors="none")
+    network.config = dataclasses.replace(SMALL_CPGD_CONFIG, cpfp=first)
+    frames = torch.rand(3, 30, 42, 3)
+    restored = ClipRestorer(network).restore(frames, settings())
+    torch.testing.assert_close(restored, (frames + 0.05).clamp(0, 1))
+    ((_, priors),) = network.seen
+    assert [list(part.shape) for part in priors] == [[1, c, 3, 8, 11] for c in (2, 1, 1)]
+    assert all(part.eq(0).all() for part in priors)
+
+
 def test_the_smallest_changes_are_left_out(monkeypatch):
     monkeypatch.setattr(clip_engine, "cored", cored)
     frames = torch.from_numpy(moving_frames(3)).float() / 255 * 0.5 + 0.2

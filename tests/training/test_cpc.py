@@ -183,7 +183,7 @@ def batch(network, stage, frames):
     blurry = sum(sharp.roll(i, -1) for i in range(-2, 3)) / 5
     generators = [torch.Generator().manual_seed(7)]
     draws = draw(stage, network.config.cpc.divd, tuple(blurry.shape[2:]), 0.0, generators)
-    return blurry, sharp, priors_of_clips(blurry), draws
+    return blurry, sharp, priors_of_clips(blurry, network.config), draws
 
 
 def test_one_clip_is_learned(network, second, make_frames):
@@ -244,7 +244,7 @@ def test_validation_restores_as_the_engine_does(network, make_frames, second):
     clip = frames.movedim(-1, 0) * 2 - 1
     module = CpcTraining(network, second())
     ours = module.restored_clip(clip, index=3)
-    cpc, priors = network.cpc, priors_of_clips(clip[None])
+    cpc, priors = network.cpc, priors_of_clips(clip[None], network.config)
     first = network(clip[None], priors).detach()
     noise = torch.randn(1, 4, 5, 8, 12, generator=torch.Generator().manual_seed(3))
     prior = query_prior(priors)

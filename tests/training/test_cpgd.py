@@ -17,6 +17,7 @@ from video_deblur.models.config_fields import ConfigError
 from video_deblur.models.cpgd import Cpgd
 from video_deblur.models.cpgd_config import CpfpConfig
 from video_deblur.restoration.clip_priors import priors_of_frames
+from video_deblur.training import cpgd_stages
 from video_deblur.training.config import ContentStage, DataConfig, DiffusionStage, Preset
 from video_deblur.training.cpgd import is_inner_matrix
 from video_deblur.training.cpgd_stages import CpfpTraining, priors_of_clips
@@ -134,17 +135,34 @@ def test_parts_of_an_update_give_what_it_gives_at_once(tmp_path, data_folder):
 
 def test_priors_are_those_of_the_clips_as_they_were_degraded():
     clips = (torch.rand(2, 3, 3, 32, 32) * 255).round() / 127.5 - 1
-    together = priors_of_clips(clips)
+    together = priors_of_clips(clips, SMALL_CPGD_CONFIG)
     for index, clip in enumerate(clips):
         pictures = ((clip + 1) * 127.5).round().to(torch.uint8).movedim(0, -1).numpy()
         for ours, alone in zip(together, priors_of_frames(pictures), strict=True):
             assert torch.equal(ours[index : index + 1], alone)
 
 
+def test_a_network_that_reads_no_priors_is_trained_without(monkeypatch):
+    def encode(frames):
+        raise AssertionError("encoded")
+
+    monkeypatch.setattr(cpgd_stages, "priors_of_frames", encode)
+    first = dataclasses.replace(SMALL_CPGD_CONFIG.cpfp, priors="none")
+    config = dataclasses.replace(SMALL_CPGD_CONFIG, cpfp=first)
+    clips = torch.rand(2, 3, 3, 30, 32) * 2 - 1
+    priors = priors_of_clips(clips, config)
+    assert [list(part.shape) for part in priors] == [[2, c, 3, 8, 8] for c in (2, 1, 1)]
+    assert all(part.eq(0).all() for part in priors)
+    module = CpfpTraining(Cpgd(config), ContentStage(steps=1, data=DATA))
+    assert torch.equal(module.restored_clip(clips[0], 0), clips[0])
+    with pytest.raises(AssertionError, match="encoded"):
+        priors_of_clips(clips, SMALL_CPGD_CONFIG)
+
+
 def test_edges_count_by_their_weight():
     sharp = torch.rand(2, 3, 3, 16, 16) * 2 - 1
     blurry = 0.5 * sharp
-    priors = priors_of_clips(blurry)
+    priors = priors_of_clips(blurry, SMALL_CPGD_CONFIG)
     losses = []
     for weight in (0.0, 1.0, 2.0):
         stage = ContentStage(steps=1, data=DATA, high_frequency_weight=weight)
@@ -163,11 +181,14 @@ def test_the_loss_falls_to_its_least_where_all_is_restored(pixel_loss):
     blurry = sharp.clone()
     blurry[1] *= 0.5
     # A fresh network returns its input: the first clip is restored, the second is not.
-    values = module(blurry, sharp, priors_of_clips(blurry))
+    priors = priors_of_clips(blurry, SMALL_CPGD_CONFIG)
+    values = module(blurry, sharp, priors)
     assert values["loss"].shape == (2,)
     assert values["loss"][0] < values["loss"][1]
     assert values["gain_db"].tolist() == [0, 0]
-    assert torch.equal(module(blurry, None, priors_of_clips(blurry))["restored"], blurry)
+    assert torch.equal(
+        module(blurry, None, priors_of_clips(blurry, SMALL_CPGD_CONFIG))["restored"], blurry
+    )
 
 
 def test_another_kind_of_checkpoint_is_refused(tmp_path, data_folder, dblrnet_checkpoint):
