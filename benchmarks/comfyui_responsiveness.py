@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.demo import DEMO_FOLDER
+from ..models.bundled import DEFAULT
 from .clips import parse_size, write_looped
 from .comfyui_server import ComfyServer, Event, ExecutionInterruptedError, make_base_directory
 
@@ -131,7 +132,7 @@ def _upload_clip(server: ComfyServer, case: Case) -> str:
 
 
 def _graph(case: Case, clip: str, seed: int) -> dict[str, Any]:
-    deblur = {"checkpoint": "divd-tiny (bundled)", "preset": "fast", "strength": 1.0}
+    deblur = {"checkpoint": f"{DEFAULT} (bundled)", "preset": "fast", "strength": 1.0}
     deblur |= {"seed": seed}
     steps: list[tuple[str, dict[str, Any]]] = [("LoadVideo", {"file": clip})]
     if case.node == "video":

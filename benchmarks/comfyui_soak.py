@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from ..evaluation.demo import DEMO_FOLDER
+from ..models.bundled import DEFAULT
 from .clips import write_looped
 
 _FRAMES, _WIDTH, _HEIGHT = 8, 96, 64
@@ -106,7 +107,7 @@ def figures(samples: list[dict[str, float]]) -> dict[str, float]:
 
 
 def _deblur_video_graph(clip: str) -> dict[str, Any]:
-    deblur = {"checkpoint": "divd-tiny (bundled)", "preset": "fast", "strength": 1.0}
+    deblur = {"checkpoint": f"{DEFAULT} (bundled)", "preset": "fast", "strength": 1.0}
     deblur |= {"seed": 0, "codec": "h264", "crf": 14}
     save = {"filename_prefix": "soak/clip", "format": "mp4", "codec": "auto"}
     kinds = ("LoadVideo", "VideoDeblur_DeblurVideo", "SaveVideo")
