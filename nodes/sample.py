@@ -222,8 +222,8 @@ class Sample(io.ComfyNode):
                     default=_DEFAULTS.steps,
                     min=1,
                     max=1000,
-                    tooltip="Denoising steps, a whole number. One is what the bundled "
-                    "checkpoint is made for: more take longer and bring no more detail. "
+                    tooltip="Denoising steps, a whole number. One is what divd-tiny "
+                    "is made for: more take longer and bring no more detail. "
                     "Checkpoints of your own may gain.",
                 ),
                 io.Float.Input(
@@ -234,7 +234,7 @@ class Sample(io.ComfyNode):
                     step=0.1,
                     round=0.01,
                     tooltip="Classifier-free guidance, a factor. Leave it at 1: any other "
-                    "doubles the time and changes next to nothing with the bundled checkpoint "
+                    "doubles the time and changes next to nothing with divd-tiny "
                     "(at most 1 level of 255).",
                     **advanced(io.Float.Input),
                 ),

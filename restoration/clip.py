@@ -23,12 +23,13 @@ from torch import Tensor
 from ..models.cpgd_control import query_prior
 from ..models.cpgd_priors import SCALE, ClipPriors, no_priors
 from ..models.registry import ClipNetwork
-from .clip_priors import as_pictures, priors_of_frames
+from .clip_priors import as_pictures, laid_priors, priors_of_frames
 from .coring import cored
 from .denoising.layout import in_smaller_pieces, make_layout
 from .denoising.noise import IndexedNoise
 from .denoising.windows import Layout, Piece, Span, crossfade_weights, fuse, split
 from .engine import Engine, Session
+from .ensemble import Orientation, averaged
 from .frames import DeviceFrames
 from .phases import computed
 from .progress import Work
@@ -91,12 +92,20 @@ class ClipRestorer(Engine):
         )
 
     @torch.no_grad()
-    def restore_piece(self, video: Tensor, priors: ClipPriors) -> Tensor:
+    def restore_piece(
+        self,
+        video: Tensor,
+        priors: ClipPriors,
+        count: int = 1,
+        before: Callable[[], Any] = lambda: None,
+    ) -> Tensor:
         """Restore a part of a window.
 
         Args:
             video: `[1, 3, T, H, W]` in -1..1, on the device.
             priors: Of the same part.
+            count: Orientations to average; see `ensemble`.
+            before: Called before each but the first; may raise to cancel.
 
         Returns:
             The same shape, float32.
@@ -104,9 +113,14 @@ class ClipRestorer(Engine):
         Raises:
             FloatingPointError: If the network gives values that are not finite.
         """
-        return computed(
-            lambda: self.model(video, priors), self.dtype, self.device, self.warn_once
-        )
+
+        def restore(orientation: Orientation) -> Tensor:
+            seen, known = orientation.laid(video), laid_priors(priors, orientation)
+            return computed(
+                lambda: self.model(seen, known), self.dtype, self.device, self.warn_once
+            )
+
+        return averaged(restore, count, before)
 
 
 def with_short_windows(
@@ -144,7 +158,9 @@ class ClipSession(Session):
         # Latents may be coarser than priors.
         step = SCALE if cpc is None else math.lcm(SCALE, cpc.divd.downscale)
         self._padded = tuple(-(-side // step) * step for side in size)
-        self._passes = 1 if cpc is None else 1 + settings.passes
+        # Detail is sampled once, on top of what one pass restored.
+        self._orientations = settings.self_ensemble if cpc is None else 1
+        self._passes = self._orientations if cpc is None else 1 + settings.passes
         self._layout = engine.layout(settings, *size)
         self._told: set[Layout] = set()
         self._kept: dict[Span, Tensor] = {}
@@ -246,7 +262,12 @@ class ClipSession(Session):
 
         def predict(piece: Piece) -> Tensor:
             known = ClipPriors(*map(_coarser(piece, SCALE).cut, priors))
-            first = self._engine.restore_piece(piece.cut(video), known.to(self._engine.device))
+            first = self._engine.restore_piece(
+                piece.cut(video),
+                known.to(self._engine.device),
+                self._orientations,
+                work.advance,
+            )
             return refined(piece, first)
 
         def attempt(pieces: Layout) -> Tensor:

@@ -14,6 +14,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ..models.cpgd_priors import SCALE, ClipPriors, pool_priors
+from .ensemble import Orientation
 
 if TYPE_CHECKING:
     from ..video.coding_priors import CodingPriors, FramePriors
@@ -120,6 +121,15 @@ def _joined(parts: Sequence[ClipPriors]) -> ClipPriors:
     """Join those of frames to a clip's, `[1, ., T, h, w]`."""
     joined = (torch.cat(part) for part in zip(*parts, strict=True))
     return ClipPriors(*(rearrange(part, "t c h w -> 1 c t h w") for part in joined))
+
+
+def laid_priors(priors: ClipPriors, orientation: Orientation) -> ClipPriors:
+    """Return the priors of clips as they lie in an orientation."""
+    return ClipPriors(
+        orientation.laid_motion(priors.motion),
+        orientation.laid(priors.attention),
+        orientation.laid(priors.valid),
+    )
 
 
 def batched(priors: Sequence[ClipPriors]) -> ClipPriors:

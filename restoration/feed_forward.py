@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from ..models.registry import FeedForwardNetwork, RowNetwork
 from .denoising.layout import is_out_of_memory
 from .denoising.windows import Layout, Piece, Span, fuse, split
 from .engine import Engine, Session
+from .ensemble import Orientation, averaged
 from .frames import DeviceFrames
 from .phases import computed
 from .progress import Work
@@ -128,12 +130,13 @@ class FeedForward(Engine):
         return FeedForwardSession(self, settings)
 
     @torch.no_grad()
-    def restore_frames(self, frames: Tensor, tile: int) -> Tensor:
+    def restore_frames(self, frames: Tensor, tile: int, count: int = 1) -> Tensor:
         """Restore frames in a row, tile by tile.
 
         Args:
             frames: `[N + num_frames - 1, 3, H, W]`, float32 in 0..1, on the device.
             tile: Side in pixels; 0: whole frames at once.
+            count: Orientations to average; see `ensemble`.
 
         Returns:
             The N in the middle, `[N, 3, H, W]`, float32, not clamped.
@@ -144,10 +147,10 @@ class FeedForward(Engine):
         """
         reach = self.model.reach
         if reach is None:
-            return self._blended(frames, tile)
-        return self._joined(frames, tile, reach)
+            return self._blended(frames, tile, count)
+        return self._joined(frames, tile, reach, count)
 
-    def _joined(self, frames: Tensor, tile: int, reach: int) -> Tensor:
+    def _joined(self, frames: Tensor, tile: int, reach: int, count: int) -> Tensor:
         """Join tiles that were computed with all that their pixels depend on."""
         height, width = frames.shape[2:]
         restored = frames.new_empty(self._count(frames), 3, height, width)
@@ -155,13 +158,13 @@ class FeedForward(Engine):
             for left, right in split(width, tile or width, 0):
                 first, last = max(top - reach, 0), min(bottom + reach, height)
                 start, stop = max(left - reach, 0), min(right + reach, width)
-                part = self._computed(frames[:, :, first:last, start:stop])
+                part = self._computed(frames[:, :, first:last, start:stop], count)
                 restored[:, :, top:bottom, left:right] = part[
                     :, :, top - first : bottom - first, left - start : right - start
                 ]
         return restored
 
-    def _blended(self, frames: Tensor, tile: int) -> Tensor:
+    def _blended(self, frames: Tensor, tile: int, count: int) -> Tensor:
         """Blend overlapping tiles: what a network sees of a frame changes all of its result."""
         # Each restored frame is a clip of one.
         layout = Layout(
@@ -170,7 +173,7 @@ class FeedForward(Engine):
 
         def predict(piece: Piece) -> Tensor:
             seen = frames[:, :, slice(*piece.rows), slice(*piece.columns)]
-            return self._computed(seen)[:, :, None]
+            return self._computed(seen, count)[:, :, None]
 
         like = frames.new_empty(self._count(frames), 3, 1, *frames.shape[2:])
         return fuse(predict, layout, like)[:, :, 0]
@@ -178,8 +181,13 @@ class FeedForward(Engine):
     def _count(self, frames: Tensor) -> int:
         return len(frames) - self.config.num_frames + 1
 
-    def _computed(self, seen: Tensor) -> Tensor:
-        return computed(lambda: self._predicted(seen), self.dtype, self.device, self.warn_once)
+    def _computed(self, seen: Tensor, count: int) -> Tensor:
+        def restore(orientation: Orientation) -> Tensor:
+            laid = orientation.laid(seen)
+            predict = partial(self._predicted, laid)
+            return computed(predict, self.dtype, self.device, self.warn_once)
+
+        return averaged(restore, count)
 
     def _predicted(self, seen: Tensor) -> Tensor:
         if self._count(seen) > 1:
@@ -194,6 +202,7 @@ class FeedForwardSession(Session):
     def __init__(self, engine: FeedForward, settings: RestorationSettings) -> None:
         self._engine = engine
         self._settings = settings
+        self._orientations = settings.self_ensemble
         self._told: set[int] = set()
         self._one_by_one = False
 
@@ -252,7 +261,7 @@ class FeedForwardSession(Session):
         """
         while True:
             try:
-                return self._engine.restore_frames(stack, tile), tile
+                return self._engine.restore_frames(stack, tile, self._orientations), tile
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 smaller = (tile or max(stack.shape[2:])) // 2
                 several = len(stack) > self._engine.config.num_frames

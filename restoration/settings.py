@@ -7,10 +7,11 @@ from typing import Any
 
 from ..models.config import SamplingConfig
 from .denoising.sampler import SOLVERS
+from .ensemble import COUNTS
 
 PRESET_NAMES = ("fast", "detailed", "paper")
-"""`fast`: the checkpoint's own steps. `detailed`: four times as many. `paper`: DDIM with 50
-steps (Wang & Long)."""
+"""`fast`: the checkpoint's own steps. `detailed`: four times as many, or the mean of four
+orientations where a network takes no steps. `paper`: DDIM with 50 steps (Wang & Long)."""
 
 NETWORK_INPUTS = ("blurry", "first_stage")
 
@@ -45,6 +46,9 @@ class RestorationSettings:
     """Find scene cuts and end windows there, so that nothing of one scene shows in the next."""
     skip_sharp: bool = False
     """Leave frames alone that are sharp already."""
+    self_ensemble: int = 1
+    """Orientations that a network without steps restores and averages: 1, 2, 4 or 8; see
+    `ensemble`."""
     network_input: str = "blurry"
     """What the network restores: `blurry` frames, or what the `first_stage` made of them."""
 
@@ -58,6 +62,11 @@ class RestorationSettings:
             raise ValueError(f"steps must be between 1 and 1000, got {self.steps}")
         if self.solver not in SOLVERS:
             raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {self.solver!r}")
+        if self.self_ensemble not in COUNTS:
+            raise ValueError(
+                f"self ensemble must be one of {', '.join(map(str, COUNTS))}, "
+                f"got {self.self_ensemble}"
+            )
         if not 0 <= self.strength <= 1:
             raise ValueError(f"strength must be between 0 and 1, got {self.strength}")
         if not 0 <= self.guidance_scale <= 100:
@@ -113,6 +122,8 @@ def preset_settings(
         "window": sampling.window,
         "overlap": sampling.overlap,
     }
+    if preset == "detailed" and not takes_steps(config):
+        values["self_ensemble"] = 4
     values.update({name: value for name, value in overrides.items() if value is not None})
     # A smaller window given alone takes a fitting overlap with it.
     if overrides.get("overlap") is None:

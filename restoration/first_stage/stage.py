@@ -8,6 +8,7 @@ test pictures (`trial`) is not run at all.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -132,7 +133,9 @@ class FirstStageSession:
         self._stage = stage
         self._sees_all = settings.network_input == "first_stage"
         self._reach = grid.reach
-        self._session = stage.engine.session(settings, *size, grid=grid)
+        # A second look is the main network's to take.
+        once = dataclasses.replace(settings, self_ensemble=1)
+        self._session = stage.engine.session(once, *size, grid=grid)
         self._session.seek(0)
         self._kept: dict[int, Tensor | None] = {}
 

@@ -40,6 +40,18 @@ def test_steps_for_a_network_without_are_said_to_change_nothing(arguments, named
     assert not said
 
 
+def test_orientations_for_a_network_with_steps_are_said_to_change_nothing(caplog):
+    config = read_info("divd-tiny").config
+    _, said = settings(["--self-ensemble", "8", "--checkpoint", "divd-tiny"], config, caplog)
+    assert said == ["--self-ensemble: no effect on divd-tiny, which takes denoising steps"]
+    found, said = settings(["--self-ensemble", "8"], SimpleNamespace(), caplog)
+    assert found.self_ensemble == 8
+    assert not said
+    found, said = settings(["--preset", "detailed"], SimpleNamespace(), caplog)
+    assert found.self_ensemble == 4
+    assert not said
+
+
 def test_other_options_are_heeded_by_all(caplog):
     found, said = settings(["--strength", "0.5"], SimpleNamespace(), caplog)
     assert found.strength == 0.5

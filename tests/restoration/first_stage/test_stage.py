@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from itertools import islice
 from types import SimpleNamespace
 
@@ -143,6 +144,14 @@ def test_a_network_for_single_images_restores_every_frame_once(networks):
     engine = with_first(networks["divd"](), networks["image"]())
     list(restore_stream(clip(50), engine, SETTINGS))
     assert len(engine.first_stage.engine.model.seen) == 50
+
+
+def test_it_looks_once_where_the_network_looks_in_several_orientations(networks):
+    engine = with_first(networks["image"](), networks["image"]())
+    chosen = dataclasses.replace(SETTINGS, self_ensemble=4)
+    list(restore_stream(clip(5), engine, chosen))
+    assert len(engine.first_stage.engine.model.seen) == 5
+    assert len(engine.model.seen) == 20
 
 
 @pytest.mark.parametrize("main", ["divd", "image"])
