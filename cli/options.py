@@ -130,7 +130,8 @@ def settings_of(config: Any, args: argparse.Namespace) -> RestorationSettings:
             logger.warning(
                 "--self-ensemble: no effect on %s, which takes denoising steps", args.checkpoint
             )
-    elif named:
+    # A first stage may take steps, by the same settings.
+    elif named and args.first_stage is None:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in named)
         logger.warning(
             "%s: no effect on %s, which takes no denoising steps; --checkpoint %s does",

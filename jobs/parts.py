@@ -120,10 +120,12 @@ def _closed(
     pending: list[PlannedSegment], ends: Ends, config: Any, noise: FrameNoise
 ) -> PlannedPart:
     """Make a part of segments in a row, and empty their list; the noise moves past them."""
-    state = noise.state
+    # As the state of an engine without noise, so that a part is known to follow another.
+    state = b""
     height, width = pending[0].frames[0].pixels.shape[:2]
     noise_shape = engine_class(config).noise_shape(config, height, width)
     if noise_shape is not None:
+        state = noise.state
         for each in pending:
             noise.skip(each.next_context - each.segment.context_start, *noise_shape)
     start, last = pending[0].segment.start, pending[-1]

@@ -29,7 +29,7 @@ from ..models.checkpoint import CheckpointError, CheckpointInfo, load_state_dict
 from ..models.config import DivdConfig
 from ..models.hardware import choose_dtype, decode_bytes
 from ..models.image_encoder import ImageEncoder
-from ..restoration.clip import WINDOW_BYTES, ClipRestorer, with_short_windows
+from ..restoration.clip import ClipRestorer
 from ..restoration.denoising.coding import pixels_at_once
 from ..restoration.diffusion import Deblurrer
 from ..restoration.engine import Engine
@@ -157,12 +157,26 @@ class LoadedCheckpoint:
         """Return what must be loaded to restore frames."""
         return [self.model, self.vae.patcher, self.encoder]
 
-    def memory_bytes(self, settings: RestorationSettings, height: int, width: int) -> float:
-        """Return the working memory of `engine()` on frames of this size, in bytes."""
+    def memory_bytes(
+        self,
+        settings: RestorationSettings,
+        height: int,
+        width: int,
+        num_frames: int | None = None,
+    ) -> float:
+        """Return the working memory of `engine()` on frames of this size, in bytes.
+
+        Args:
+            settings: What the user chose.
+            height: Of the frames, in pixels.
+            width: Of the frames, in pixels.
+            num_frames: Of a clip that is restored at once; None: in segments.
+        """
         config = self.config.autoencoder
         size = (-(-height // config.downscale), -(-width // config.downscale))
-        shape = [settings.window, config.latent_channels, *size]
-        pixels = pixels_at_once(config, settings.window, height, width)
+        window = min(settings.window, num_frames or settings.window)
+        shape = [window, config.latent_channels, *size]
+        pixels = pixels_at_once(config, window, height, width)
         return max(self.model.model.memory_required(shape), decode_bytes(config, pixels))
 
     def engine(self) -> Engine:
@@ -206,8 +220,14 @@ class LoadedFeedForward:
         """Return what must be loaded to restore frames."""
         return [self.network]
 
-    def memory_bytes(self, settings: RestorationSettings, height: int, width: int) -> float:
-        """Return the working memory of `engine()` on frames of this size, in bytes."""
+    def memory_bytes(
+        self,
+        settings: RestorationSettings,
+        height: int,
+        width: int,
+        num_frames: int | None = None,
+    ) -> float:
+        """See `LoadedCheckpoint`."""
         model = self.network.model
         return model.bytes_per_pixel * network_pixels(model, settings, height, width)
 
@@ -225,12 +245,15 @@ class LoadedClipNetwork(LoadedFeedForward):
         """See `LoadedFeedForward`."""
         return self.config.reads_priors
 
-    def memory_bytes(self, settings: RestorationSettings, height: int, width: int) -> float:
-        """See `LoadedFeedForward`."""
-        settings = with_short_windows(settings, height, width)
-        tile = self.engine().layout(settings, height, width).tile or max(height, width)
-        at_once = self.network.model.bytes_per_pixel * min(height, tile) * min(width, tile)
-        return settings.window * (at_once + WINDOW_BYTES * height * width)
+    def memory_bytes(
+        self,
+        settings: RestorationSettings,
+        height: int,
+        width: int,
+        num_frames: int | None = None,
+    ) -> float:
+        """See `LoadedCheckpoint`."""
+        return self.engine().memory_bytes(settings, height, width, num_frames)
 
     def engine(self) -> ClipRestorer:
         """See `LoadedFeedForward`."""

@@ -160,8 +160,8 @@ def _restore_frames(
     from ..restoration.streaming.footage import survey_clip
 
     if isinstance(loaded, LoadedFeedForward):
-        height, width = frames.shape[1:3]
-        load_for(loaded, settings, height, width, first)
+        num_frames, height, width = frames.shape[:3]
+        load_for(loaded, settings, height, width, first, num_frames)
         engine = loaded.engine()
         engine.first_stage = first and first.stage
         engine.priors = priors

@@ -208,11 +208,12 @@ def load_for(
     height: int,
     width: int,
     first: UpscaleStage | None,
+    num_frames: int | None = None,
 ) -> None:
-    """Have ComfyUI load what restores frames of this size, in pixels."""
+    """Have ComfyUI load what restores frames of this size, in pixels; see `memory_bytes`."""
     from ..restoration.borrowing.passes import borrowing_bytes
 
-    memory = loaded.memory_bytes(settings, height, width)
+    memory = loaded.memory_bytes(settings, height, width, num_frames)
     # Frames borrow while the next ones are decoded.
     memory += settings.borrow * borrowing_bytes(height, width)
     if first is not None:

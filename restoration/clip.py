@@ -41,9 +41,11 @@ _TILE_STEP = 8
 """What sides of tiles and their overlaps are multiples of, so that each tile starts at a
 position of the priors, however often tiles were halved."""
 
-WINDOW_BYTES = 40
+_WINDOW_BYTES = 28
 """Memory of a window beside the network's, per pixel of its frames: as it came, its tiles
-fused and their weights (28 bytes together), and what is kept for the next segment."""
+fused and their weights."""
+_KEPT_BYTES = 12
+"""The same of a window that is kept for the next segment."""
 
 _WINDOW_PIXELS = 24 * 1920 * 1088
 """Of a window's frames; larger frames come in shorter windows."""
@@ -61,9 +63,23 @@ class ClipRestorer(Engine):
         cls, config: Any, settings: RestorationSettings, height: int, width: int
     ) -> SegmentGrid:
         """See `Engine`: segments end where windows do."""
-        settings = with_short_windows(settings, height, width)
+        settings = cls.fitted(settings, height, width)
         # There are no steps that carry anything from window to window.
         return segment_grid(dataclasses.replace(settings, steps=1), height, width)
+
+    @classmethod
+    def fitted(
+        cls, settings: RestorationSettings, height: int, width: int
+    ) -> RestorationSettings:
+        """See `Engine`: windows of large frames would else fill the memory.
+
+        24 of 3840x2160 take 8 GB.
+        """
+        most = max(_FEWEST_FRAMES, _WINDOW_PIXELS // (height * width))
+        if settings.window <= most:
+            return settings
+        overlap = min(settings.overlap, most // 3)
+        return dataclasses.replace(settings, window=most, overlap=overlap)
 
     @classmethod
     def noise_shape(cls, config: Any, height: int, width: int) -> None:
@@ -79,8 +95,34 @@ class ClipRestorer(Engine):
         grid: SegmentGrid | None = None,
     ) -> ClipSession:
         """See `Engine`."""
-        settings = with_short_windows(settings, height, width)
+        settings = self.fitted(settings, height, width)
         return ClipSession(self, settings, (height, width))
+
+    def memory_bytes(
+        self,
+        settings: RestorationSettings,
+        height: int,
+        width: int,
+        num_frames: int | None = None,
+    ) -> float:
+        """Return the working memory on frames of this size, in bytes.
+
+        Args:
+            settings: What the user chose.
+            height: Of the frames, in pixels.
+            width: Of the frames, in pixels.
+            num_frames: Of a clip that is restored at once; None: in segments.
+        """
+        settings = self.fitted(settings, height, width)
+        tile = self.layout(settings, height, width).tile or max(height, width)
+        at_once = self.model.bytes_per_pixel * min(height, tile) * min(width, tile)
+        beside, window = _WINDOW_BYTES, settings.window
+        if num_frames is None:
+            grid = self.grid(self.config, settings, height, width)
+            beside += _KEPT_BYTES * (1 + grid.context // grid.hop)
+        else:
+            window = min(window, num_frames)
+        return window * (at_once + beside * height * width)
 
     def layout(self, settings: RestorationSettings, height: int, width: int) -> Layout:
         """Return how one window of frames of `height` x `width` pixels is cut."""
@@ -121,19 +163,6 @@ class ClipRestorer(Engine):
             )
 
         return averaged(restore, count, before)
-
-
-def with_short_windows(
-    settings: RestorationSettings, height: int, width: int
-) -> RestorationSettings:
-    """Return settings whose windows hold no more frames of `height` x `width` than fit.
-
-    Windows of large frames would else fill the memory: 24 of 3840x2160 take 8 GB.
-    """
-    most = max(_FEWEST_FRAMES, _WINDOW_PIXELS // (height * width))
-    if settings.window <= most:
-        return settings
-    return dataclasses.replace(settings, window=most, overlap=min(settings.overlap, most // 3))
 
 
 def aligned(layout: Layout) -> Layout:
@@ -292,6 +321,9 @@ class ClipSession(Session):
         if not self._engine.config.reads_priors:
             return no_priors(video)
         if given is None:
+            # One frame alone has no motion.
+            if video.shape[2] == 1:
+                return no_priors(video)
             return priors_of_frames(as_pictures(video[0]))
         height, width = self._size
         pictures = list(as_pictures(video[0, ..., :height, :width]))

@@ -30,7 +30,7 @@ def priors_of_frames(frames: Iterable[np.ndarray]) -> ClipPriors:
         `[1, ., T, H / 4, W / 4]`, float32, on the CPU.
 
     Raises:
-        ValueError: If PyAV, which encodes them, is not installed.
+        ValueError: If PyAV, which encodes them, is not installed, or cannot.
     """
     # Not at the top: ComfyUI loads the engines at start-up and needs PyAV later.
     try:
@@ -41,8 +41,14 @@ def priors_of_frames(frames: Iterable[np.ndarray]) -> ClipPriors:
             "install av), or choose another checkpoint, such as divd-tiny"
         ) from error
 
-    # Frame by frame: at full size they are three times as large as the frames.
-    return _joined([_pooled(known) for known in encoded_priors(frames)])
+    try:
+        # Frame by frame: at full size they are three times as large as the frames.
+        return _joined([_pooled(known) for known in encoded_priors(frames)])
+    except ValueError as error:
+        raise ValueError(
+            f"{error}. CPGD-Net finds motion by encoding frames: choose another checkpoint, "
+            f"such as divd-tiny"
+        ) from error
 
 
 class GivenPriors:

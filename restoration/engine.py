@@ -131,13 +131,22 @@ class Engine(ABC):
         """
         return None
 
+    @classmethod
+    def fitted(
+        cls, settings: RestorationSettings, height: int, width: int
+    ) -> RestorationSettings:
+        """Return settings whose windows hold no more frames of this size than fit: here all."""
+        return settings
+
+    @property
+    def networks(self) -> list[tuple[type[Engine], Any]]:
+        """Engine and config of this network, and of the first stage."""
+        engines = [self] if self.first_stage is None else [self, self.first_stage.engine]
+        return [(type(engine), engine.config) for engine in engines]
+
     def joint_grid(self, settings: RestorationSettings, height: int, width: int) -> SegmentGrid:
         """Return how clips are cut for this network and the first stage."""
-        networks: list[tuple[type[Engine], Any]] = [(type(self), self.config)]
-        if self.first_stage is not None:
-            other = self.first_stage.engine
-            networks.append((type(other), other.config))
-        return joint_grid(networks, settings, height, width)
+        return joint_grid(self.networks, settings, height, width)
 
     @classmethod
     @abstractmethod
@@ -227,8 +236,24 @@ def joint_grid(
         width: Of the frames, in pixels.
     """
     # All that cut windows cut the same ones, as the settings say.
-    engine, config = next(
-        (each for each in networks if each[0].near(each[1]) is None), networks[0]
-    )
+    settings = joint_settings(networks, settings, height, width)
+    windowed = [each for each in networks if each[0].near(each[1]) is None]
+    grids = [
+        engine.grid(config, settings, height, width)
+        for engine, config in windowed or networks[:1]
+    ]
     nearest = max(engine.near(config) or 0 for engine, config in networks)
-    return widened(engine.grid(config, settings, height, width), nearest)
+    # One that samples in steps needs more around each segment than one that does not.
+    return widened(max(grids, key=lambda grid: (grid.context, grid.length)), nearest)
+
+
+def joint_settings(
+    networks: Sequence[tuple[type[Engine], Any]],
+    settings: RestorationSettings,
+    height: int,
+    width: int,
+) -> RestorationSettings:
+    """Return settings whose windows fit every one of some networks; arguments as above."""
+    for engine, _ in networks:
+        settings = engine.fitted(settings, height, width)
+    return settings

@@ -12,6 +12,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.codec.codec import UnknownCodecError
 from av.codec.context import Flags
 from av.error import FFmpegError
 
@@ -44,7 +45,7 @@ class VectorEncoder:
             width: Of the frames, pixels.
 
         Raises:
-            ValueError: If x264 takes no frames of this size.
+            ValueError: If x264 takes no frames of this size, or PyAV was built without it.
         """
         self._scale = 1 if min(height, width) < _SMALL else 2
         # x264 and its 4:2:0 want even sides, and a whole block of the codec is the least.
@@ -81,7 +82,13 @@ class VectorEncoder:
         return BlockMotion(found.motion * self._scale, found.known, CELL * self._scale)
 
     def _open_encoder(self) -> Any:
-        context: Any = av.CodecContext.create("libx264", "w")
+        try:
+            context: Any = av.CodecContext.create("libx264", "w")
+        except UnknownCodecError as error:
+            raise ValueError(
+                "motion vectors: this build of PyAV has no encoder libx264; install PyAV from "
+                "PyPI (pip install av)"
+            ) from error
         context.width, context.height, context.pix_fmt = self._width, self._height, "yuv420p"
         context.time_base, context.framerate = Fraction(1, 25), Fraction(25)
         context.thread_count = 1

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..borrowing.candidates import Panel
 from ..denoising.windows import Span
-from ..engine import Engine
+from ..engine import Engine, joint_settings
 from ..first_stage.stage import SeenFrames, check_network_input, panel_of
 from ..frames import ArrayFrames, DeviceFrames, rounded, to_array
 from ..phases import blend, fuse
@@ -195,6 +195,7 @@ class SegmentRestorer:
         noise_state: bytes | None = None,
         on_frame: FramesCallback | None = None,
     ) -> None:
+        settings = joint_settings(engine.networks, settings, height, width)
         self._engine = engine
         self._on_frame = on_frame
         self._settings = settings

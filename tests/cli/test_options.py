@@ -38,6 +38,9 @@ def test_steps_for_a_network_without_are_said_to_change_nothing(arguments, named
     assert [line.split(";")[0] for line in said] == [f"{named}: {expected}"]
     _, said = settings(arguments, read_info("divd-tiny").config, caplog)
     assert not said
+    # A first stage may be a network with steps.
+    _, said = settings([*arguments, "--first-stage", "divd-tiny"], without, caplog)
+    assert not said
 
 
 def test_orientations_for_a_network_with_steps_are_said_to_change_nothing(caplog):

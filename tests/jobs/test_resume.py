@@ -17,13 +17,16 @@ from video_deblur.jobs import local_pool
 from video_deblur.jobs.files import restore_ends, restore_file, restore_folder
 from video_deblur.jobs.part_store import PartStore, resume_folder
 from video_deblur.jobs.video_ends import VideoEnds
+from video_deblur.models.cpgd import Cpgd
 from video_deblur.models.dblrnet import DblrNet, DblrNetConfig
+from video_deblur.restoration.clip import ClipRestorer
 from video_deblur.restoration.diffusion import Deblurrer
 from video_deblur.restoration.feed_forward import FeedForward
 from video_deblur.restoration.first_stage.stage import FirstStage
 from video_deblur.restoration.streaming import stream
 from video_deblur.video.encoder import PacketEncoder
 
+from ..conftest import SMALL_CPGD_CONFIG
 from .footage import (
     NUM_FRAMES,
     SETTINGS,
@@ -85,6 +88,20 @@ def test_networks_without_noise_are_restored_in_parts_as_well(clip, randomise, t
     restore_file(clip, paths[1], engine, SETTINGS, codec="ffv1", resumable=chosen)
     assert np.array_equal(decoded(paths[0]), decoded(paths[1]))
     assert not np.array_equal(decoded(paths[0]), decoded(clip))
+
+
+def test_parts_in_a_row_share_windows(clip, tmp_path, monkeypatch):
+    engine = ClipRestorer(Cpgd(SMALL_CPGD_CONFIG).eval().requires_grad_(False))
+    seen, restore = [], engine.restore_piece
+    monkeypatch.setattr(engine, "restore_piece", lambda *args: seen.append(1) or restore(*args))
+    counts = []
+    for name in ("straight.mkv", "parts.mkv"):
+        path = tmp_path / name
+        chosen = resumable(path) if name == "parts.mkv" else None
+        restore_file(clip, path, engine, SETTINGS, codec="ffv1", resumable=chosen)
+        counts.append(len(seen))
+        seen.clear()
+    assert counts[0] == counts[1] > 4
 
 
 def test_h264_parts_decode_to_what_was_encoded(clip, deblurrer, tmp_path):

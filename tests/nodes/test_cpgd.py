@@ -126,9 +126,9 @@ def test_memory_counts_a_window_of_a_tile(files, load_in_nodes):
     assert small < large < huge
     # The network sees tiles of 64 pixels; the window itself grows with the frames.
     pixels = network.network.model.bytes_per_pixel * 64 * 64
-    assert large - 8 * pixels == 8 * 40 * 512 * 512
+    assert large - 8 * pixels == 8 * 64 * 512 * 512
     # Whose windows are shorter.
-    assert huge - 6 * pixels == 6 * 40 * 2160 * 3840
+    assert huge - 6 * pixels == 6 * 76 * 2160 * 3840
 
 
 @every_stage

@@ -12,7 +12,7 @@ from video_deblur.models.cpgd import Cpgd
 from video_deblur.restoration import clip as clip_engine
 from video_deblur.restoration import load
 from video_deblur.restoration.borrowing import passes
-from video_deblur.restoration.clip import ClipRestorer, aligned, with_short_windows
+from video_deblur.restoration.clip import ClipRestorer, aligned
 from video_deblur.restoration.clip_priors import as_pictures, priors_of_frames
 from video_deblur.restoration.coring import LEVEL, cored
 from video_deblur.restoration.denoising.layout import halve
@@ -151,7 +151,7 @@ def test_segments_equal_the_clip_at_once(engine, monkeypatch, num_frames, borrow
 )
 def test_windows_of_large_frames_are_short(engine, size, window, overlap):
     chosen = preset_settings(engine.config, "fast", window=24, overlap=4)
-    short = with_short_windows(chosen, *size)
+    short = engine.fitted(chosen, *size)
     assert (short.window, short.overlap) == (window, overlap)
     assert dataclasses.replace(short, window=24, overlap=4) == chosen
     grid = engine.grid(engine.config, chosen, *size)
@@ -192,6 +192,41 @@ def test_windows_that_segments_share_are_computed_once(monkeypatch, borrow):
     done = [frame for frame, _ in calls]
     assert done == sorted(done)
     assert done[-1] == 40
+
+
+@pytest.mark.parametrize("pixels", [8 * 24 * 32, 6 * 24 * 32])
+def test_memory_counts_the_windows_that_are_kept(monkeypatch, pixels):
+    monkeypatch.setattr(segments, "_SEGMENT_PIXELS", 1)
+    monkeypatch.setattr(clip_engine, "_WINDOW_PIXELS", pixels)
+    kept, once = [], clip_engine.ClipSession._window_once
+
+    def counted(session, *arguments):
+        video = once(session, *arguments)
+        kept.append(len(session._kept))
+        return video
+
+    monkeypatch.setattr(clip_engine.ClipSession, "_window_once", counted)
+    network = Recorded()
+    network.bytes_per_pixel = 0
+    engine, chosen = ClipRestorer(network), settings(borrow=True, scene_cuts=False)
+    list(restore_stream(moving_frames(40, 24, 32, speed=1), engine, chosen))
+    window = pixels // (24 * 32)
+    assert engine.memory_bytes(chosen, 24, 32) == window * (28 + 12 * max(kept)) * 24 * 32
+    assert max(kept) > 1
+    # At once nothing is kept, and of a short clip windows are short.
+    assert engine.memory_bytes(chosen, 24, 32, num_frames=40) == window * 28 * 24 * 32
+    assert engine.memory_bytes(chosen, 24, 32, num_frames=1) == 28 * 24 * 32
+
+
+def test_one_frame_is_restored_without_a_codec(monkeypatch, engine, make_frames):
+    frame = make_frames(1, 40, 56)
+    expected = engine.restore(frame, settings())
+
+    def encode(frames):
+        raise AssertionError("encoded")
+
+    monkeypatch.setattr(clip_engine, "priors_of_frames", encode)
+    assert torch.equal(engine.restore(frame, settings()), expected)
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (17, 30), (90, 131)])

@@ -7,6 +7,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from av.codec.codec import UnknownCodecError
+from video_deblur.video import vector_encoder
 from video_deblur.video.coding_priors import check_belongs, encoded_priors, gather_priors
 
 from .moving_clips import (
@@ -26,6 +28,18 @@ from .moving_clips import (
 def test_a_size_that_x264_refuses_is_told_in_one_line():
     with pytest.raises(ValueError, match=r"^motion vectors: x264 takes no frames of 33000x16 "):
         gather_priors(encoded_priors([np.zeros((16, 33000, 3), np.uint8)]))
+
+
+def test_a_pyav_without_x264_is_told_in_one_line(monkeypatch):
+    class WithoutX264:
+        @staticmethod
+        def create(name, mode):
+            raise UnknownCodecError(name)
+
+    # The module's own name of it: PyAV's class takes no other methods.
+    monkeypatch.setattr(vector_encoder.av, "CodecContext", WithoutX264)
+    with pytest.raises(ValueError, match=r"this build of PyAV has no encoder libx264; install"):
+        list(encoded_priors([np.zeros((16, 16, 3), np.uint8)] * 2))
 
 
 @pytest.mark.parametrize("step", [(3, -2), (-5, 4), (20, 9), (1.25, -0.75)])

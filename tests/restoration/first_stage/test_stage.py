@@ -13,7 +13,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from video_deblur.models.cpgd import Cpgd
 from video_deblur.models.dblrnet import DblrNet, DblrNetConfig
+from video_deblur.restoration.clip import ClipRestorer
 from video_deblur.restoration.diffusion import Deblurrer
 from video_deblur.restoration.feed_forward import FeedForward
 from video_deblur.restoration.first_stage import stage
@@ -28,6 +30,7 @@ from video_deblur.restoration.streaming.stream import (
     restore_stream,
 )
 
+from ...conftest import SMALL_CPGD_CONFIG
 from ..borrowing.test_passes import texture
 
 pytestmark = pytest.mark.usefixtures("any_first_stage")
@@ -294,6 +297,22 @@ def test_a_widened_grid_holds_frames_around_all_that_is_restored(near, window, o
         assert segment.context_stop == 400 or segment.context_stop - last >= near
         assert segment.context_start % plain.hop == 0
     assert [segment.start for segment in plan[1:]] == [segment.stop for segment in plan[:-1]]
+
+
+@pytest.mark.parametrize("first", ["cpgd", "divd"])
+def test_networks_of_windows_cut_the_same_with_what_each_needs_around(networks, first):
+    networks["cpgd"] = lambda: ClipRestorer(Cpgd(SMALL_CPGD_CONFIG))
+    (main,) = {"cpgd", "divd"} - {first}
+    engine = with_first(networks[main](), networks[first]())
+    sampled = dataclasses.replace(SETTINGS, steps=4)
+    alone = networks["divd"]().joint_grid(sampled, 16, 24)
+    assert alone.context > networks["cpgd"]().joint_grid(sampled, 16, 24).context
+    assert engine.joint_grid(sampled, 16, 24) == alone
+    wide = dataclasses.replace(SETTINGS, window=16)
+    large = engine.joint_grid(wide, 2160, 3840)
+    assert large.window == 6
+    restorer = stream.SegmentRestorer(engine, wide, 2160, 3840)
+    assert restorer._settings.window == 6
 
 
 def test_without_one_fusion_gets_no_candidate(networks, panels):
