@@ -1,4 +1,4 @@
-"""Video Deblur: motion deblurring with a conditional latent video diffusion model.
+"""Video Deblur: removes motion blur, with small trained networks and a latent diffusion model.
 
 This folder is both a ComfyUI extension (a clone under `custom_nodes/`) and the Python
 package `video_deblur`. Nothing heavy is imported here, so that ComfyUI starts fast.
