@@ -54,7 +54,6 @@ class Adaptation:
         self._source = Path(args.input)
         self._restoration = restoration
         self._settings = AdaptationSettings()
-        self._kept: Any = None
         self.report: dict[str, Any] = {}
         """What came of it, as JSON values."""
 
@@ -72,6 +71,7 @@ class Adaptation:
         from ..restoration.adaptation.tuning import with_engine
 
         self._check_ends()
+        kept = None
         if resumable is not None:
             identity = {
                 **resumable.identity,
@@ -80,7 +80,7 @@ class Adaptation:
                 "dtype": str(engine.dtype),
                 "deinterlace": self._args.deinterlace,
             }
-            self._kept = Kept.beside(self._ends.output, identity)
+            kept = Kept.beside(resumable.folder, identity)
         started = time.monotonic()
         with memory_advice(self._restoration, engine.device.type, lambda: self._ends.size):
             adapted = adapt_to_file(
@@ -89,7 +89,7 @@ class Adaptation:
                 self._restoration,
                 self._settings,
                 deinterlace=self._args.deinterlace,
-                kept=self._kept,
+                kept=kept,
                 callback=ProgressBar(f"learning from {self._source.name}", "steps"),
             )
         end_progress_line()
@@ -106,7 +106,11 @@ class Adaptation:
                 seed=self._restoration.seed,
             )
             print(f"{self._args.save_adapted}: the tuned weights")
-        return with_engine(engine, adapted.weights), self._with_weights(resumable)
+        if resumable is not None and kept is not None:
+            # Parts depend on it now.
+            identity = {**resumable.identity, "adaptation": kept.digest}
+            resumable = dataclasses.replace(resumable, identity=identity)
+        return with_engine(engine, adapted.weights), resumable
 
     def _check_ends(self) -> None:
         """Find before the work what keeps input or output from being used."""
@@ -117,18 +121,6 @@ class Adaptation:
                 self._ends.check_encoder()
         finally:
             logging.disable(logging.NOTSET)
-
-    def finish(self) -> None:
-        """Remove what was kept for going on: the output is complete."""
-        if self._kept is not None:
-            self._kept.remove()
-
-    def _with_weights(self, resumable: Resumable | None) -> Resumable | None:
-        """Return what parts depend on now."""
-        if resumable is None:
-            return None
-        identity = {**resumable.identity, "adaptation": self._kept.digest}
-        return dataclasses.replace(resumable, identity=identity)
 
 
 def check_adaptation_options(args: argparse.Namespace) -> None:

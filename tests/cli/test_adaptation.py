@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 from video_deblur.cli import main
 from video_deblur.images.folders import FrameFolderWriter
-from video_deblur.jobs import parts
+from video_deblur.jobs import adaptation, parts
 from video_deblur.jobs.part_store import PartStore
 from video_deblur.models.checkpoint import read_info, save_checkpoint
+from video_deblur.models.tensor_file import read_header
 from video_deblur.restoration.adaptation import settings as adaptation_settings
 from video_deblur.restoration.adaptation import stretches, tuning
 from video_deblur.restoration.streaming import segments
+from video_deblur.video.writer import VideoWriter
 
 from ..restoration.adaptation.test_material import one_sharp_frame
 from ..restoration.adaptation.test_tuning import SHORT, spoilt_engine
@@ -47,6 +50,41 @@ def folder(tmp_path) -> Path:
         for index, pixels in enumerate((frames * 255).round().byte().numpy()):
             writer.write(pixels, f"{index}.png")
     return path
+
+
+@pytest.fixture
+def learned(monkeypatch) -> list[tuple[object, ...]]:
+    """Something is learned at once; how often, and from what."""
+    weights = spoilt_engine(0.1).model.state_dict()
+    halves = {name: value.half() for name, value in weights.items()}
+    calls: list[tuple[object, ...]] = []
+
+    def learn(*arguments):
+        calls.append(arguments)
+        return tuning.Adapted(weights=halves, gain_db=1.0)
+
+    monkeypatch.setattr(adaptation, "learn_from_stretches", learn)
+    return calls
+
+
+IN_PARTS = ("--resume", "--codec", "ffv1", "--no-borrow")
+
+
+def stop_after_a_part(monkeypatch, capsys, *arguments: object) -> None:
+    """Run a command that is stopped once a part is finished."""
+    add = PartStore.add
+
+    def stop(store, *part):
+        add(store, *part)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PartStore, "add", stop)
+        assert run(capsys, *arguments)[0] == 130
+
+
+def hidden_files(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if path.name.startswith(".")}
 
 
 def options(folder: Path, output: Path, cpgd: Path) -> tuple[object, ...]:
@@ -101,20 +139,12 @@ def test_a_stopped_run_goes_on_with_what_it_learned(
         dropped = tuning.Adapted(weights=None, gain_db=-0.4)
         monkeypatch.setattr(stretches, "adapt", lambda *_: dropped)
     whole, output = tmp_path / "whole.mkv", tmp_path / "out.mkv"
-    arguments = ("--resume", "--codec", "ffv1", "--no-borrow", "--overlap", 0, "--window", 2)
+    arguments = (*IN_PARTS, "--overlap", 0, "--window", 2)
     assert run(capsys, *options(folder, whole, cpgd), *arguments)[0] == 0
-
-    add = PartStore.add
-
-    def stop(store, *part):
-        add(store, *part)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(PartStore, "add", stop)
-        assert run(capsys, *options(folder, output, cpgd), *arguments)[0] == 130
-    hidden = {path.name for path in tmp_path.iterdir() if path.name.startswith(".out")}
-    assert hidden == {".out.mkv.resume", ".out.mkv.adapted.safetensors"}
+    stop_after_a_part(monkeypatch, capsys, *options(folder, output, cpgd), *arguments)
+    kept = tmp_path / ".out.mkv.adapted.safetensors"
+    assert hidden_files(tmp_path) == {".out.mkv.resume", kept.name}
+    assert (len(read_header(kept)) > 1) == used, "no weights but those that are used"
 
     def learned_again(*_):
         raise AssertionError("what was learned is kept")
@@ -122,7 +152,47 @@ def test_a_stopped_run_goes_on_with_what_it_learned(
     monkeypatch.setattr(stretches, "adapt", learned_again)
     assert run(capsys, *options(folder, output, cpgd), *arguments)[0] == 0
     assert np.array_equal(decoded(whole), decoded(output))
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    assert not hidden_files(tmp_path)
+
+
+def test_what_was_learned_is_kept_in_a_new_folder(
+    folder, cpgd, learned, tmp_path, capsys, monkeypatch
+):
+    output = tmp_path / "new" / "deep" / "out.mkv"
+    arguments = (*options(folder, output, cpgd), *IN_PARTS)
+    stop_after_a_part(monkeypatch, capsys, *arguments)
+    assert run(capsys, *arguments)[0] == 0
+    assert len(learned) == 1
+    assert [path.name for path in output.parent.iterdir()] == ["out.mkv"]
+
+
+def test_a_run_that_finishes_without_it_removes_what_was_learned(
+    folder, cpgd, learned, tmp_path, capsys, monkeypatch
+):
+    output = tmp_path / "out.mkv"
+    arguments = (*options(folder, output, cpgd), *IN_PARTS)
+    stop_after_a_part(monkeypatch, capsys, *arguments)
+    assert ".out.mkv.adapted.safetensors" in hidden_files(tmp_path)
+    assert run(capsys, *(each for each in arguments if each != "--adapt"))[0] == 0
+    assert not hidden_files(tmp_path)
+
+
+def test_a_video_that_ends_early_leaves_nothing_of_what_was_learned(
+    cpgd, learned, tmp_path, capsys
+):
+    clip, output = tmp_path / "clip.mkv", tmp_path / "out.mkv"
+    rate, noise = Fraction(25), np.random.default_rng(0)
+    with VideoWriter(
+        clip, width=96, height=96, time_base=1 / rate, average_rate=rate, codec="ffv1"
+    ) as writer:
+        for index in range(8):
+            writer.write(noise.integers(0, 256, (96, 96, 3), np.uint8), index)
+    data = clip.read_bytes()
+    clip.write_bytes(data[: len(data) * 3 // 4])
+    said = refused(capsys, *options(clip, output, cpgd), *IN_PARTS)
+    assert f"frames before that are restored in {output}" in said
+    assert output.exists()
+    assert not hidden_files(tmp_path)
 
 
 def test_other_settings_learn_again(folder, cpgd, tmp_path, capsys, monkeypatch):
