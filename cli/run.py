@@ -123,6 +123,8 @@ def _run(args: argparse.Namespace) -> None:
         found["adaptation"] = adaptation.report
     result.update(seconds=elapsed, **found, **described(args, settings))
     write_json(args.json_path, result)
+    if adaptation is not None:
+        adaptation.check_saved()
 
 
 def _resumable(args: argparse.Namespace, output: Path) -> Resumable:

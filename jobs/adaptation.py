@@ -164,13 +164,17 @@ def save_adapted(
     """Write what was learned as a checkpoint of its own.
 
     Args:
-        path: Target, replaced if it exists.
+        path: Target, replaced if it exists; missing folders are made.
         checkpoint: What it began with; gives config, licence and provenance.
         adapted: With weights.
         clip: Name of the clip.
         seed: Of the adaptation.
+
+    Raises:
+        OSError: If the disk is full or cannot be written.
     """
     assert adapted.weights is not None
+    path.parent.mkdir(parents=True, exist_ok=True)
     info = read_info(checkpoint)
     known = {"clip": clip, "seed": seed, "gain_db": adapted.gain_db}
     save_checkpoint(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
+import shutil
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from video_deblur.cli import main
 from video_deblur.images.folders import FrameFolderWriter
 from video_deblur.jobs import adaptation, parts
 from video_deblur.jobs.part_store import PartStore
+from video_deblur.models.bundled import BUNDLED
 from video_deblur.models.checkpoint import read_info, save_checkpoint
 from video_deblur.models.tensor_file import read_header
 from video_deblur.restoration.adaptation import settings as adaptation_settings
@@ -222,8 +226,6 @@ def test_wrong_options_are_refused_in_one_line(folder, cpgd, tmp_path, capsys, c
     said = refused(capsys, *adapt[:-1], "--save-adapted", saved)
     assert "goes with --adapt" in said
     assert "name a .safetensors file" in refused(capsys, *adapt, "--save-adapted", "a.pth")
-    missing = tmp_path / "missing" / "tuned.safetensors"
-    assert "does not exist" in refused(capsys, *adapt, "--save-adapted", missing)
     said = refused(capsys, *adapt, "--checkpoint", checkpoint, "--steps", 4)
     assert "adaptation tunes what one step without guidance gives" in said
     said = refused(capsys, *options(folder / "0.png", tmp_path / "out.png", cpgd))
@@ -231,3 +233,75 @@ def test_wrong_options_are_refused_in_one_line(folder, cpgd, tmp_path, capsys, c
     output.mkdir()
     (output / "other.txt").write_text("kept")
     assert "is not empty" in refused(capsys, *adapt), "before anything is learned"
+
+
+@pytest.mark.parametrize(
+    "role", ["checkpoint", "first stage", "input", "output", "report", "bundled checkpoint"]
+)
+def test_tuned_weights_replace_nothing_that_the_run_needs(
+    role, folder, cpgd, learned, tmp_path, capsys, monkeypatch
+):
+    clip, output = tmp_path / "clip.safetensors", tmp_path / "out.safetensors"
+    first, report = tmp_path / "first.safetensors", tmp_path / "report.safetensors"
+    bundled = tmp_path / "bundled.safetensors"
+    for path in (clip, first, bundled):
+        shutil.copy(cpgd, path)
+    monkeypatch.setitem(BUNDLED, "cpgd-tiny", bundled)
+    files = [cpgd, first, clip, output, report, bundled]
+    roles = ["checkpoint", "first stage", "input", "output", "report", "bundled checkpoint"]
+    taken = dict(zip(roles, files, strict=True))[role]
+    monkeypatch.chdir(tmp_path)
+    source = clip if role == "input" else folder
+    arguments = (*options(source, output, cpgd), "--first-stage", first, "--json", report)
+    said = refused(capsys, *arguments, "--save-adapted", taken.name)
+    assert f"{taken.name}: --save-adapted would replace the {role} {taken}" in said
+    link = tmp_path / "link.safetensors"
+    if taken.exists():
+        os.link(taken, link)
+        said = refused(capsys, *arguments, "--save-adapted", link)
+        assert f"{link}: --save-adapted would replace the {role} {taken}" in said
+    assert not learned
+    assert not output.exists()
+
+
+def test_where_tuned_weights_cannot_be_written_nothing_is_learned(
+    folder, cpgd, learned, tmp_path, capsys, monkeypatch
+):
+    output, occupied = tmp_path / "out", tmp_path / "folder.safetensors"
+    occupied.mkdir()
+    adapt = (*options(folder, output, cpgd), "--save-adapted")
+    assert "is a folder" in refused(capsys, *adapt, occupied)
+    assert "is a file" in refused(capsys, *adapt, cpgd / "tuned.safetensors")
+    said = refused(capsys, *adapt, output / "tuned.safetensors")
+    assert f"lies in the output {output}" in said, "which would no longer be empty"
+    # What the system says of such a folder, whoever runs the tests.
+    new, access = tmp_path / "new", os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != new and access(path, mode))
+    said = refused(capsys, *adapt, new / "tuned.safetensors")
+    assert f"the folder {new} cannot be written to" in said
+    assert not learned
+    assert not new.exists()
+
+
+def test_tuned_weights_may_lie_in_a_new_folder(folder, cpgd, learned, tmp_path, capsys):
+    saved = tmp_path / "new" / "deep" / "tuned.safetensors"
+    adapt = (*options(folder, tmp_path / "out", cpgd), "--no-borrow")
+    assert run(capsys, *adapt, "--save-adapted", saved)[0] == 0
+    assert read_info(saved).provenance["steps"] == 7
+
+
+def test_the_clip_is_restored_though_tuned_weights_cannot_be_written(
+    folder, cpgd, learned, tmp_path, capsys, monkeypatch
+):
+    def fail(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    first, second, report = (tmp_path / name for name in ("first", "second", "report.json"))
+    saved = tmp_path / "tuned.safetensors"
+    assert run(capsys, *options(folder, first, cpgd), "--no-borrow")[0] == 0
+    monkeypatch.setattr(adaptation, "save_checkpoint", fail)
+    arguments = (*options(folder, second, cpgd), "--no-borrow", "--json", report)
+    said = refused(capsys, *arguments, "--save-adapted", saved)
+    assert f"{saved}: the tuned weights could not be written (No space left" in said
+    assert pixels_of(first) == pixels_of(second)
+    assert json.loads(report.read_text())["adaptation"]["used"] is True
