@@ -59,7 +59,7 @@ class Adaptation:
         self._restoration = restoration
         self._settings = AdaptationSettings()
         self._not_saved: str | None = None
-        self.report: dict[str, Any] = {}
+        self.report: dict[str, Any] = {"used": False, "gain_db": None, "seconds": 0.0}
         """What came of it, as JSON values."""
 
     def learn(
@@ -79,6 +79,9 @@ class Adaptation:
         from ..jobs.part_store import file_identity
         from ..restoration.adaptation.tuning import with_engine
 
+        if self._restoration.strength == 0 and self._args.save_adapted is None:
+            print(f"{self._source.name}: nothing is learned, as --strength 0 gives the input")
+            return engine, resumable
         self._check_ends()
         kept = None
         if resumable is not None:

@@ -44,6 +44,14 @@ def adapt_input() -> io.Boolean.Input:
     )
 
 
+def learns(adapt: bool, settings: RestorationSettings) -> bool:
+    """Tell whether networks are to learn: not where the result is the input anyway."""
+    if adapt and settings.strength == 0:
+        logger.info("adapt: strength 0 gives the input, nothing is learned")
+        return False
+    return adapt
+
+
 def learned_from_frames(
     frames: Tensor, loaded: Loaded, checkpoint: str, settings: RestorationSettings
 ) -> Loaded:

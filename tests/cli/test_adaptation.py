@@ -199,6 +199,21 @@ def test_a_video_that_ends_early_leaves_nothing_of_what_was_learned(
     assert not hidden_files(tmp_path)
 
 
+def test_without_strength_nothing_is_learned(folder, cpgd, learned, tmp_path, capsys):
+    first, second = tmp_path / "first", tmp_path / "second"
+    saved, report = tmp_path / "tuned.safetensors", tmp_path / "report.json"
+    arguments = [*options(folder, first, cpgd), "--strength", 0, "--json", report]
+    assert main([str(each) for each in arguments]) == 0
+    assert "frames: nothing is learned, as --strength 0" in capsys.readouterr().out
+    assert not learned
+    assert json.loads(report.read_text())["adaptation"]["used"] is False
+    arguments = (*options(folder, second, cpgd), "--strength", 0, "--save-adapted", saved)
+    assert run(capsys, *arguments)[0] == 0
+    assert len(learned) == 1
+    assert read_info(saved).provenance["adaptation"]["gain_db"] == 1.0
+    assert pixels_of(first) == pixels_of(second)
+
+
 def test_other_settings_learn_again(folder, cpgd, tmp_path, capsys, monkeypatch):
     output = tmp_path / "out.mkv"
 
