@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from video_deblur.cli import main
+from video_deblur.cli.main import build_parser
 from video_deblur.images.folders import FrameFolderWriter
 from video_deblur.jobs import adaptation, parts
 from video_deblur.jobs.part_store import PartStore
@@ -21,6 +22,7 @@ from video_deblur.models.checkpoint import read_info, save_checkpoint
 from video_deblur.models.tensor_file import read_header
 from video_deblur.restoration.adaptation import settings as adaptation_settings
 from video_deblur.restoration.adaptation import stretches, tuning
+from video_deblur.restoration.adaptation.settings import AdaptationSettings
 from video_deblur.restoration.streaming import segments
 from video_deblur.video.writer import VideoWriter
 
@@ -320,3 +322,10 @@ def test_the_clip_is_restored_though_tuned_weights_cannot_be_written(
     assert f"{saved}: the tuned weights could not be written (No space left" in said
     assert pixels_of(first) == pixels_of(second)
     assert json.loads(report.read_text())["adaptation"]["used"] is True
+
+
+def test_the_help_names_the_gain_below_which_it_is_dropped(capsys):
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["run", "--help"])
+    least = f"dropped where it gains less than {AdaptationSettings().least_gain_db:g} dB"
+    assert least in " ".join(capsys.readouterr().out.split())
