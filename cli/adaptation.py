@@ -5,16 +5,20 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..models.bundled import BUNDLED
+from ..video.output_place import made_folder
 from .options import memory_advice
 from .progress import ProgressBar, end_progress_line
 
 if TYPE_CHECKING:
     from ..jobs.ends import Ends
     from ..jobs.files import Resumable
+    from ..restoration.adaptation.tuning import Adapted
     from ..restoration.engine import Engine
     from ..restoration.settings import RestorationSettings
 
@@ -24,13 +28,14 @@ def add_adaptation_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--adapt",
         action="store_true",
-        help="tune a copy of the network on the clip itself before it is restored, where that "
-        "gains on frames held out (docs/adaptation.md)",
+        help="tune a copy of the network on the clip itself before it is restored; dropped "
+        "where it gains less than 0.5 dB on frames held out (docs/adaptation.md)",
     )
     parser.add_argument(
         "--save-adapted",
         metavar="FILE",
-        help="with --adapt: write the tuned weights as a checkpoint (.safetensors)",
+        help="with --adapt: write the tuned weights as a checkpoint (.safetensors); no file is "
+        "written where what was learned is dropped",
     )
 
 
@@ -54,8 +59,8 @@ class Adaptation:
         self._source = Path(args.input)
         self._restoration = restoration
         self._settings = AdaptationSettings()
-        self._kept: Any = None
-        self.report: dict[str, Any] = {}
+        self._not_saved: str | None = None
+        self.report: dict[str, Any] = {"used": False, "gain_db": None, "seconds": 0.0}
         """What came of it, as JSON values."""
 
     def learn(
@@ -66,12 +71,20 @@ class Adaptation:
         Args:
             engine: Of the checkpoint.
             resumable: Of the run; None: nothing is kept.
+
+        Raises:
+            FileNotFoundError, ValueError, OSError: If input or output cannot be used, or the
+                network cannot learn.
         """
-        from ..jobs.adaptation import Kept, adapt_to_file, save_adapted
+        from ..jobs.adaptation import Kept, adapt_to_file
         from ..jobs.part_store import file_identity
         from ..restoration.adaptation.tuning import with_engine
 
+        if self._restoration.strength == 0 and self._args.save_adapted is None:
+            print(f"{self._source.name}: nothing is learned, as --strength 0 gives the input")
+            return engine, resumable
         self._check_ends()
+        kept = None
         if resumable is not None:
             identity = {
                 **resumable.identity,
@@ -80,7 +93,7 @@ class Adaptation:
                 "dtype": str(engine.dtype),
                 "deinterlace": self._args.deinterlace,
             }
-            self._kept = Kept.beside(self._ends.output, identity)
+            kept = Kept.beside(resumable.folder, identity)
         started = time.monotonic()
         with memory_advice(self._restoration, engine.device.type, lambda: self._ends.size):
             adapted = adapt_to_file(
@@ -89,7 +102,7 @@ class Adaptation:
                 self._restoration,
                 self._settings,
                 deinterlace=self._args.deinterlace,
-                kept=self._kept,
+                kept=kept,
                 callback=ProgressBar(f"learning from {self._source.name}", "steps"),
             )
         end_progress_line()
@@ -100,13 +113,30 @@ class Adaptation:
         if adapted.weights is None:
             return engine, resumable
         if self._args.save_adapted is not None:
-            save_adapted(
-                *(Path(self._args.save_adapted), self._args.checkpoint, adapted),
-                clip=self._source.name,
-                seed=self._restoration.seed,
-            )
-            print(f"{self._args.save_adapted}: the tuned weights")
-        return with_engine(engine, adapted.weights), self._with_weights(resumable)
+            self._save(adapted)
+        if resumable is not None and kept is not None:
+            # Parts depend on it now.
+            identity = {**resumable.identity, "adaptation": kept.digest}
+            resumable = dataclasses.replace(resumable, identity=identity)
+        return with_engine(engine, adapted.weights), resumable
+
+    def check_saved(self) -> None:
+        """Raise OSError, after the work, if the tuned weights could not be written."""
+        if self._not_saved is not None:
+            raise OSError(self._not_saved)
+
+    def _save(self, adapted: Adapted) -> None:
+        from ..jobs.adaptation import save_adapted
+
+        path = Path(self._args.save_adapted)
+        clip, seed = self._source.name, self._restoration.seed
+        try:
+            save_adapted(path, self._args.checkpoint, adapted, clip, seed)
+        except OSError as error:
+            # The clip is restored all the same.
+            cause = error.strerror or error
+            self._not_saved = f"{path}: the tuned weights could not be written ({cause})"
+        print(self._not_saved or f"{path}: the tuned weights")
 
     def _check_ends(self) -> None:
         """Find before the work what keeps input or output from being used."""
@@ -118,21 +148,14 @@ class Adaptation:
         finally:
             logging.disable(logging.NOTSET)
 
-    def finish(self) -> None:
-        """Remove what was kept for going on: the output is complete."""
-        if self._kept is not None:
-            self._kept.remove()
-
-    def _with_weights(self, resumable: Resumable | None) -> Resumable | None:
-        """Return what parts depend on now."""
-        if resumable is None:
-            return None
-        identity = {**resumable.identity, "adaptation": self._kept.digest}
-        return dataclasses.replace(resumable, identity=identity)
-
 
 def check_adaptation_options(args: argparse.Namespace) -> None:
-    """Raise ValueError, before any work, if what is to be written cannot be."""
+    """Find before any work what keeps the tuned weights from being written.
+
+    Raises:
+        ValueError: If the options do not fit, or the file is none or one that the run needs.
+        OSError: If its folder cannot be made or written to.
+    """
     if args.save_adapted is None:
         return
     path = Path(args.save_adapted)
@@ -140,10 +163,40 @@ def check_adaptation_options(args: argparse.Namespace) -> None:
         raise ValueError(f"{path}: --save-adapted goes with --adapt")
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: name a .safetensors file for the tuned weights")
-    if not path.absolute().parent.is_dir():
-        raise FileNotFoundError(
-            f"{path}: the folder {path.absolute().parent} does not exist, create it first"
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder, name a file in it")
+    for role, other in _taken(args):
+        if _is_same(path, other):
+            raise ValueError(
+                f"{path}: --save-adapted would replace {role} {other}, name another file"
+            )
+    if Path(args.output).resolve() in path.resolve().parents:
+        raise ValueError(
+            f"{path}: lies in the output {args.output}, name a file outside for --save-adapted"
         )
+    folder = path.absolute().parent
+    with made_folder(folder):
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(f"{path}: the folder {folder} cannot be written to")
+
+
+def _taken(args: argparse.Namespace) -> list[tuple[str, Path]]:
+    """Return the files of a run that tuned weights must not replace, and what each is."""
+    named = [
+        ("the checkpoint", args.checkpoint),
+        ("the first stage", args.first_stage),
+        ("the input", args.input),
+        ("the output", args.output),
+        ("the report", args.json_path),
+    ]
+    taken = [(role, Path(name)) for role, name in named if name is not None]
+    return taken + [("the bundled checkpoint", path) for path in BUNDLED.values()]
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    if path.exists() and other.exists():
+        return path.samefile(other)
+    return path.resolve() == other.resolve()
 
 
 def _told(is_used: bool, gain_db: float | None) -> str:

@@ -120,10 +120,11 @@ def _run(args: argparse.Namespace) -> None:
     if deblurrer.first_stage is not None:
         found["first_stage_not_trusted"] = deblurrer.first_stage.not_trusted
     if adaptation is not None:
-        adaptation.finish()
         found["adaptation"] = adaptation.report
     result.update(seconds=elapsed, **found, **described(args, settings))
     write_json(args.json_path, result)
+    if adaptation is not None:
+        adaptation.check_saved()
 
 
 def _resumable(args: argparse.Namespace, output: Path) -> Resumable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -12,10 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..images.folders import FrameFolder
-from ..models.checkpoint import CheckpointError, load_state_dict, read_info, save_checkpoint
-from ..models.tensor_file import file_digest
+from ..models.checkpoint import read_info, save_checkpoint
+from ..models.tensor_file import (
+    described_tensors,
+    file_digest,
+    read_header,
+    read_tensors,
+    write_tensors,
+)
 from ..restoration.adaptation.learners import check_adaptable
 from ..restoration.adaptation.settings import AdaptationSettings
 from ..restoration.adaptation.stretches import learn_from_stretches, plan_stretches
@@ -25,59 +33,58 @@ from ..restoration.engine import Engine
 from ..restoration.progress import ProgressCallback
 from ..restoration.settings import RestorationSettings
 from ..video.frames import VideoFrame
-from ..video.hidden_names import hidden_sibling
 from ..video.source import VideoError
 from .kinds import input_kind
+from .part_store import adapted_file
 
 _PROVENANCE = "adaptation"
-"""Key in the provenance of an adapted checkpoint."""
+"""Key in the provenance of an adapted checkpoint, and in the header of what is kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
-    """Where a resumable run keeps what was learned until its output is complete."""
+    """Where a resumable run keeps what was learned until its output is complete.
+
+    A safetensors file with the weights, or without any where what was learned is dropped.
+    """
 
     path: Path
-    """Hidden, beside the output."""
+    """Removed with the parts: see `PartStore.remove`."""
     identity: dict[str, Any]
     """JSON values that what is learned depends on besides the settings."""
 
     @classmethod
-    def beside(cls, output: Path, identity: dict[str, Any]) -> Kept:
-        """Name the file of an output."""
-        path = hidden_sibling(output.absolute(), ".adapted.safetensors")
-        return cls(path=path, identity=identity)
+    def beside(cls, folder: Path, identity: dict[str, Any]) -> Kept:
+        """Name the file that belongs to a folder of parts."""
+        return cls(path=adapted_file(folder), identity=identity)
 
     def read(self, made_from: dict[str, Any]) -> Adapted | None:
         """Return what a run that was stopped has learned from the same; None: nothing."""
         if not self.path.exists():
             return None
         try:
-            info = read_info(self.path)
-            known = info.provenance.get(_PROVENANCE, {})
-            if known.get("made_from") != made_from:
+            header = read_header(self.path)
+            known = json.loads(header.pop("__metadata__")[_PROVENANCE])
+            if known["made_from"] != made_from:
                 return None
-            weights = load_state_dict(info) if known["used"] else None
-            if weights is not None:
-                # Copied: the file is removed before the engine.
-                weights = {name: value.clone() for name, value in weights.items()}
-            return Adapted(weights=weights, gain_db=known["gain_db"])
-        except (CheckpointError, KeyError):
+            tensors = described_tensors(self.path, header)
+            # Copied: the file is removed before the engine.
+            weights = {name: value.clone() for name, value in read_tensors(self.path, tensors)}
+            return Adapted(weights=weights or None, gain_db=known["gain_db"])
+        except (ValueError, KeyError):
             return None
 
-    def write(self, made_from: dict[str, Any], engine: Engine, adapted: Adapted) -> None:
-        """Keep what was learned, or that it was dropped."""
-        known = {
-            "made_from": made_from,
-            "used": adapted.weights is not None,
-            "gain_db": adapted.gain_db,
-        }
-        weights = engine.model.state_dict() if adapted.weights is None else adapted.weights
-        save_checkpoint(self.path, weights, engine.config, provenance={_PROVENANCE: known})
+    def write(self, made_from: dict[str, Any], adapted: Adapted) -> None:
+        """Keep what was learned, or that it was dropped; missing folders are made.
 
-    def remove(self) -> None:
-        """Remove the file: the output is complete."""
-        self.path.unlink(missing_ok=True)
+        Raises:
+            OSError: If the disk is full or cannot be written.
+        """
+        weights = adapted.weights or {}
+        shapes = {name: tuple(value.shape) for name, value in weights.items()}
+        known = json.dumps({"made_from": made_from, "gain_db": adapted.gain_db})
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_tensors(self.path, shapes, weights.items(), torch.float16, {_PROVENANCE: known})
 
     @property
     def digest(self) -> str:
@@ -113,6 +120,7 @@ def adapt_to_file(
     Raises:
         FileNotFoundError, ValueError: If the input cannot be read, is one picture, or the
             network cannot learn.
+        OSError: If what was learned cannot be kept.
     """
 
     def clip() -> AbstractContextManager[tuple[Iterable[Sequence[np.ndarray]], int]]:
@@ -146,7 +154,7 @@ def adapt_once(
             engine, stretches, num_frames, restoration, settings, callback
         )
     if kept is not None:
-        kept.write(made_from, engine, adapted)
+        kept.write(made_from, adapted)
     return adapted
 
 
@@ -156,13 +164,17 @@ def save_adapted(
     """Write what was learned as a checkpoint of its own.
 
     Args:
-        path: Target, replaced if it exists.
+        path: Target, replaced if it exists; missing folders are made.
         checkpoint: What it began with; gives config, licence and provenance.
         adapted: With weights.
         clip: Name of the clip.
         seed: Of the adaptation.
+
+    Raises:
+        OSError: If the disk is full or cannot be written.
     """
     assert adapted.weights is not None
+    path.parent.mkdir(parents=True, exist_ok=True)
     info = read_info(checkpoint)
     known = {"clip": clip, "seed": seed, "gain_db": adapted.gain_db}
     save_checkpoint(

@@ -150,8 +150,10 @@ class PartStore:
                 start += size
 
     def remove(self) -> None:
-        """Remove the folder: the output is complete."""
+        """Remove the folder and what was learned for it: the output is complete."""
         shutil.rmtree(self.folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            adapted_file(self.folder).unlink()
 
     def _take_up(self) -> None:
         for leftover in self.folder.glob(".*.part-*"):
@@ -197,12 +199,18 @@ def kept_parts(store: PartStore, output: Path) -> Iterator[PartStore]:
         raise OSError(error.errno, cause) from error
     finally:
         if not store.num_kept:
-            store.remove()
+            # What was learned stays for the next run.
+            shutil.rmtree(store.folder, ignore_errors=True)
 
 
 def resume_folder(output: Path) -> Path:
     """Return the hidden folder beside an output that keeps its finished parts."""
     return hidden_sibling(output.absolute(), ".resume")
+
+
+def adapted_file(folder: Path) -> Path:
+    """Return the file beside a folder of parts that keeps what was learned from the clip."""
+    return folder.with_suffix(".adapted.safetensors")
 
 
 def checkpoint_identity(path: Path) -> dict[str, Any]:

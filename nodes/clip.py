@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..restoration.frames import usable_frames
 from ..restoration.settings import PRESET_NAMES, RestorationSettings, preset_settings
-from .adaptation import adapt_input, learned_from_frames
+from .adaptation import adapt_input, learned_from_frames, learns
 from .backend import (
     CATEGORY,
     LoadedCheckpoint,
@@ -137,7 +137,7 @@ class Deblur(io.ComfyNode):
         if weights is not None and not weights.any():
             return io.NodeOutput(frames)
         priors = used_priors(coding_priors, loaded, checkpoint, len(frames))
-        if adapt:
+        if learns(adapt, settings):
             loaded = learned_from_frames(frames, loaded, checkpoint, settings)
         with used_first_stage(first_stage) as first:
             restored = _restore_frames(frames, loaded, settings, first, priors)
@@ -294,7 +294,7 @@ class DeblurVideo(io.ComfyNode):
                 checkpoint=checkpoint,
                 first=first,
                 priors=used_priors(coding_priors, loaded, checkpoint),
-                adapt=adapt,
+                adapt=learns(adapt, settings),
             )
             if has_other_frames(video):
                 path = restore_components(video, job)

@@ -104,9 +104,8 @@ def restore_file(
             return WindowEnds(source, path, codec, crf, start_s=start_s, duration_s=duration_s)
         return VideoEnds(source, path, codec, crf)
 
-    kept: Kept | None = None
     if job.adapt:
-        kept = Kept(path=folder.with_name(f"{folder.name}.adapted.safetensors"), identity=work)
+        kept = Kept.beside(folder, work)
         with temporary_file(suffix) as unused:
             ends = make_ends(unused)
             ends.check = raise_if_cancelled
@@ -129,8 +128,6 @@ def restore_file(
             check=raise_if_cancelled,
             cancelled_by=(comfy.model_management.InterruptProcessingException,),
         )
-    if kept is not None:
-        kept.remove()
     if job.priors and len(job.priors) > report.num_frames:
         # Only now: what a file says of its length may be wrong.
         logger.warning(

@@ -124,6 +124,23 @@ def test_cancelling_while_it_learns_leaves_nothing(
     assert set(folder.iterdir()) == before
 
 
+@pytest.mark.parametrize("node", [FRAMES, VIDEO])
+def test_without_strength_nothing_is_learned(
+    node, comfy, call_node, our_module, frames, tmp_path, monkeypatch
+):
+    def learn(*_):
+        raise AssertionError("the result is the input anyway")
+
+    monkeypatch.setattr(our_module("jobs.adaptation"), "learn_from_stretches", learn)
+    path = write_clip(tmp_path / "clip.mp4", frames, Fraction(25))
+    given = {"frames": frames}
+    if node == VIDEO:
+        given = {"video": comfy.api.InputImpl.VideoFromFile(str(path))}
+    (restored,) = call_node(node, **given, checkpoint=NAME, strength=0, adapt=True)
+    if node == FRAMES:
+        assert torch.equal(restored, frames)
+
+
 def test_networks_that_do_not_learn_are_refused_in_one_line(call_node, frames):
     with pytest.raises(ValueError, match=r"without a second stage.*leave adaptation out"):
         call_node(FRAMES, frames=frames, checkpoint=STAGES[2], adapt=True)
