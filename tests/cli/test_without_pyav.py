@@ -36,13 +36,23 @@ def test_a_folder_of_pngs_is_restored_without_pyav(checkpoint, tmp_path):
     assert not np.array_equal(restored, cv2.imread(str(source / "1.png")))
 
 
-def test_the_default_checkpoint_says_that_it_needs_pyav(tmp_path):
+def test_the_default_checkpoint_says_that_it_needs_pyav_for_clips(tmp_path):
     source, output = tmp_path / "in", tmp_path / "out"
     source.mkdir()
-    cv2.imwrite(str(source / "0.png"), np.zeros((16, 24, 3), np.uint8))
     command = [sys.executable, "-c", _WITHOUT_PYAV, "run", str(source), "-o", str(output)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
+
+    def run():
+        return subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
+
+    for index in range(2):
+        cv2.imwrite(str(source / f"{index}.png"), np.zeros((16, 24, 3), np.uint8))
+    done = run()
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert "needs PyAV: install it (pip install av)" in line
     assert not output.exists()
+    # A single picture has no motion to be found.
+    (source / "1.png").unlink()
+    done = run()
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in output.iterdir()] == ["0.png"]

@@ -47,6 +47,18 @@ def test_frames_are_restored_as_the_library_does(call_node, files, frames, name)
     assert torch.equal(other, restored) == (name == STAGES[1])
 
 
+def test_detailed_averages_orientations_where_there_are_no_steps(call_node, files, frames):
+    engine = load_deblurrer(files[STAGES[1]], "cpu")
+    settings = preset_settings(engine.config, "fast", self_ensemble=4)
+    expected = engine.restore(frames, settings)
+    detailed, fast = (
+        call_node(FRAMES, frames=frames, checkpoint=STAGES[1], preset=preset)[0]
+        for preset in ("detailed", "fast")
+    )
+    torch.testing.assert_close(detailed, expected, atol=1e-5, rtol=0)
+    assert (detailed - fast).abs().max() > 1e-3
+
+
 @every_stage
 def test_a_video_is_restored_as_by_the_command_line(
     comfy, call_node, files, clip, tmp_path, name
