@@ -266,13 +266,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=27)
     parser.add_argument("--size", type=int, nargs=2, default=[320, 192], help="width, height")
     parser.add_argument("--checkpoint", default=DEFAULT)
-    parser.add_argument(
-        "--settings",
-        nargs="+",
-        default=["fast", "alone"],
-        choices=SETTINGS,
-        help="the last has no effect on checkpoints without denoising steps",
-    )
+    parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=SETTINGS)
     parser.add_argument("--pairs", type=Path, help="write pairs for `evaluate` here")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--picture", type=Path)

@@ -19,7 +19,7 @@ from video_deblur.restoration.streaming import segments
 from video_deblur.restoration.streaming.stream import restore_stream
 
 from ..conftest import SMALL_CPGD_CONFIG
-from .test_clip import moving_frames
+from .test_clip import moving_frames, settings
 
 MIRRORED = [(), (-1,), (-2,), (-2, -1)]
 
@@ -33,10 +33,6 @@ def every_change_counts(monkeypatch):
 def engine(randomise) -> ClipRestorer:
     network = Cpgd(SMALL_CPGD_CONFIG).eval().requires_grad_(False)
     return ClipRestorer(randomise(network, 0.1, add=True))
-
-
-def settings(**values) -> RestorationSettings:
-    return RestorationSettings(**{"borrow": False, "window": 8, "overlap": 2, **values})
 
 
 def seen_by(count):
