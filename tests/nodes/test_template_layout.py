@@ -26,6 +26,10 @@ _DRAWN = """
     const [x, y, width, height] = node.getBounding();
     return [node.id, [x, y, x + width, y + height]];
   })),
+  groups: app.graph._groups.map((group) => {
+    const [x, y, width, height] = group._bounding;
+    return [group.title, [x, y, x + width, y + height]];
+  }),
   links: [...app.graph.links.values()].map((link) => ({
     ends: [link.origin_id, link.target_id],
     from: [...app.graph.getNodeById(link.origin_id).getOutputPos(link.origin_slot)],
@@ -212,6 +216,20 @@ def test_no_link_passes_behind_a_node_in_the_page(path, opened):
     assert len(drawn["links"]) == len(json.loads(path.read_text())["links"])
     assert hidden(drawn["links"], drawn["boxes"]) == set()
     assert not [pair for pair in combinations(drawn["boxes"].values(), 2) if overlap(*pair)]
+
+
+@by_name
+def test_groups_hold_their_nodes_as_the_page_draws_them(path, opened):
+    drawn = opened.page.evaluate(_DRAWN)
+    assert len(drawn["groups"]) == len(json.loads(path.read_text())["groups"])
+    for group_title, around in drawn["groups"]:
+        inside = [box for box in drawn["boxes"].values() if overlap(box, around)]
+        assert inside, group_title
+        for left, top, right, bottom in inside:
+            assert around[0] < left, group_title
+            assert around[1] < top, group_title
+            assert right < around[2], group_title
+            assert bottom < around[3], (group_title, bottom)
 
 
 @by_name
