@@ -36,7 +36,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "detailed": {"preset": "detailed"},
 }
 """What is compared: the default, and one change at a time. Alone means without borrowing."""
-_SUB_FRAMES = 32
+_SUB_FRAMES = 33
 _GHOSTS = 4
 _RESTS, _MOVES, _WAY = 5, 4, 4.0
 """Frames that a gesture rests, and then moves; how many frames of steady

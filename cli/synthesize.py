@@ -17,7 +17,10 @@ def add_synthesize(commands: Any) -> None:
     parser.add_argument("--frames", type=int, default=24, help="frames per sequence")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--average", type=int, default=0, help="average this many frames instead of shaking"
+        "--average",
+        type=int,
+        default=0,
+        help="average so many frames of a high-speed video (an odd number) instead of shaking",
     )
     parser.set_defaults(run=_synthesize)
 

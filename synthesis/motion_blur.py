@@ -142,7 +142,7 @@ def average_frames(
 
     Args:
         frames: uint8 `[N, 3, H, W]`, sharp frames at a high rate.
-        num_averaged: Frames k per blurry frame; below 8 the steps tend to show.
+        num_averaged: Frames k per blurry frame, an odd number; below 9 the steps tend to show.
         response: Index into `camera_response.RESPONSES`.
         stride: Frames from one blurry frame to the next; default: `num_averaged`, which is an
             exposure ratio of 1. A larger stride closes the shutter in between.
@@ -155,9 +155,10 @@ def average_frames(
         ValueError: If fewer than `num_averaged` frames are given or the numbers make no sense.
     """
     stride = stride or num_averaged
-    if num_averaged < 1 or stride < 1 or not 0 <= response < len(RESPONSES):
+    is_odd = num_averaged > 0 and num_averaged % 2
+    if not is_odd or stride < 1 or not 0 <= response < len(RESPONSES):
         raise ValueError(
-            f"expected num_averaged and stride of at least 1 and a response below "
+            f"expected an odd num_averaged, a stride of at least 1 and a response below "
             f"{len(RESPONSES)}, got {num_averaged}, {stride} and {response}"
         )
     if len(frames) < num_averaged:

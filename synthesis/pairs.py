@@ -7,6 +7,7 @@ or, if it was filmed at a high rate, averaged over consecutive frames.
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,12 +29,15 @@ from .motion_blur import (
     compress_h264,
     compress_jpeg,
     degrade,
-    shake_clips,
+    render_clips,
 )
+from .shot import Shot, draw_shot
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 _MARGIN = 0.1
 """Share of each side that is cropped away, so that the shaking camera has room to move."""
+_MOST_DRAWS = 50
+"""Of camera paths, until one stays inside the source."""
 _MIN_SIDE = 32
 
 
@@ -66,8 +70,9 @@ def synthesize_pairs(
         num_frames: Length of each sequence. A shorter video gives fewer frames.
         seed: The same seed, inputs and numbers give the same files.
         config: What motion to draw; default: `ShakeConfig()`.
-        average: Consecutive frames of a high-speed video to average into one (8 or more look
-            natural); 0 shakes videos instead. Photos are always shaken.
+        average: Consecutive frames of a high-speed video to average into one, an odd number
+            (9 or more look natural), so that one of them is the middle of the exposure; 0
+            shakes videos instead. Photos are always shaken.
         jpeg_quality: 1 to 100: send blurry frames through JPEG.
         h264_crf: 0 to 51: send blurry frames through H.264.
         callback: Called with (sequences done, sequences in all), also before the first.
@@ -84,6 +89,8 @@ def synthesize_pairs(
         raise ValueError(
             f"expected num_frames >= 1 and average >= 0, got {num_frames} and {average}"
         )
+    if average and average % 2 == 0:
+        raise ValueError(f"average must be odd, so that there is a middle frame, got {average}")
     sources = _list_sources(inputs)
     options = _Options(num_frames, config or ShakeConfig(), average, jpeg_quality, h264_crf)
     folders = _name_sequences(sources, output)
@@ -154,14 +161,37 @@ def _synthesize(
                 f"{int(_MIN_SIDE / (1 - 2 * _MARGIN)) + 1} pixels"
             )
         length = options.num_frames if is_photo else len(frames)
-        blurry, sharp = shake_clips(frames[None], length, size, options.config, [generator])
-        blurry, sharp = blurry[0], sharp[0]
+        shot = _draw_inside(length, size, options.config, generator, (height, width))
+        blurry, sharp = (clip[0] for clip in render_clips(frames[None], [shot]))
     blurry = _to_frames(degrade(blurry[None], [generator])[0])
     if options.jpeg_quality is not None:
         blurry = compress_jpeg(blurry, options.jpeg_quality)
     if options.h264_crf is not None:
         blurry = compress_h264(blurry, options.h264_crf)
     return blurry, _to_frames(sharp)
+
+
+def _draw_inside(
+    num_frames: int,
+    size: tuple[int, int],
+    config: ShakeConfig,
+    generator: torch.Generator,
+    source: tuple[int, int],
+) -> Shot:
+    """Draw a shot that does not look beyond its source, or of many the one that does least.
+
+    What lies beyond is a mirror image, which moves against the camera.
+    """
+    least, chosen = math.inf, None
+    for _ in range(_MOST_DRAWS):
+        shot = draw_shot(num_frames, size, config, generator)
+        beyond = shot.overreach(*source)
+        if beyond < least:
+            least, chosen = beyond, shot
+        if least == 0:
+            break
+    assert chosen is not None
+    return chosen
 
 
 def _to_frames(video: Tensor) -> np.ndarray:

@@ -51,6 +51,14 @@ class Shot:
     mask: np.ndarray | None = None
     """float32 `[64, 64]`: that picture covers where this smooth field is above 0."""
 
+    def overreach(self, height: int, width: int) -> float:
+        """Return how far the camera looks beyond a source, in source pixels; 0: nowhere."""
+        half_h, half_w = self.size[0] / 2, self.size[1] / 2
+        corners = np.array([[x, y, 1] for x in (-half_w, half_w) for y in (-half_h, half_h)])
+        seen = self.scene.sub_frames[:, :, None] @ corners[..., None]
+        x, y = np.abs(seen[..., :2, 0] / seen[..., 2:, 0]).reshape(-1, 2).max(0)
+        return float(max(x - width / 2, y - height / 2, 0))
+
     def part(self, start: int, stop: int) -> Shot:
         """Return some of the frames as a shot of their own, which renders to the same."""
         return replace(

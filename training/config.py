@@ -11,7 +11,7 @@ from ..models.config import DivdConfig, ImageEncoderConfig
 from ..models.config_fields import ConfigError
 from ..models.cpgd_config import CpgdConfig
 from ..models.dblrnet import DblrNetConfig
-from .data_config import DataConfig, phases_of
+from .data_config import DataConfig, check_batches, phases_of
 from .data_config import check_numbers as _check
 from .feed_forward_config import AdversarialStage, ContentStage
 
@@ -25,7 +25,7 @@ CPGD_STAGES = ("cpfp", "cpc")
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderStage:
-    """Stage 0: the autoencoder alone, on single sharp and blurry frames."""
+    """Stage 0: the autoencoder alone, on single sharp frames."""
 
     steps: int
     """Updates."""
@@ -96,7 +96,8 @@ class DiffusionStage:
     sharp clips drown the rest, and the network learns to leave everything alone."""
     min_snr_gamma: float | None = None
     """Weigh timesteps by min(SNR, gamma) / (SNR + 1) (arXiv 2303.09556, for v); None: evenly.
-    The last timestep, without signal, then has weight 0."""
+    The last timestep, without signal, then has weight 0: before `mixed_from` the pixel loss
+    alone trains."""
     offset_noise: float = 0.0
     """Standard deviation of noise that is the same over each channel of a frame."""
     pixel_loss: Literal["off", "last", "decoder"] = "last"
@@ -130,12 +131,19 @@ class DiffusionStage:
         _check(self, 0, "gradient_clip", "latent_floor", "pixel_floor", above=True)
         if self.min_snr_gamma is not None:
             _check(self, 0, "min_snr_gamma", above=True)
-        share = self.data.clips_per_batch
-        if self.accumulation < 1 or share % self.accumulation:
+        shares = self.last_timestep_share + self.high_timestep_share
+        if shares > 1 + 1e-6:
             raise ConfigError(
-                f"clips_per_batch ({share}) must be a multiple of accumulation "
-                f"({self.accumulation})"
+                f"last_timestep_share and high_timestep_share add up to {shares:g}, expected "
+                "1 or less"
             )
+        if self.min_snr_gamma is not None and self.mixed_from and self.pixel_loss != "last":
+            raise ConfigError(
+                f"min_snr_gamma gives the last timestep weight 0, and up to mixed_from "
+                f"({self.mixed_from:g}) there is no other: set mixed_from to 0, or pixel_loss "
+                'to "last"'
+            )
+        check_batches(self.accumulation, self.data, easy_data=self.easy_data)
         if not self.trains:
             raise ConfigError("trains names nothing to train")
 
@@ -241,6 +249,10 @@ class Preset:
     def is_cpgd(self) -> bool:
         """Whether its stages train CPGD-Net."""
         return any(getattr(self, name) is not None for name in CPGD_STAGES)
+
+    def data_seed(self, stage: int) -> int:
+        """Return the seed of a stage's clips, another one for every stage and every seed."""
+        return 1000 * self.seed + stage
 
     def only(self, names: Sequence[str]) -> Preset:
         """Return the preset with some of its stages alone.

@@ -98,7 +98,7 @@ class CpgdPlan:
         return read_info(path, config_type=DivdConfig)
 
     def _seed(self, name: str) -> int:
-        return self._request.preset.seed + 21 + CPGD_STAGES.index(name)
+        return self._request.preset.data_seed(21 + CPGD_STAGES.index(name))
 
     def _first(self, name: str, model: Cpgd, stage: ContentStage) -> Stage:
         def arguments(batch: MicroBatch, blurry: Tensor, sharp: Tensor) -> tuple[object, ...]:

@@ -65,6 +65,21 @@ def phases_of(
     return [*phases, (start, last)] if start < steps else phases
 
 
+def check_batches(accumulation: int, data: DataConfig, **early: DataConfig | None) -> None:
+    """Check that a stage's batches are of one size, and that it can be computed in parts."""
+    share = data.clips_per_batch
+    if accumulation < 1 or share % accumulation:
+        raise ConfigError(
+            f"clips_per_batch ({share}) must be a multiple of accumulation ({accumulation})"
+        )
+    for name, other in early.items():
+        if other is not None and other.clips_per_batch != share:
+            raise ConfigError(
+                f"{name}.clips_per_batch ({other.clips_per_batch}) must be that of data "
+                f"({share}): a stage keeps its batch size"
+            )
+
+
 def check_numbers(
     config: Any,
     lowest: float,

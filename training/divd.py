@@ -74,7 +74,7 @@ class DivdPlan:
         """See `Plan`."""
         preset, other = self._request.preset, self._request.autoencoder
         if self._request.init is not None:
-            model = load_model(self._request.init)
+            model = load_model(self._request.init, operations=nn)
         elif other is not None:
             model = with_autoencoder(self._config, other, preset.seed)
         else:
@@ -132,7 +132,7 @@ def _train_autoencoder(trainer: StageTrainer, model: Divd, stage: AutoencoderSta
 
 def _stage(trainer: StageTrainer, name: str, model: Divd, stage: DiffusionStage) -> Stage:
     """Return one of the stages after stage 0."""
-    seed = trainer.preset.seed + 1 + DIFFUSION_STAGES.index(name)
+    seed = trainer.preset.data_seed(1 + DIFFUSION_STAGES.index(name))
 
     def arguments(batch: MicroBatch, blurry: Tensor, sharp: Tensor) -> tuple[object, ...]:
         video, at = as_video(blurry), batch.step / stage.steps

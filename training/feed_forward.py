@@ -62,7 +62,7 @@ class FeedForwardPlan:
         return Stage(
             name=name,
             settings=stage,
-            seed=self._request.preset.seed + 11 + FEED_FORWARD_STAGES.index(name),
+            seed=self._request.preset.data_seed(11 + FEED_FORWARD_STAGES.index(name)),
             module=self._module(model, stage),
             arguments=arguments,
             takes_muon=is_inner_matrix,

@@ -7,7 +7,7 @@ from typing import Literal
 
 from ..models.config_fields import ConfigError
 from ..models.dblrgan import DiscriminatorConfig
-from .data_config import DataConfig, check_numbers, phases_of
+from .data_config import DataConfig, check_batches, check_numbers, phases_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,12 +77,12 @@ class ContentStage:
         check_numbers(self, 0, "gradient_clip", "pixel_floor", above=True)
         if self.straight_data is not None and self.easy_data is not None:
             check_numbers(self, 0, "straight_until", highest=self.easy_until)
-        share = self.data.clips_per_batch
-        if self.accumulation < 1 or share % self.accumulation:
-            raise ConfigError(
-                f"clips_per_batch ({share}) must be a multiple of accumulation "
-                f"({self.accumulation})"
-            )
+        check_batches(
+            self.accumulation,
+            self.data,
+            easy_data=self.easy_data,
+            straight_data=self.straight_data,
+        )
 
     @property
     def phases(self) -> list[tuple[int, DataConfig]]:

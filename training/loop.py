@@ -172,6 +172,14 @@ def _train(
         with log.preparing():
             return prepare(micro_batch)
 
+    if run.warmup_steps > run.steps:
+        logger.warning(
+            "%s: the warm-up takes %d updates, the stage %d, so that the learning rate stays "
+            "below its peak; set warmup_steps",
+            run.name,
+            run.warmup_steps,
+            run.steps,
+        )
     updates = prepared_updates(batches(step, run.steps), prepared, accelerator.device)
     for micro_batches in log.timed(updates):
         factor = schedule_factor(step, run.steps, run.warmup_steps)

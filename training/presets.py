@@ -150,8 +150,8 @@ _NO_TOWER = ImageEncoderConfig(
     num_tokens=1,
     context_dim=128,
 )
-"""An image tower next to nothing: `divd-tiny` does as well without tokens (28.89 dB on DEV with
-and without), and its own would take the size that the control branch has."""
+"""An image tower next to nothing: `divd-tiny` does as well without tokens (docs/decisions.md),
+and its own would take the size that the control branch has."""
 
 PRESETS = {
     "tiny": Preset(
@@ -273,7 +273,7 @@ PRESETS = {
         ),
         cpc=CpcStage(
             # Not given either; these are DiffBIR's, whose control branch the paper takes, with
-            # the clips of the paper's sampling.
+            # the clips of the paper's sampling. The coherence loss is Wang & Long's.
             steps=80_000,
             data=DataConfig(
                 num_frames=6,
@@ -288,6 +288,7 @@ PRESETS = {
             betas=(0.9, 0.999),
             warmup_steps=500,
             ema_decay=0.9999,
+            coherence_weight=0.0,
             relative=False,
             pixel_loss="off",
             last_timestep_share=0.0,

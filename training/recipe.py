@@ -48,8 +48,8 @@ def train_preset(
     Args:
         preset: Model, stages, seed.
         data_specs: Training data, `KIND:PATH` or `KIND:PATH*WEIGHT`; see `sources`.
-        folder: Where states, logs, pictures, `best.safetensors` (with `validation`) and
-            `checkpoint.safetensors` go.
+        folder: Where states, logs, pictures, `best.safetensors` (with `validation`, of the
+            stage that ran last) and `checkpoint.safetensors` go.
         device: "auto" or "cpu"; several devices and processes by `accelerate launch`.
         init: Name or path of a checkpoint to start from, which keeps its config. Stage 0 is
             then skipped, or if it is the only stage goes on from the checkpoint's autoencoder.
@@ -60,8 +60,8 @@ def train_preset(
         validate_every: Updates between validations.
         log_every: Updates between lines of the log.
         save_every_s: Seconds between states; None: 60, or 1800 where one has over 1 GB.
-        time_limit_s: Seconds after which a stage ends early, with its state and weights
-            written; the next call goes on from there.
+        time_limit_s: Seconds after which the stage ends early, with its state and weights
+            written; the next call goes on from there. For presets of one stage.
         export: Where to write the checkpoint besides.
         num_workers: Processes that draw clips; 0 draws them in between, None chooses.
         progress: Called after every update.
@@ -83,6 +83,8 @@ def train_preset(
         num_workers=num_workers,
         export=export,
     )
+    if time_limit_s is not None and len(preset.stages) > 1:
+        raise ValueError("time_limit_s is for presets of one stage")
     if diffusion is not None and preset.cpc is None:
         raise ValueError("--diffusion is for the stage cpc, which does not run: leave it out")
     request = Request(

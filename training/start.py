@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import torch
 from einops import rearrange
+from torch import nn
 
 from ..models.autoencoder import Autoencoder
 from ..models.checkpoint import CheckpointInfo, load_model, read_info
@@ -85,7 +86,7 @@ def with_autoencoder(config: DivdConfig, checkpoint: str | Path, seed: int) -> D
         FileNotFoundError: If there is no such checkpoint.
         ValueError: If it is damaged, or its autoencoder is not the one that `config` asks for.
     """
-    trained = load_model(checkpoint)
+    trained = load_model(checkpoint, operations=nn)
     wanted, found = config.autoencoder, trained.config.autoencoder
     check_autoencoder(wanted, found, checkpoint)
     measured = dataclasses.replace(found, detail_skip=wanted.detail_skip)

@@ -115,7 +115,7 @@ class StageValidation:
         }
 
     def keep(self) -> None:
-        """Write the weights to `best.safetensors`."""
+        """Write the weights to `best.safetensors`, over those of an earlier stage."""
         assert isinstance(self.module, nn.Module)
         weights = whole_weights(self.module, {})
         if self.accelerator.is_main_process:

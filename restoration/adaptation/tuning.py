@@ -1,6 +1,6 @@
 """Tune a copy of a network on lessons from a clip, for a bounded number of updates.
 
-After DADeblur (arXiv 2407.11059) and SelfHVD: a network that restores a clip is tuned on what
+After DADeblur (arXiv 2407.09059) and SelfHVD: a network that restores a clip is tuned on what
 was made of the same clip, and used if it does better on frames that it was not tuned on.
 """
 

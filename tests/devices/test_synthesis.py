@@ -60,9 +60,9 @@ def test_clips_are_shaken_about_as_on_the_cpu(case, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_frames_are_averaged_as_on_the_cpu(kind):
     frames = pixels(5, 3, 20, 22)
-    expected = average_frames(frames, 2, response=1)
+    expected = average_frames(frames, 3, response=1)
     with PretendedDevice(kind) as pretended:
-        found = average_frames(frames.to(pretended.device), 2, response=1)
+        found = average_frames(frames.to(pretended.device), 3, response=1)
         assert pretended.counts["downloads"] == pretended.counts["waits"] == 0
         assert all(torch.equal(a.cpu(), b) for a, b in zip(found, expected, strict=True))
 

@@ -76,22 +76,24 @@ def test_horizontal_shift_draws_a_square_into_a_band_of_equal_light():
     assert abs(int(lit.max()) - 39) <= 1
 
 
-def test_average_of_black_and_white_has_half_the_light():
-    frames = torch.zeros(8, 3, 4, 4, dtype=torch.uint8)
-    frames[::2] = 255
-    blurry, sharp = average_frames(frames, 8, response=GAMMA)
+def test_average_of_black_and_white_has_its_share_of_the_light():
+    frames = torch.zeros(9, 3, 4, 4, dtype=torch.uint8)
+    frames[3:6] = 255
+    blurry, sharp = average_frames(frames, 9, response=GAMMA)
     assert blurry.shape == (1, 3, 4, 4)
-    assert torch.allclose(blurry, torch.tensor(0.5 ** (1 / 2.2)), atol=0.5 / 255)
+    assert torch.allclose(blurry, torch.tensor((1 / 3) ** (1 / 2.2)), atol=0.5 / 255)
     assert torch.equal(sharp[0], frames[4].float() / 255)
 
 
 def test_average_of_frames_keeps_whole_groups_at_the_stride():
     frames = photos(1, 8, 8, 20)[0]
-    blurry, sharp = average_frames(frames, 8, stride=10)
+    blurry, sharp = average_frames(frames, 7, stride=10)
     assert len(blurry) == len(sharp) == 2
-    assert torch.equal(sharp[1], frames[14].float() / 255)
-    with pytest.raises(ValueError, match="averaging needs 8 frames, got 5"):
-        average_frames(frames[:5], 8)
+    assert torch.equal(sharp[1], frames[13].float() / 255)
+    with pytest.raises(ValueError, match="averaging needs 7 frames, got 5"):
+        average_frames(frames[:5], 7)
+    with pytest.raises(ValueError, match=r"expected an odd num_averaged.*got 8"):
+        average_frames(frames, 8)
 
 
 def test_sub_frames_continue_evenly_into_the_next_frame_at_full_exposure():

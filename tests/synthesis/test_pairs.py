@@ -1,9 +1,11 @@
 import cv2
 import numpy as np
 import pytest
+import torch
 from video_deblur.synthesis import pairs as synthesize
-from video_deblur.synthesis.motion_blur import compress_h264
+from video_deblur.synthesis.motion_blur import ShakeConfig, compress_h264
 from video_deblur.synthesis.pairs import synthesize_pairs
+from video_deblur.synthesis.shot import draw_shot
 
 
 def write_photo(path, height=60, width=81, seed=0):
@@ -60,10 +62,36 @@ def test_same_seed_writes_the_same_files(tmp_path):
 
 def test_high_speed_video_is_averaged(tmp_path):
     video = write_video(tmp_path / "film.mp4", num_frames=20)
-    (folder,) = synthesize_pairs([video], tmp_path / "out", num_frames=5, average=8)
+    (folder,) = synthesize_pairs([video], tmp_path / "out", num_frames=5, average=9)
     assert frame_names(folder)["blur"] == ["000000.png", "000001.png"]
     sharp = cv2.imread(str(folder / "sharp" / "000001.png"))
-    assert abs(sharp.mean() - 120) < 5
+    assert abs(sharp.mean() - 130) < 5
+
+
+def test_an_even_number_has_no_middle_frame_and_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"average must be odd.*got 8"):
+        synthesize_pairs([write_video(tmp_path / "film.mp4")], tmp_path / "out", average=8)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_camera_stays_inside_the_photo(tmp_path, monkeypatch):
+    shots, render = [], synthesize.render_clips
+
+    def rendered(source, drawn):
+        shots.extend(drawn)
+        return render(source, drawn)
+
+    monkeypatch.setattr(synthesize, "render_clips", rendered)
+    for seed in range(3):
+        photo = write_photo(tmp_path / f"{seed}.png", 300, 400)
+        synthesize_pairs([photo], tmp_path / "out", num_frames=6, seed=seed)
+    assert [shot.overreach(300, 400) for shot in shots] == [0, 0, 0]
+    # The first paths of these seeds do look beyond it.
+    first = [
+        draw_shot(6, (240, 320), ShakeConfig(), torch.Generator().manual_seed(s * 1_000_003))
+        for s in range(3)
+    ]
+    assert max(shot.overreach(300, 400) for shot in first) > 0
 
 
 def test_photos_of_equal_name_get_folders_of_their_own(tmp_path):

@@ -222,7 +222,7 @@ def test_a_folder_with_something_else_is_refused(tmp_path):
     [
         ({"steps": 400}, "joint.steps is 200 in with and 400 in longer"),
         ({"num_frames": 16}, "joint.num_frames is 8 in with and 8 and 16 in longer"),
-        ({"clips_per_batch": 8}, "joint.clips_per_batch is 4 in with and 4 and 8 in longer"),
+        ({"crop": 128}, "joint.crop is 96 in with and 96 and 128 in longer"),
     ],
 )
 def test_unequal_budgets_are_refused_unless_allowed(tmp_path, change, message):

@@ -6,7 +6,7 @@ import math
 
 import pytest
 from video_deblur.models.config_fields import ConfigError
-from video_deblur.training.config import DataConfig, DiffusionStage, Preset
+from video_deblur.training.config import ContentStage, DataConfig, DiffusionStage, Preset
 from video_deblur.training.presets import PRESETS, load_preset
 
 
@@ -127,6 +127,35 @@ def test_accumulation_must_divide_the_batch():
     with pytest.raises(ConfigError, match=r"clips_per_batch \(4\).*accumulation \(8\)"):
         DiffusionStage(steps=1, data=DataConfig(clips_per_batch=4), accumulation=8)
     assert Preset(joint=DiffusionStage(steps=1)).autoencoder is None
+
+
+def test_a_stage_keeps_its_batch_size():
+    more = DataConfig(clips_per_batch=64)
+    with pytest.raises(ConfigError, match=r"easy_data.clips_per_batch \(64\).*data \(4\)"):
+        DiffusionStage(steps=1, easy_data=more)
+    with pytest.raises(ConfigError, match=r"straight_data.clips_per_batch \(64\)"):
+        ContentStage(steps=1, straight_data=more)
+    assert ContentStage(steps=1, data=more, straight_data=more).easy_data is None
+
+
+def test_a_stage_that_would_learn_nothing_for_most_of_its_run_is_refused():
+    for wrong in ({"pixel_loss": "off"}, {"pixel_loss": "decoder"}):
+        with pytest.raises(ConfigError, match=r"min_snr_gamma .*set mixed_from to 0, or"):
+            DiffusionStage(steps=1, min_snr_gamma=5.0, **wrong)
+    assert DiffusionStage(steps=1, min_snr_gamma=5.0).pixel_loss == "last"
+    assert DiffusionStage(steps=1, min_snr_gamma=5.0, pixel_loss="off", mixed_from=0.0)
+
+
+def test_shares_of_timesteps_leave_a_rest():
+    with pytest.raises(ConfigError, match=r"add up to 1\.1, expected 1 or less"):
+        DiffusionStage(steps=1, last_timestep_share=0.8)
+    assert DiffusionStage(steps=1, last_timestep_share=0.7)
+
+
+def test_every_stage_of_every_seed_draws_clips_of_its_own():
+    presets = [dataclasses.replace(PRESETS["tiny"], seed=seed) for seed in range(20)]
+    seeds = [preset.data_seed(stage) for preset in presets for stage in range(30)]
+    assert len({*seeds}) == len(seeds)
 
 
 def test_stages_can_be_run_alone():

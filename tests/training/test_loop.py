@@ -250,6 +250,14 @@ def test_the_learning_rate_warms_up_and_falls_to_zero():
     assert factors[20:] == sorted(factors[20:], reverse=True)
 
 
+def test_a_warm_up_longer_than_the_stage_is_named(tmp_path, run_training, caplog):
+    run_training(make_run(tmp_path / "long", steps=4, warmup_steps=9), Network())
+    assert "the warm-up takes 9 updates, the stage 4, so that the learning rate" in caplog.text
+    caplog.clear()
+    run_training(make_run(tmp_path / "short", steps=4, warmup_steps=3), Network())
+    assert "warm-up" not in caplog.text
+
+
 def test_training_goes_on_while_a_state_is_written(tmp_path, run_training, monkeypatch):
     go_on, written, seen = threading.Event(), [], []
     real = torch.save

@@ -32,6 +32,12 @@ def data_folder(tmp_path):
     return tmp_path / "data"
 
 
+def test_a_time_limit_is_of_one_stage(tmp_path, data_folder, small_config):
+    with pytest.raises(ValueError, match="time_limit_s is for presets of one stage"):
+        train(make_preset(small_config), data_folder, tmp_path / "run", time_limit_s=1.0)
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_autoencoder_of_another_checkpoint_replaces_stage_0(
     tmp_path, data_folder, small_config
 ):
