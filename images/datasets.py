@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from .folders import SUFFIXES, natural_key
+from .folders import is_frame, natural_key
 
 SPLITS = ("train", "test")
 """Parts of the published data sets."""
@@ -248,8 +248,7 @@ def _images(folder: Path) -> dict[str, Path]:
     """List the images of a folder by their names without suffix."""
     images: dict[str, Path] = {}
     for file in sorted(folder.iterdir()) if folder.is_dir() else []:
-        # macOS leaves "._name" beside every file it copies.
-        if file.suffix.lower() not in SUFFIXES or file.name.startswith("."):
+        if not is_frame(file):
             continue
         other = images.setdefault(file.stem, file)
         if other != file:

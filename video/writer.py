@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import glob
 import logging
 import math
 import os
@@ -37,7 +36,7 @@ from .encoder import (
 )
 from .frames import EncodedFrame
 from .hdr import HdrMetadata
-from .hidden_names import hidden_stem
+from .hidden_names import hidden_stem, leftovers
 from .info import FieldOrder, VideoInfo
 from .matroska import reserve_display_size, write_display_size
 from .output_file import OutputFile
@@ -255,9 +254,7 @@ class VideoWriter:
 
     def remove_leftovers(self) -> None:
         """Remove what killed runs left of this output; only where no other run can be at it."""
-        stem, suffix = glob.escape(hidden_stem(self.path.stem)), glob.escape(self.path.suffix)
-        pattern = f"{stem}.part-*{suffix}"
-        for leftover in self.path.parent.glob(pattern):
+        for leftover in leftovers(self.path.with_name(self.path.stem), self.path.suffix):
             leftover.unlink(missing_ok=True)
 
     def end_early(self) -> None:

@@ -69,3 +69,19 @@ def test_what_a_killed_run_left_of_a_folder_is_removed(tmp_path):
     other.mkdir()
     FrameFolderWriter(tmp_path / name).remove_leftovers()
     assert list(tmp_path.iterdir()) == [other]
+
+
+def test_what_is_hidden_of_other_outputs_is_no_leftover(tmp_path):
+    name = "a*[b]?"
+    mine = tmp_path / f".{name}.part-7"
+    others = [
+        f".{name}.part-one.resume",
+        f".{name}.part-7.part-8",
+        f".{name}.part-7.lock",
+        f".{name}.part-7x",
+        ".aX[b]Y.part-7",
+    ]
+    for path in (mine, *(tmp_path / other for other in others)):
+        path.mkdir()
+    FrameFolderWriter(tmp_path / name).remove_leftovers()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
