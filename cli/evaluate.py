@@ -7,7 +7,8 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import add_engine_options, load_engine, write_json
+from .options import add_engine_options, load_engine
+from .side_files import check_side_file, engine_files, named_files, write_json
 
 if TYPE_CHECKING:
     from ..evaluation.methods import Method
@@ -87,6 +88,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from ..evaluation.table import MEANS, column_groups, header, row
     from ..images.datasets import load_dataset
 
+    _check_side_files(args)
     if args.report_table:
         _report_table(args)
         return
@@ -154,6 +156,21 @@ def _report_table(args: argparse.Namespace) -> None:
     write_json(args.json_path, report)
     if page is not None:
         page.write(table, results, protocol, args.dataset)
+
+
+def _check_side_files(args: argparse.Namespace) -> None:
+    """Find before any work what keeps report and page from being written."""
+    data = args.dataset and args.dataset.partition(":")[2]
+    taken = engine_files(args) + named_files(
+        ("the data set", data),
+        ("the restored frames", args.save),
+        *(("the results", text) for text in args.pred),
+        *(("the results", text.partition("=")[2] or None) for text in args.pred),
+        *(("the weights", name) for name in args.lpips_weights),
+    )
+    page = named_files(("the page", args.page))
+    check_side_file("--json", args.json_path, taken + page)
+    check_side_file("--page", args.page, taken)
 
 
 def _evaluated_method(args: argparse.Namespace) -> Method:

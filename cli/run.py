@@ -15,9 +15,9 @@ from .options import (
     described,
     load_engine,
     memory_advice,
-    write_json,
 )
 from .progress import ProgressBar, end_progress_line
+from .side_files import check_side_file, engine_files, named_files, write_json
 
 if TYPE_CHECKING:
     from ..jobs.files import Resumable
@@ -77,6 +77,8 @@ def _run(args: argparse.Namespace) -> None:
     if args.input == "-":
         raise ValueError("-: an input is read more than once; save it as a file first")
     check_adaptation_options(args)
+    named = named_files(("the input", args.input), ("the output", args.output))
+    check_side_file("--json", args.json_path, engine_files(args) + named)
     source, output = Path(args.input), Path(args.output)
     if source.exists() and output.exists() and output.samefile(source):
         raise ValueError(f"{output}: is the input itself, choose another output")
