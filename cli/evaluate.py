@@ -81,6 +81,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from ..evaluation.protocols import find_protocol
     from ..evaluation.report import (
         MeasuredSequence,
+        check_predictions,
         evaluate_sequences,
         with_sharp_input,
         write_predictions,
@@ -100,6 +101,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     sequences = load_dataset(args.dataset, "test")
     if args.sharp_input:
         sequences = with_sharp_input(sequences)
+    if args.save:
+        check_predictions(args.save, sequences)
     method = _evaluated_method(args)
     groups = column_groups(metrics, sharp_input=args.sharp_input)
     print(header(groups))
@@ -175,13 +178,14 @@ def _check_side_files(args: argparse.Namespace) -> None:
 
 def _evaluated_method(args: argparse.Namespace) -> Method:
     from ..evaluation.methods import baseline_method, checkpoint_method, predictions_method
+    from ..evaluation.report_table import named_folder
 
     if args.pred:
         if len(args.pred) > 1:
             raise ValueError("--pred: several folders are for --report-table; name one")
         if args.sharp_input or args.method != "checkpoint":
             raise ValueError("--pred is measured as it is: leave out --method, --sharp-input")
-        return predictions_method(args.pred[0])
+        return predictions_method(named_folder(args.pred[0])[1])
     if args.method != "checkpoint":
         return baseline_method(args.method)
     deblurrer, settings = load_engine(args)

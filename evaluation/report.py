@@ -19,6 +19,7 @@ import numpy as np
 
 from ..images.datasets import PairedSequence
 from ..images.folders import SUFFIXES, FrameFolderWriter, read_image
+from ..video.output_place import made_folder
 from ..video.pixels import to_uint8
 from .metrics import Clip, Metric, Row, build_metrics
 from .protocols import PROTOCOLS, Protocol
@@ -100,6 +101,17 @@ def evaluate_sequences(
 def with_sharp_input(sequences: Iterable[PairedSequence]) -> list[PairedSequence]:
     """Return sequences whose input is their sharp frames: what is already sharp must stay."""
     return [replace(sequence, blurry=sequence.sharp) for sequence in sequences]
+
+
+def check_predictions(folder: str | Path, sequences: Iterable[PairedSequence]) -> None:
+    """Find before any is restored what keeps `write_predictions` from writing a sequence.
+
+    Raises:
+        ValueError, OSError: As `write_predictions` does.
+    """
+    with made_folder(Path(folder).absolute()):
+        for sequence in sequences:
+            FrameFolderWriter(Path(folder) / sequence.name)
 
 
 def write_predictions(folder: str | Path, measured: MeasuredSequence) -> None:
