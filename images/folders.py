@@ -18,6 +18,7 @@ import numpy as np
 from ..video.atomic import replacing
 from ..video.frames import VideoFrame
 from ..video.hidden_names import hidden_sibling, leftovers
+from ..video.output_place import unwritable
 from .facts import image_facts
 from .reading import read_image
 
@@ -235,10 +236,7 @@ class FrameFolderWriter:
         try:
             target.write_bytes(data)
         except OSError as error:
-            raise OSError(
-                error.errno,
-                f"{self.path / target.name}: could not be written, {error.strerror}",
-            ) from error
+            raise unwritable(self.path / target.name, error) from error
 
 
 def encode_png(pixels: np.ndarray) -> bytes:

@@ -263,7 +263,9 @@ def _recorded(settings: RestorationSettings) -> dict[str, Any]:
 
 def _fail(clip: BatchClip, error: Exception) -> None:
     clip.state = "failed"
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     line = " ".join((text or type(error).__name__).split())
     named = str(clip.source) in line or str(clip.output) in line
     clip.error = line if named else f"{clip.source}: {line}"

@@ -114,7 +114,7 @@ class ClipWork:
         self._on_begin()
         identity = {**ends.identity(), **self._identity}
         store = PartStore(self._folder, identity, str(ends.output))
-        self._store = self._stack.enter_context(kept_parts(store, ends.output))
+        self._store = self._stack.enter_context(kept_parts(store))
         self._on_frames(store.num_kept)
         planned = plan_parts(
             ends,

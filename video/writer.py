@@ -10,7 +10,6 @@ beside them reads back as 30000/1001), and what lies closer moves to the next on
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import math
 import os
@@ -40,6 +39,7 @@ from .hidden_names import hidden_stem, leftovers
 from .info import FieldOrder, VideoInfo
 from .matroska import reserve_display_size, write_display_size
 from .output_file import OutputFile
+from .output_place import unwritable
 from .source import Source, VideoError, source_name
 from .stream_copy import PacketCopier
 from .stream_plan import check_audio_choice
@@ -355,7 +355,7 @@ class VideoWriter:
         try:
             yield
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise unwritable(self.path, error) from error
         except FFmpegError as error:
             if self._num_frames == 0:
                 raise ValueError(
@@ -364,13 +364,6 @@ class VideoWriter:
             raise ValueError(
                 f"{self.path}: {self.pictures.codec} could not be written ({error.strerror})"
             ) from error
-
-    def _unwritable(self, error: OSError) -> OSError:
-        number = error.errno or errno.EIO
-        advice = "free some space" if number == errno.ENOSPC else "choose another output"
-        return OSError(
-            number, f"{self.path}: could not be written ({os.strerror(number)}), {advice}"
-        )
 
 
 def _checked_crf(codec: str, crf: int | None) -> int | None:
