@@ -22,6 +22,8 @@ from .side_files import check_side_file, engine_files, named_files, write_json
 if TYPE_CHECKING:
     from ..jobs.files import Resumable
 
+_NTSC = 1001
+"""Largest denominator of a rate that is given as a decimal number."""
 _SINGLE_PICTURE = (
     "a single picture has no neighbours to take detail from: expect little; a burst or a clip "
     "of the same scene gains more"
@@ -65,9 +67,14 @@ def add_run(commands: Any) -> None:
 
 def _fps(text: str) -> Fraction:
     try:
-        return Fraction(text)
-    except ZeroDivisionError as error:
-        raise ValueError(text) from error
+        if "/" in text:
+            return Fraction(text)
+        # 23.976023976 stands for 24000/1001; rates of film and television are such fractions.
+        return Fraction(float(text)).limit_denominator(_NTSC)
+    except (ValueError, ArithmeticError) as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no rate, expected a number such as 25 or 30000/1001"
+        ) from error
 
 
 def _run(args: argparse.Namespace) -> None:

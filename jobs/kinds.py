@@ -21,6 +21,8 @@ ANIMATION_SUFFIXES = (".gif", ".apng")
 _FILE_SUFFIXES = {*SUFFIXES, *ANIMATION_SUFFIXES, ".avi", ".webm", ".m4v", ".mpg", ".wmv"}
 """A folder is hardly meant to be called so."""
 _MOST_FPS = 1000
+_MOST_TICKS = 1_000_000
+"""Numerator of a rate: time is counted in such parts of a second, in numbers of 31 bits."""
 _VIDEO_NAMES = ", ".join(FORMATS)
 
 
@@ -63,6 +65,10 @@ def make_ends(
         )
     if fps is not None and not 0 < fps <= _MOST_FPS:
         raise ValueError(f"fps must be above 0 and at most {_MOST_FPS}, got {fps}")
+    if fps is not None and fps.numerator > _MOST_TICKS:
+        raise ValueError(
+            f"fps {fps} is no rate that files can store, expected one such as 24000/1001"
+        )
     if kind == "image":
         return ImageEnds(source, output)
     if kind == "folder" and not is_video:
