@@ -134,6 +134,10 @@ class Adaptation:
             # The clip is restored all the same.
             cause = error.strerror or error
             self._not_saved = f"{path}: the tuned weights could not be written ({cause})"
+        else:
+            # Of parts it is said that they are kept.
+            if not self._args.resume:
+                self._args.interrupted = f"nothing but the tuned weights {path} was written"
         print(self._not_saved or f"{path}: the tuned weights")
 
     def _check_ends(self) -> None:

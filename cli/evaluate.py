@@ -103,6 +103,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         sequences = with_sharp_input(sequences)
     if args.save:
         check_predictions(args.save, sequences)
+        args.interrupted = f"the sequences that were finished are kept in {args.save}"
     method = _evaluated_method(args)
     groups = column_groups(metrics, sharp_input=args.sharp_input)
     print(header(groups))

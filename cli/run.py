@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -21,6 +22,9 @@ from .side_files import check_side_file, engine_files, named_files, write_json
 
 if TYPE_CHECKING:
     from ..jobs.files import Resumable
+    from ..jobs.report import Report
+
+logger = logging.getLogger(__name__)
 
 _NTSC = 1001
 """Largest denominator of a rate that is given as a decimal number."""
@@ -60,7 +64,8 @@ def add_run(commands: Any) -> None:
     parser.add_argument(
         "--json",
         dest="json_path",
-        help="write what was done to this file, with scene cuts and the blur of every frame",
+        help="write what was done to this file, with scene cuts and the blur of every frame "
+        "(null for frames that --resume keeps of a run without --json)",
     )
     parser.set_defaults(run=_run)
 
@@ -117,7 +122,13 @@ def _run(args: argparse.Namespace) -> None:
     elapsed = time.monotonic() - started
     end_progress_line()
     count = report.num_frames
-    print(f"{output}: {count} frames in {elapsed:.1f} s ({elapsed / count:.2f} s per frame)")
+    print(f"{output}: {_told(report, elapsed)}")
+    unknown = report.blur.count(None)
+    if args.json_path is not None and unknown:
+        logger.warning(
+            "%s: the blur of %d frames is null, as they were finished by a run without --json",
+            *(args.json_path, unknown),
+        )
     if count == 1:
         print(_SINGLE_PICTURE)
     result = {"input": str(source), "output": str(output), "frames": count}
@@ -134,6 +145,14 @@ def _run(args: argparse.Namespace) -> None:
     write_json(args.json_path, result)
     if adaptation is not None:
         adaptation.check_saved()
+
+
+def _told(report: Report, elapsed_s: float) -> str:
+    """Return how many frames took how long: those of this run, beside what was kept."""
+    done = report.num_frames - report.num_kept
+    speed = f" ({elapsed_s / done:.2f} s per frame)" if done else ""
+    kept = f", {report.num_kept} of them finished before" if report.num_kept else ""
+    return f"{report.num_frames} frames in {elapsed_s:.1f} s{kept}{speed}"
 
 
 def _resumable(args: argparse.Namespace, output: Path) -> Resumable:

@@ -19,7 +19,9 @@ def add_synthesize(commands: Any) -> None:
     parser.add_argument(
         "--average", type=int, default=0, help="average this many frames instead of shaking"
     )
-    parser.set_defaults(run=_synthesize)
+    parser.set_defaults(
+        run=_synthesize, interrupted="the sequences that were finished are kept"
+    )
 
 
 def _synthesize(args: argparse.Namespace) -> None:

@@ -74,6 +74,8 @@ class PartStore:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             write_file(folder / "manifest.json", _to_json(identity))
+        self.num_taken_up = self.num_kept
+        """Frames of the parts that were there already."""
 
     @property
     def parts(self) -> list[FinishedPart]:
