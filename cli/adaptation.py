@@ -5,15 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..models.bundled import BUNDLED
-from ..video.output_place import made_folder
 from .options import memory_advice
 from .progress import ProgressBar, end_progress_line
+from .side_files import check_side_file, engine_files, named_files
 
 if TYPE_CHECKING:
     from ..jobs.ends import Ends
@@ -136,6 +134,10 @@ class Adaptation:
             # The clip is restored all the same.
             cause = error.strerror or error
             self._not_saved = f"{path}: the tuned weights could not be written ({cause})"
+        else:
+            # Of parts it is said that they are kept.
+            if not self._args.resume:
+                self._args.interrupted = f"nothing but the tuned weights {path} was written"
         print(self._not_saved or f"{path}: the tuned weights")
 
     def _check_ends(self) -> None:
@@ -163,40 +165,14 @@ def check_adaptation_options(args: argparse.Namespace) -> None:
         raise ValueError(f"{path}: --save-adapted goes with --adapt")
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: name a .safetensors file for the tuned weights")
-    if path.is_dir():
-        raise ValueError(f"{path}: is a folder, name a file in it")
-    for role, other in _taken(args):
-        if _is_same(path, other):
-            raise ValueError(
-                f"{path}: --save-adapted would replace {role} {other}, name another file"
-            )
+    named = named_files(
+        ("the input", args.input), ("the output", args.output), ("the report", args.json_path)
+    )
+    check_side_file("--save-adapted", args.save_adapted, engine_files(args) + named)
     if Path(args.output).resolve() in path.resolve().parents:
         raise ValueError(
             f"{path}: lies in the output {args.output}, name a file outside for --save-adapted"
         )
-    folder = path.absolute().parent
-    with made_folder(folder):
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(f"{path}: the folder {folder} cannot be written to")
-
-
-def _taken(args: argparse.Namespace) -> list[tuple[str, Path]]:
-    """Return the files of a run that tuned weights must not replace, and what each is."""
-    named = [
-        ("the checkpoint", args.checkpoint),
-        ("the first stage", args.first_stage),
-        ("the input", args.input),
-        ("the output", args.output),
-        ("the report", args.json_path),
-    ]
-    taken = [(role, Path(name)) for role, name in named if name is not None]
-    return taken + [("the bundled checkpoint", path) for path in BUNDLED.values()]
-
-
-def _is_same(path: Path, other: Path) -> bool:
-    if path.exists() and other.exists():
-        return path.samefile(other)
-    return path.resolve() == other.resolve()
 
 
 def _told(is_used: bool, gain_db: float | None) -> str:

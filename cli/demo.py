@@ -16,7 +16,7 @@ def add_demo(commands: Any) -> None:
     parser = commands.add_parser("demo", help="restore the bundled clips and show the result")
     parser.add_argument("--out", default="video_deblur_demo", help="folder for the results")
     add_engine_options(parser)
-    parser.set_defaults(run=_demo)
+    parser.set_defaults(run=_demo, interrupted="the files that were finished are kept")
 
 
 def _demo(args: argparse.Namespace) -> None:

@@ -7,7 +7,8 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import add_engine_options, load_engine, write_json
+from .options import add_engine_options, load_engine
+from .side_files import check_side_file, engine_files, named_files, write_json
 
 if TYPE_CHECKING:
     from ..evaluation.methods import Method
@@ -80,6 +81,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from ..evaluation.protocols import find_protocol
     from ..evaluation.report import (
         MeasuredSequence,
+        check_predictions,
         evaluate_sequences,
         with_sharp_input,
         write_predictions,
@@ -87,6 +89,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from ..evaluation.table import MEANS, column_groups, header, row
     from ..images.datasets import load_dataset
 
+    _check_side_files(args)
     if args.report_table:
         _report_table(args)
         return
@@ -98,6 +101,9 @@ def _evaluate(args: argparse.Namespace) -> None:
     sequences = load_dataset(args.dataset, "test")
     if args.sharp_input:
         sequences = with_sharp_input(sequences)
+    if args.save:
+        check_predictions(args.save, sequences)
+        args.interrupted = f"the sequences that were finished are kept in {args.save}"
     method = _evaluated_method(args)
     groups = column_groups(metrics, sharp_input=args.sharp_input)
     print(header(groups))
@@ -156,15 +162,31 @@ def _report_table(args: argparse.Namespace) -> None:
         page.write(table, results, protocol, args.dataset)
 
 
+def _check_side_files(args: argparse.Namespace) -> None:
+    """Find before any work what keeps report and page from being written."""
+    data = args.dataset and args.dataset.partition(":")[2]
+    taken = engine_files(args) + named_files(
+        ("the data set", data),
+        ("the restored frames", args.save),
+        *(("the results", text) for text in args.pred),
+        *(("the results", text.partition("=")[2] or None) for text in args.pred),
+        *(("the weights", name) for name in args.lpips_weights),
+    )
+    page = named_files(("the page", args.page))
+    check_side_file("--json", args.json_path, taken + page)
+    check_side_file("--page", args.page, taken)
+
+
 def _evaluated_method(args: argparse.Namespace) -> Method:
     from ..evaluation.methods import baseline_method, checkpoint_method, predictions_method
+    from ..evaluation.report_table import named_folder
 
     if args.pred:
         if len(args.pred) > 1:
             raise ValueError("--pred: several folders are for --report-table; name one")
         if args.sharp_input or args.method != "checkpoint":
             raise ValueError("--pred is measured as it is: leave out --method, --sharp-input")
-        return predictions_method(args.pred[0])
+        return predictions_method(named_folder(args.pred[0])[1])
     if args.method != "checkpoint":
         return baseline_method(args.method)
     deblurrer, settings = load_engine(args)

@@ -1,14 +1,12 @@
-"""What several commands have in common: options of the engine, advice on memory, JSON."""
+"""What several commands have in common: options of the engine, advice on memory."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import dataclasses
-import json
 import logging
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..models.bundled import BUNDLED, DEFAULT, DEFAULT_DIFFUSION
@@ -212,10 +210,3 @@ def described(args: argparse.Namespace, settings: RestorationSettings) -> dict[s
         "first_stage": args.first_stage,
         "settings": dataclasses.asdict(settings),
     }
-
-
-def write_json(path: str | None, values: dict[str, Any]) -> None:
-    """Write values to a file, if one is wanted."""
-    if path is not None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(json.dumps(values, indent=2) + "\n")

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .options import write_json
 from .progress import ProgressBar, end_progress_line
+from .side_files import check_side_file, named_files, write_json
 
 
 def add_priors(commands: Any) -> None:
@@ -47,6 +47,8 @@ def add_priors(commands: Any) -> None:
 def _priors(args: argparse.Namespace) -> None:
     from ..jobs.priors import write_priors
 
+    taken = named_files(("the input", args.input), ("the output", args.output))
+    check_side_file("--json", args.json_path, taken)
     source, started = Path(args.input), time.monotonic()
     report = write_priors(
         source,

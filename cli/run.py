@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -15,13 +16,18 @@ from .options import (
     described,
     load_engine,
     memory_advice,
-    write_json,
 )
 from .progress import ProgressBar, end_progress_line
+from .side_files import check_side_file, engine_files, named_files, write_json
 
 if TYPE_CHECKING:
     from ..jobs.files import Resumable
+    from ..jobs.report import Report
 
+logger = logging.getLogger(__name__)
+
+_NTSC = 1001
+"""Largest denominator of a rate that is given as a decimal number."""
 _SINGLE_PICTURE = (
     "a single picture has no neighbours to take detail from: expect little; a burst or a clip "
     "of the same scene gains more"
@@ -58,16 +64,22 @@ def add_run(commands: Any) -> None:
     parser.add_argument(
         "--json",
         dest="json_path",
-        help="write what was done to this file, with scene cuts and the blur of every frame",
+        help="write what was done to this file, with scene cuts and the blur of every frame "
+        "(null for frames that --resume keeps of a run without --json)",
     )
     parser.set_defaults(run=_run)
 
 
 def _fps(text: str) -> Fraction:
     try:
-        return Fraction(text)
-    except ZeroDivisionError as error:
-        raise ValueError(text) from error
+        if "/" in text:
+            return Fraction(text)
+        # 23.976023976 stands for 24000/1001; rates of film and television are such fractions.
+        return Fraction(float(text)).limit_denominator(_NTSC)
+    except (ValueError, ArithmeticError) as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no rate, expected a number such as 25 or 30000/1001"
+        ) from error
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -77,6 +89,8 @@ def _run(args: argparse.Namespace) -> None:
     if args.input == "-":
         raise ValueError("-: an input is read more than once; save it as a file first")
     check_adaptation_options(args)
+    named = named_files(("the input", args.input), ("the output", args.output))
+    check_side_file("--json", args.json_path, engine_files(args) + named)
     source, output = Path(args.input), Path(args.output)
     if source.exists() and output.exists() and output.samefile(source):
         raise ValueError(f"{output}: is the input itself, choose another output")
@@ -108,7 +122,13 @@ def _run(args: argparse.Namespace) -> None:
     elapsed = time.monotonic() - started
     end_progress_line()
     count = report.num_frames
-    print(f"{output}: {count} frames in {elapsed:.1f} s ({elapsed / count:.2f} s per frame)")
+    print(f"{output}: {_told(report, elapsed)}")
+    unknown = report.blur.count(None)
+    if args.json_path is not None and unknown:
+        logger.warning(
+            "%s: the blur of %d frames is null, as they were finished by a run without --json",
+            *(args.json_path, unknown),
+        )
     if count == 1:
         print(_SINGLE_PICTURE)
     result = {"input": str(source), "output": str(output), "frames": count}
@@ -125,6 +145,14 @@ def _run(args: argparse.Namespace) -> None:
     write_json(args.json_path, result)
     if adaptation is not None:
         adaptation.check_saved()
+
+
+def _told(report: Report, elapsed_s: float) -> str:
+    """Return how many frames took how long: those of this run, beside what was kept."""
+    done = report.num_frames - report.num_kept
+    speed = f" ({elapsed_s / done:.2f} s per frame)" if done else ""
+    kept = f", {report.num_kept} of them finished before" if report.num_kept else ""
+    return f"{report.num_frames} frames in {elapsed_s:.1f} s{kept}{speed}"
 
 
 def _resumable(args: argparse.Namespace, output: Path) -> Resumable:

@@ -22,7 +22,9 @@ def add_synthesize(commands: Any) -> None:
         default=0,
         help="average so many frames of a high-speed video (an odd number) instead of shaking",
     )
-    parser.set_defaults(run=_synthesize)
+    parser.set_defaults(
+        run=_synthesize, interrupted="the sequences that were finished are kept"
+    )
 
 
 def _synthesize(args: argparse.Namespace) -> None:

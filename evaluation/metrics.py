@@ -77,6 +77,8 @@ class Metric:
     """From a clip to a row for each frame."""
     derive: Callable[[Row], Row] = lambda mean: {}
     """From the means of the rows to figures that are taken of means only."""
+    derived: tuple[str, ...] = ()
+    """Names of those figures."""
 
 
 def build_metrics(
@@ -114,6 +116,7 @@ def _psnr(setup: Setup) -> Metric:
         groups=(_input_result("PSNR, dB", "psnr", ".2f", Column("psnr_gain", "gain", "+.2f")),),
         measure=_compare("psnr", partial(fidelity.psnr, data_range=setup.protocol.data_range)),
         derive=gain,
+        derived=("psnr_gain",),
     )
 
 
@@ -211,6 +214,7 @@ def _warping(name: str, title: str, definition: WarpingError, setup: Setup) -> M
         groups=(_input_result(title, f"{name}_ratio", ".2f", better="lower"),),
         measure=measure,
         derive=ratios,
+        derived=(f"input_{name}_ratio", f"{name}_ratio"),
     )
 
 

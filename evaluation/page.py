@@ -13,6 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ..video.atomic import write_file
 from ..video.pixels import to_uint8
 from .crops import ERROR_SCALE, Crop, error_legend, error_map, telling_crops
 from .metrics import Group
@@ -113,7 +114,7 @@ class Page:
             error_map_legend(),
             *self._sections,
         ]
-        self.path.write_text(html_page(title, body), encoding="utf-8")
+        write_file(self.path, html_page(title, body).encode())
 
 
 def html_page(title: str, body: Sequence[str]) -> str:

@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from ..images.datasets import PairedSequence
-from ..images.folders import SUFFIXES, FrameFolderWriter, read_image
-from ..video.pixels import to_uint8
+from ..images.datasets import PairedSequence, frames_by_name
+from ..images.folders import FrameFolderWriter, read_image
+from ..video.output_place import made_folder
+from ..video.pixels import to_float, to_uint8
 from .metrics import Clip, Metric, Row, build_metrics
 from .protocols import PROTOCOLS, Protocol
 
@@ -102,6 +103,17 @@ def with_sharp_input(sequences: Iterable[PairedSequence]) -> list[PairedSequence
     return [replace(sequence, blurry=sequence.sharp) for sequence in sequences]
 
 
+def check_predictions(folder: str | Path, sequences: Iterable[PairedSequence]) -> None:
+    """Find before any is restored what keeps `write_predictions` from writing a sequence.
+
+    Raises:
+        ValueError, OSError: As `write_predictions` does.
+    """
+    with made_folder(Path(folder).absolute()):
+        for sequence in sequences:
+            FrameFolderWriter(Path(folder) / sequence.name)
+
+
 def write_predictions(folder: str | Path, measured: MeasuredSequence) -> None:
     """Write restored frames where `read_predictions` finds them, as 8-bit PNG.
 
@@ -116,20 +128,21 @@ def write_predictions(folder: str | Path, measured: MeasuredSequence) -> None:
 
 
 def read_predictions(folder: str | Path, sequence: PairedSequence) -> np.ndarray:
-    """Read results `<folder>/<sequence>/<frame>` made by any method, uint8 `[T, H, W, 3]`.
+    """Read results `<folder>/<sequence>/<frame>` made by any method, `[T, H, W, 3]`.
+
+    Returns:
+        uint8, or float32 in 0..1 where a frame has 16 bits.
 
     Raises:
         FileNotFoundError: If a frame is missing.
+        ValueError: If it is there twice, or they differ in size.
     """
     root = Path(folder) / sequence.name
-    frames = []
+    found = frames_by_name(root)
     for path in sequence.sharp:
-        found = [root / f"{path.stem}{suffix}" for suffix in SUFFIXES]
-        match = next((file for file in found if file.is_file()), None)
-        if match is None:
+        if path.stem not in found:
             raise FileNotFoundError(f"{root}: holds no result for frame {path.stem}")
-        frames.append(_read_rgb(match))
-    return np.stack(frames)
+    return _read_clip(sequence.name, [found[path.stem] for path in sequence.sharp])
 
 
 def _measure(
@@ -139,7 +152,7 @@ def _measure(
     protocol: Protocol,
 ) -> MeasuredSequence:
     blurry, sharp = (_read_clip(sequence.name, x) for x in (sequence.blurry, sequence.sharp))
-    restored = restore(sequence, blurry)
+    restored = restore(sequence, _as_uint8(blurry))
     if not blurry.shape == restored.shape == sharp.shape:
         raise ValueError(
             f"{sequence.name}: result is {list(restored.shape)} and input "
@@ -160,9 +173,9 @@ def _measure(
     return MeasuredSequence(
         name=sequence.name,
         frame_names=names,
-        blurry=blurry,
+        blurry=_as_uint8(blurry),
         restored=restored,
-        sharp=sharp,
+        sharp=_as_uint8(sharp),
         figures=figures,
     )
 
@@ -197,7 +210,9 @@ def _measure_group(
 
 
 def _mean(rows: Sequence[dict[str, Any]], metrics: Sequence[Metric]) -> Row:
-    keys = {key: None for row in rows for key in row if key != "frame"}
+    # A mean of sequences has figures that are taken of means, which none may have been of.
+    left_out = {"frame", *(key for metric in metrics for key in metric.derived)}
+    keys = {key: None for row in rows for key in row if key not in left_out}
     mean = {key: float(np.mean([row[key] for row in rows if key in row])) for key in keys}
     for metric in metrics:
         mean.update(metric.derive(mean))
@@ -217,6 +232,7 @@ def _versions() -> dict[str, str]:
 
 
 def _read_clip(name: str, paths: Sequence[Path]) -> np.ndarray:
+    """Return frames `[T, H, W, 3]`, uint8, or float32 in 0..1 where one has 16 bits."""
     frames = [_read_rgb(path) for path in paths]
     for path, frame in zip(paths, frames, strict=True):
         if frame.shape != frames[0].shape:
@@ -224,9 +240,15 @@ def _read_clip(name: str, paths: Sequence[Path]) -> np.ndarray:
                 f"{name}: {path.name} is {list(frame.shape)}, but {paths[0].name} is "
                 f"{list(frames[0].shape)}; all frames of a sequence must be alike"
             )
-    return np.stack(frames)
+    if all(frame.dtype == np.uint8 for frame in frames):
+        return np.stack(frames)
+    return np.stack([to_float(frame) for frame in frames])
 
 
 def _read_rgb(path: Path) -> np.ndarray:
-    pixels = read_image(path)[..., :3]
-    return pixels if pixels.dtype == np.uint8 else (pixels // 257).astype(np.uint8)
+    return read_image(path)[..., :3]
+
+
+def _as_uint8(clip: np.ndarray) -> np.ndarray:
+    """Round frames of 16 bits, which `_read_clip` gives as float."""
+    return clip if clip.dtype == np.uint8 else np.stack([to_uint8(frame) for frame in clip])

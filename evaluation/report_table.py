@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from ..images.datasets import PairedSequence
+from ..video.atomic import write_file
 from ..video.pixels import to_uint8
 from .crops import Crop, error_map, telling_crops
 from .methods import predictions_method
@@ -165,7 +166,7 @@ class TablePage:
             error_map_legend(),
             *(self._section(sequence) for sequence in self._crops),
         ]
-        self.path.write_text(html_page(escape(title), body), encoding="utf-8")
+        write_file(self.path, html_page(escape(title), body).encode())
 
     def _keep(self, measured: MeasuredSequence, name: str, frames: np.ndarray) -> None:
         crop = self._crops[measured.name]

@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from .folders import SUFFIXES, natural_key
+from .folders import is_frame, natural_key
 
 SPLITS = ("train", "test")
 """Parts of the published data sets."""
@@ -224,7 +224,7 @@ def _published_sequence(
 
 
 def _sequence(name: str, blurry_folder: Path, sharp_folder: Path) -> PairedSequence:
-    blurry, sharp = _images(blurry_folder), _images(sharp_folder)
+    blurry, sharp = frames_by_name(blurry_folder), frames_by_name(sharp_folder)
     unpaired = sorted(set(blurry) ^ set(sharp), key=natural_key)
     if unpaired:
         parent = Path(os.path.commonpath([blurry_folder, sharp_folder]))
@@ -244,12 +244,15 @@ def _sequence(name: str, blurry_folder: Path, sharp_folder: Path) -> PairedSeque
     )
 
 
-def _images(folder: Path) -> dict[str, Path]:
-    """List the images of a folder by their names without suffix."""
+def frames_by_name(folder: Path) -> dict[str, Path]:
+    """List the images of a folder by their names without suffix; none if there is no folder.
+
+    Raises:
+        ValueError: If two have one name.
+    """
     images: dict[str, Path] = {}
     for file in sorted(folder.iterdir()) if folder.is_dir() else []:
-        # macOS leaves "._name" beside every file it copies.
-        if file.suffix.lower() not in SUFFIXES or file.name.startswith("."):
+        if not is_frame(file):
             continue
         other = images.setdefault(file.stem, file)
         if other != file:

@@ -24,6 +24,8 @@ JPEG_START = b"\xff\xd8\xff"
 INCH_M = 0.0254
 _FRAME_HEADERS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _KEPT_OF_PNG = (b"tEXt", b"zTXt", b"iTXt")
+_TIFF_CHANNELS = {0: {1: 3}, 1: {1: 3}, 2: {3: 3, 4: 4}}
+"""Of grey and RGB: channels that are read of so many samples."""
 _COLOUR_OF_PNG = (b"cICP", b"mDCV", b"cLLI", b"gAMA", b"cHRM", b"sRGB")
 
 
@@ -120,7 +122,7 @@ def _facts(data: Data, in_haste: bool) -> ImageFacts | None:
         return _gif(data)
     if start[:2] == b"BM" and len(data) > 26:
         width, height = struct.unpack_from("<ii", data, 18)
-        return ImageFacts(kind="BMP", width=width, height=abs(height))
+        return ImageFacts(kind="BMP", width=width, height=abs(height), depth=8)
     return None
 
 
@@ -303,18 +305,35 @@ def _tiff(data: Data) -> ImageFacts:
     entries = pages[0][1]
     icc = entries.get(tiff_file.ICC_PROFILE)
     photometric = found.number(entries.get(tiff_file.PHOTOMETRIC))
+    channels, depth = _tiff_pixels(found, entries, photometric)
     return ImageFacts(
         kind="TIFF",
         width=found.number(entries.get(tiff_file.WIDTH)),
         height=found.number(entries.get(tiff_file.HEIGHT)),
         orientation=found.orientation(entries),
         num_pictures=len(pages),
+        channels=channels,
+        depth=depth,
         icc=found.value(icc) if icc is not None else b"",
         exif=exif_of_page(found, entries),
         density=_tiff_density(found, entries),
         is_cmyk=photometric == 5,
         is_lab=photometric in (8, 9, 10),
     )
+
+
+def _tiff_pixels(
+    found: Tiff, entries: dict[int, tiff_file.Entry], photometric: int
+) -> tuple[int | None, int | None]:
+    """Return channels and depth of the pixels of a page as they are read, where that is sure.
+
+    Palettes, CMYK and the like are converted on the way, and rarer depths scaled.
+    """
+    if photometric not in _TIFF_CHANNELS:
+        return None, None
+    samples = found.number(entries.get(tiff_file.SAMPLES), 1)
+    bits = found.number(entries.get(tiff_file.BITS), 1)
+    return _TIFF_CHANNELS[photometric].get(samples), bits if bits in (8, 16) else None
 
 
 def _gif(data: Data) -> ImageFacts:

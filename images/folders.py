@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import glob
+import contextlib
+import errno
 import os
 import re
 import shutil
@@ -14,8 +15,10 @@ from typing import NoReturn
 import cv2
 import numpy as np
 
+from ..video.atomic import replacing
 from ..video.frames import VideoFrame
-from ..video.hidden_names import hidden_sibling
+from ..video.hidden_names import hidden_sibling, leftovers
+from ..video.output_place import unwritable
 from .facts import image_facts
 from .reading import read_image
 
@@ -24,6 +27,13 @@ SUFFIXES = (
     *(".heic", ".heif", ".avif"),
 )
 """What counts as a frame in a folder; other files are ignored."""
+
+
+def is_frame(file: Path) -> bool:
+    """Tell whether what lies in a folder counts as a frame of it."""
+    # macOS leaves "._name" beside every file it copies.
+    is_named_so = file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+    return is_named_so and file.is_file()
 
 
 def natural_key(name: str) -> list[tuple[int, int | str]]:
@@ -49,9 +59,10 @@ class FrameFolder:
         self.path = Path(path)
         if not self.path.is_dir():
             raise FileNotFoundError(f"{path}: no such folder")
-        names = [f.name for f in self.path.iterdir() if f.suffix.lower() in SUFFIXES]
-        # macOS leaves "._name" beside every file it copies.
-        self.names = sorted((n for n in names if not n.startswith(".")), key=natural_key)
+        names = [file.name for file in self.path.iterdir() if is_frame(file)]
+        # By the name itself where numbers are alike, as "f1" and "f01" are: no two file systems
+        # list files in one order.
+        self.names = sorted(names, key=lambda name: (natural_key(name), name))
         """File names in order of time."""
         if not self.names:
             raise ValueError(f"{path}: holds no image ({', '.join(SUFFIXES)})")
@@ -119,6 +130,9 @@ class FrameFolder:
 class FrameFolderWriter:
     """Write frames as PNG files into a folder, which appears when the block ends well.
 
+    An empty folder that is there already is filled then, and stays the folder it is: it may be
+    the current one, or a disk of its own.
+
     with FrameFolderWriter("out") as writer:
         for name, frame in zip(folder.names, folder):
             writer.write(frame.pixels, name)
@@ -130,7 +144,7 @@ class FrameFolderWriter:
         Raises:
             ValueError: If the target is a file or a folder that is not empty.
             FileNotFoundError: If the folder around it does not exist.
-            PermissionError: If the folder around it cannot be written to.
+            PermissionError: If the folder around it, or it, cannot be written to.
         """
         self.path = Path(path)
         parent = self.path.absolute().parent
@@ -142,6 +156,9 @@ class FrameFolderWriter:
             raise ValueError(f"{path}: is not empty, choose another output folder")
         if not os.access(parent, os.W_OK | os.X_OK):
             raise PermissionError(f"{path}: the folder {parent} cannot be written to")
+        if self.path.exists() and not os.access(self.path, os.W_OK | os.X_OK):
+            raise PermissionError(f"{path}: cannot be written to")
+        self._is_kept = False
         self._part = hidden_sibling(self.path.absolute(), f".part-{os.getpid()}")
 
     def __enter__(self) -> FrameFolderWriter:
@@ -158,17 +175,36 @@ class FrameFolderWriter:
     ) -> None:
         try:
             if kind is None:
-                if self.path.is_dir():
-                    self.path.rmdir()
-                os.replace(self._part, self.path)
+                self._finish()
         finally:
-            shutil.rmtree(self._part, ignore_errors=True)
+            if not self._is_kept:
+                shutil.rmtree(self._part, ignore_errors=True)
 
     def remove_leftovers(self) -> None:
         """Remove what killed runs left of this output; only where no other run can be at it."""
-        pattern = glob.escape(hidden_sibling(self.path.absolute(), ".part-").name) + "*"
-        for leftover in self.path.absolute().parent.glob(pattern):
+        for leftover in leftovers(self.path.absolute()):
             shutil.rmtree(leftover, ignore_errors=True)
+
+    def _finish(self) -> None:
+        """Give the frames their folder; where that fails they stay, and it is said where."""
+        try:
+            if self.path.is_dir():
+                _move_files(self._part, self.path)
+            else:
+                os.replace(self._part, self.path)
+        except OSError as error:
+            self._is_kept, kept = True, self._part
+            with contextlib.suppress(OSError):
+                # Another name, as the next run removes what killed ones left.
+                kept = kept.rename(
+                    hidden_sibling(self.path.absolute(), f".finished-{os.getpid()}")
+                )
+            cause = error.strerror or str(error)
+            raise OSError(
+                error.errno,
+                f"{self.path}: the finished frames cannot be moved there ({cause}), they lie "
+                f"in {kept}",
+            ) from error
 
     def write(self, pixels: np.ndarray, name: str) -> None:
         """Write one frame.
@@ -200,10 +236,7 @@ class FrameFolderWriter:
         try:
             target.write_bytes(data)
         except OSError as error:
-            raise OSError(
-                error.errno,
-                f"{self.path / target.name}: could not be written, {error.strerror}",
-            ) from error
+            raise unwritable(self.path / target.name, error) from error
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
@@ -212,6 +245,34 @@ def encode_png(pixels: np.ndarray) -> bytes:
     written, data = cv2.imencode(".png", cv2.cvtColor(pixels, code))
     assert written
     return data.tobytes()
+
+
+def _move_files(source: Path, target: Path) -> None:
+    """Move all files of a folder into another; those that were moved go back if one fails."""
+    moved: list[str] = []
+    try:
+        for name in sorted(os.listdir(source)):
+            if (target / name).exists():
+                raise FileExistsError(errno.EEXIST, f"{name} is there meanwhile")
+            _move(source / name, target / name)
+            moved.append(name)
+    except BaseException:
+        for name in moved:
+            with contextlib.suppress(OSError):
+                _move(target / name, source / name)
+        raise
+
+
+def _move(source: Path, target: Path) -> None:
+    try:
+        os.replace(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        # The folder is a disk of its own.
+        with source.open("rb") as read, replacing(target) as written:
+            shutil.copyfileobj(read, written)
+        source.unlink()
 
 
 def _refuse_same_stems(folder: Path, names: list[str]) -> None:

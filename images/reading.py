@@ -19,10 +19,15 @@ def read_image(path: Path) -> np.ndarray:
     """Read an image as `[H, W, 3 or 4]` RGB(A), uint8 or uint16, turned upright.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        OSError: If it cannot be read from the disk, with its name.
         ValueError: If it is no image, holds several, or its pixels are neither 8- nor 16-bit.
     """
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        # A disk that fails while it is read does not say which file it was.
+        error.filename = error.filename or str(path)
+        raise
     facts = facts_of(path, data)
     if facts is not None and facts.num_pictures > 1:
         raise ValueError(

@@ -29,6 +29,8 @@ class BatchClip:
 
     source: Path
     output: Path
+    is_folder: bool = False
+    """Whether the output is a folder, whatever it is called."""
     num_frames: int | None = None
     """As the file says, then those that were restored."""
     state: Literal["open", "restored", "skipped", "failed"] = "open"
@@ -82,7 +84,9 @@ def plan_batch(
         clip = BatchClip(source=source, output=folder / source.resolve().name)
         clips.insert(0, clip)
         try:
-            name, clip.num_frames = output_name(source, codec, audio, deinterlace)
+            name, clip.num_frames, clip.is_folder = output_name(
+                source, codec, audio, deinterlace
+            )
             clip.output = folder / name
         except Exception as error:  # noqa: BLE001 (one clip must not end the others)
             _fail(clip, error)
@@ -119,12 +123,7 @@ def restore_batch(
     """
     for clip in clips:
         if clip.state == "open" and _is_there(clip.output) and not settings.overwrite:
-            clip.state = "skipped"
-            record = BatchRecord(clip.output.parent)
-            clip.changes = record.changes(clip.output, _made_from(clip, settings))
-            clip.error = record.error(clip.output)
-            if clip.error and not clip.changes:
-                clip.state = "failed"
+            _skip(clip, settings)
     wanted = [clip for clip in clips if clip.state == "open"]
     counts = [clip.num_frames for clip in wanted]
     total = None if None in counts else sum(count or 0 for count in counts)
@@ -138,41 +137,86 @@ def restore_batch(
         if callback is not None:
             callback(done, total)
 
-    restore_clips([_clip_work(clip, settings, count) for clip in wanted], pool, progress)
+    works = (_clip_work(clip, settings, count) for clip in wanted)
+    restore_clips([work for work in works if work is not None], pool, progress)
+
+
+def _skip(clip: BatchClip, settings: BatchSettings) -> None:
+    """Note of an output that is there already what it was made from, and if it is whole."""
+    clip.state = "skipped"
+    try:
+        record = BatchRecord(clip.output.parent)
+        clip.changes = record.changes(clip.output, _made_from(clip, settings))
+        clip.error = record.error(clip.output)
+        if clip.error and not clip.changes:
+            clip.state = "failed"
+    except Exception as error:  # noqa: BLE001 (one clip must not end the others)
+        _fail(clip, error)
 
 
 def _clip_work(
     clip: BatchClip, settings: BatchSettings, on_frames: Callable[[int], None]
-) -> ClipWork:
-    """Return the work on a clip, which tells the clip and the record how it ended."""
+) -> ClipWork | None:
+    """Return the work on a clip, which tells the clip and the record how it ended.
+
+    None, and the clip has failed, where its input and output do not go together.
+    """
+    made_from: dict[str, Any] = {}
+
+    def begin() -> None:
+        # Now: the input may be gone when the output is written.
+        made_from.update(_made_from(clip, settings))
 
     def note(work: ClipWork) -> None:
+        error = work.error
         if work.report is not None:
             clip.num_frames = work.report.num_frames
             # With an error the output holds a part of the input only.
-            record = BatchRecord(clip.output.parent)
-            record.add(clip.output, _made_from(clip, settings), str(work.error or ""))
-        if work.error is not None:
-            _fail(clip, work.error)
+            error = _recorded_as(clip, made_from, error)
+        if error is not None:
+            _fail(clip, error)
         else:
             clip.state = "restored"
 
+    try:
+        ends = _ends(clip, settings)
+    except Exception as error:  # noqa: BLE001 (one clip must not end the others)
+        _fail(clip, error)
+        return None
+
     return ClipWork(
-        _ends(clip, settings),
+        ends,
         resume_folder(clip.output),
         settings.identity,
         settings.config,
         settings.restoration,
         first_config=settings.first_config,
         on_frames=on_frames,
+        on_begin=begin,
         on_end=note,
     )
+
+
+def _recorded_as(
+    clip: BatchClip, made_from: dict[str, Any], error: Exception | None
+) -> Exception | None:
+    """Record an output; returns what went wrong with it, or then with the record."""
+    try:
+        BatchRecord(clip.output.parent).add(clip.output, made_from, str(error or ""))
+    except OSError as failure:
+        cause = failure.strerror or failure
+        return error or OSError(
+            failure.errno,
+            f"{clip.output}: is restored, but what it was made from could not be noted beside "
+            f"it ({cause})",
+        )
+    return error
 
 
 def _ends(clip: BatchClip, settings: BatchSettings) -> Ends:
     return make_ends(
         clip.source,
-        clip.output,
+        f"{clip.output}/" if clip.is_folder else clip.output,
         settings.codec,
         settings.crf,
         audio=settings.audio,
@@ -200,12 +244,12 @@ def _made_from(clip: BatchClip, settings: BatchSettings) -> dict[str, Any]:
         "settings": _recorded(settings.restoration),
     }
     if isinstance(ends, VideoEnds):
-        made_from |= {"codec": settings.codec, "crf": settings.crf}
-        # Left out else, as records of older versions know of no choice.
-        if settings.audio != "copy":
-            made_from["audio"] = settings.audio
-        if settings.deinterlace != "off":
-            made_from["deinterlace"] = settings.deinterlace
+        made_from |= {
+            "codec": settings.codec,
+            "crf": settings.crf,
+            "audio": settings.audio,
+            "deinterlace": settings.deinterlace,
+        }
     return made_from
 
 
@@ -219,7 +263,9 @@ def _recorded(settings: RestorationSettings) -> dict[str, Any]:
 
 def _fail(clip: BatchClip, error: Exception) -> None:
     clip.state = "failed"
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     line = " ".join((text or type(error).__name__).split())
     named = str(clip.source) in line or str(clip.output) in line
     clip.error = line if named else f"{clip.source}: {line}"

@@ -15,6 +15,8 @@ from ..video.output_lock import waiting_lock
 
 RECORD_NAME = ".video_deblur_batch.json"
 _FORMAT = 1
+_LEFT_OUT = {"audio": "copy", "deinterlace": "off"}
+"""What records of older versions leave out, and mean."""
 
 
 class BatchRecord:
@@ -30,11 +32,13 @@ class BatchRecord:
             output: A file or folder of the record's folder.
             made_from: JSON values by what messages call them.
         """
-        known = self._read().get(output.name)
-        if known is None:
+        entry = self._read().get(output.name)
+        if entry is None:
             return []
-        wanted = json.loads(json.dumps(made_from))
-        return sorted(name for name in wanted if known["made_from"].get(name) != wanted[name])
+        known = {**_LEFT_OUT, **entry["made_from"]}
+        wanted = {**_LEFT_OUT, **json.loads(json.dumps(made_from))}
+        names = {*known, *wanted}
+        return sorted(name for name in names if known.get(name) != wanted.get(name))
 
     def error(self, output: Path) -> str:
         """Return why an output is incomplete, or nothing."""

@@ -29,7 +29,7 @@ from ..video.frames import VideoFrame
 from ..video.reader import VideoReader
 from .image_ends import AS_PNG, PngFolderEnds, files_of
 from .part_store import file_identity
-from .video_ends import VideoEnds, warn_of_frames
+from .video_ends import VideoEnds, frames_from, warn_of_frames
 
 logger = logging.getLogger(__name__)
 
@@ -71,9 +71,8 @@ class ClipToFolderEnds(PngFolderEnds):
             logger.warning("%s: its sound is left out, the output is a folder", self.source)
 
     def _read(self, start: int) -> Iterator[VideoFrame]:
-        self._reader.skip(start)
         has_alpha = self._reader.info.has_alpha
-        for frame in self._reader:
+        for frame in frames_from(self._reader, start, self._raise_if_closing):
             kept = frame.pixels if has_alpha else frame.pixels[..., :3]
             yield dataclasses.replace(frame, pixels=kept)
             del frame, kept

@@ -52,6 +52,7 @@ class ClipWork:
         measure_blur: bool = False,
         cancelled_by: tuple[type[BaseException], ...] = (),
         on_frames: Callable[[int], None] | None = None,
+        on_begin: Callable[[], None] | None = None,
         on_end: Callable[[ClipWork], None] | None = None,
     ) -> None:
         """Open nothing yet.
@@ -67,6 +68,7 @@ class ClipWork:
             cancelled_by: What is raised to end all work at once; nothing that the clip is to
                 blame for.
             on_frames: Called with the number of frames that are newly finished.
+            on_begin: Called once, when the input is open; what it raises is the clip's error.
             on_end: Called once, when `report` or `error` says how it ended.
         """
         self._ends = ends
@@ -78,6 +80,7 @@ class ClipWork:
         self._measure_blur = measure_blur
         self._cancelled_by = cancelled_by
         self._on_frames = on_frames or (lambda count: None)
+        self._on_begin = on_begin or (lambda: None)
         self._on_end = on_end or (lambda work: None)
         self._stack = contextlib.ExitStack()
         self._pending: dict[int, PlannedPart] = {}
@@ -108,9 +111,10 @@ class ClipWork:
     def _parts(self) -> Iterator[tuple[int, PlannedPart]]:
         ends = self._stack.enter_context(self._ends)
         ends.check_encoder()
+        self._on_begin()
         identity = {**ends.identity(), **self._identity}
         store = PartStore(self._folder, identity, str(ends.output))
-        self._store = self._stack.enter_context(kept_parts(store, ends.output))
+        self._store = self._stack.enter_context(kept_parts(store))
         self._on_frames(store.num_kept)
         planned = plan_parts(
             ends,

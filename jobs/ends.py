@@ -127,7 +127,7 @@ class Ends(ABC):
                 if self.check is not None:
                     self.check()
                 self._write_encoded(index, frame)
-        report = make_report(store.parts)
+        report = make_report(store.parts, store.num_taken_up)
         store.remove()
         return report
 

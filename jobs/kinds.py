@@ -21,6 +21,8 @@ ANIMATION_SUFFIXES = (".gif", ".apng")
 _FILE_SUFFIXES = {*SUFFIXES, *ANIMATION_SUFFIXES, ".avi", ".webm", ".m4v", ".mpg", ".wmv"}
 """A folder is hardly meant to be called so."""
 _MOST_FPS = 1000
+_MOST_TICKS = 1_000_000
+"""Numerator of a rate: time is counted in such parts of a second, in numbers of 31 bits."""
 _VIDEO_NAMES = ", ".join(FORMATS)
 
 
@@ -38,7 +40,8 @@ def make_ends(
 
     Args:
         source: File or folder.
-        output: Its name says what it becomes: a video, a PNG, a folder of PNGs.
+        output: Its name says what it becomes: a video, a PNG, a folder of PNGs. As text, with
+            a slash at its end, it is a folder, whatever it is called.
         codec: Of a video.
         crf: Of a video.
         audio: What becomes of a video's sound: "copy", "encode" or "drop".
@@ -53,7 +56,8 @@ def make_ends(
     check_place(output)
     is_folder = name.endswith(("/", os.sep)) or output.is_dir() or not output.suffix
     has_pages = kind == "animation" and facts is not None and facts.kind == "TIFF"
-    takes_fps = (kind == "folder" or has_pages) and writes_video(output)
+    is_video = writes_video(output) and not is_folder
+    takes_fps = (kind == "folder" or has_pages) and is_video
     if fps is not None and not takes_fps:
         raise ValueError(
             f"{source}: --fps is for a folder of images, or a TIFF, that becomes a video; "
@@ -61,9 +65,13 @@ def make_ends(
         )
     if fps is not None and not 0 < fps <= _MOST_FPS:
         raise ValueError(f"fps must be above 0 and at most {_MOST_FPS}, got {fps}")
+    if fps is not None and fps.numerator > _MOST_TICKS:
+        raise ValueError(
+            f"fps {fps} is no rate that files can store, expected one such as 24000/1001"
+        )
     if kind == "image":
         return ImageEnds(source, output)
-    if kind == "folder" and not writes_video(output):
+    if kind == "folder" and not is_video:
         if not is_folder and output.suffix.lower() in _FILE_SUFFIXES:
             raise ValueError(f"{output}: {_instead(source, None)}")
         return FolderEnds(source, output)
@@ -75,7 +83,7 @@ def make_ends(
         return ClipToVideoEnds(source, output, codec, crf, fps=fps)
     if is_folder:
         return ClipToFolderEnds(source, output, deinterlace)
-    if kind == "animation" and writes_video(output):
+    if kind == "animation" and is_video:
         return ClipToVideoEnds(source, output, codec, crf, fps=fps)
     if kind == "animation" or output.suffix.lower() in (*SUFFIXES, *ANIMATION_SUFFIXES):
         pictures = facts if kind == "animation" else None
@@ -85,26 +93,26 @@ def make_ends(
 
 def output_name(
     source: Path, codec: str, audio: str = "copy", deinterlace: str = "off"
-) -> tuple[str, int | None]:
-    """Return what the output of an input is called in a batch, and how many frames it says.
+) -> tuple[str, int | None, bool]:
+    """Return the name of an input's output in a batch, how many frames it says, if a folder.
 
     Raises:
         FileNotFoundError, ValueError: If the input cannot be used.
     """
     kind, facts = input_kind(source)
     if kind == "folder":
-        return source.resolve().name, len(FrameFolder(source))
+        return source.resolve().name, len(FrameFolder(source)), True
     if kind == "image":
-        return f"{source.stem}.png", 1
+        return f"{source.stem}.png", 1, False
     if facts is not None and facts.kind == "TIFF":
         # Pages have no times that a video would need.
-        return source.stem, facts.num_pictures
+        return source.stem, facts.num_pictures, True
     from .clip_ends import open_clip
 
     with open_clip(source, deinterlace) as reader:
         copied = reader.info.audio_codecs if audio == "copy" else ()
         suffix = container_for(copied, codec)
-        return f"{source.stem}{suffix}", reader.info.num_frames
+        return f"{source.stem}{suffix}", reader.info.num_frames, False
 
 
 def input_kind(source: Path) -> tuple[Kind, ImageFacts | None]:

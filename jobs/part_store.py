@@ -25,6 +25,7 @@ from ..restoration.streaming.planning import Position
 from ..video.atomic import write_file
 from ..video.frames import EncodedFrame
 from ..video.hidden_names import hidden_sibling
+from ..video.output_place import unwritable
 from ..video.source import Source
 from .report import FinishedPart
 
@@ -54,6 +55,7 @@ class PartStore:
             OSError: If the folder cannot be made or written to.
         """
         self.folder = folder
+        self._name = name
         self._finished: dict[int, tuple[FinishedPart, Position]] = {}
         identity = json.loads(json.dumps({"format": FORMAT, **identity}))
         known = _read_json(folder / "manifest.json")
@@ -72,6 +74,8 @@ class PartStore:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             write_file(folder / "manifest.json", _to_json(identity))
+        self.num_taken_up = self.num_kept
+        """Frames of the parts that were there already."""
 
     @property
     def parts(self) -> list[FinishedPart]:
@@ -122,7 +126,6 @@ class PartStore:
             OSError: If the disk is full; what was stored before stays.
         """
         index = self.next_index if index is None else index
-        write_file(self._packets(index), b"".join(frame.data for frame in frames))
         described = {
             "packets": [
                 [len(frame.data), frame.pts, frame.duration, frame.is_keyframe]
@@ -131,7 +134,11 @@ class PartStore:
             "position": _position_to_json(position),
             "part": {"cuts": part.cuts, "blur": part.blur, "untouched": part.untouched},
         }
-        write_file(self._description(index), _to_json(described))
+        try:
+            write_file(self._packets(index), b"".join(frame.data for frame in frames))
+            write_file(self._description(index), _to_json(described))
+        except OSError as error:
+            raise unwritable(self._name, error) from error
         self._finished[index] = part, position
 
     def encoded_frames(self) -> Iterator[EncodedFrame]:
@@ -181,22 +188,24 @@ class PartStore:
 
 
 @contextlib.contextmanager
-def kept_parts(store: PartStore, output: Path) -> Iterator[PartStore]:
-    """Say what is kept when a full disk ends the work; an empty store is not worth keeping."""
+def kept_parts(store: PartStore) -> Iterator[PartStore]:
+    """Say what is kept when the disk ends the work; an empty store is not worth keeping.
+
+    Errors of reading the input keep its name: nothing of the output is to blame for them.
+    """
     try:
         yield store
     except OSError as error:
-        if isinstance(error, FileNotFoundError):
+        if isinstance(error, FileNotFoundError) or not store.num_kept:
             raise
         cause = error.strerror or str(error)
-        if str(output) not in cause:
-            cause = f"{output}: could not be written ({cause}), free some space"
-        if store.num_kept:
-            cause += (
-                f"; {store.num_kept} finished frames are kept, run the same command again to "
-                "go on"
-            )
-        raise OSError(error.errno, cause) from error
+        if error.filename is not None:
+            cause = f"{error.filename}: {cause}"
+        raise OSError(
+            error.errno,
+            f"{cause}; {store.num_kept} finished frames are kept, run the same command again "
+            "to go on",
+        ) from error
     finally:
         if not store.num_kept:
             # What was learned stays for the next run.

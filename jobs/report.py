@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..restoration.streaming.footage import SurveyedFrame
 
@@ -32,6 +32,8 @@ class Report:
     """Score of each frame, None where it was not measured."""
     untouched: int
     """Frames that were left alone because they are sharp."""
+    num_kept: int = field(default=0, compare=False)
+    """Frames of the output that an earlier run had finished."""
 
 
 def finished_part(start: int, frames: Sequence[SurveyedFrame]) -> FinishedPart:
@@ -52,12 +54,13 @@ def merged(parts: Sequence[FinishedPart]) -> FinishedPart:
     )
 
 
-def make_report(parts: Sequence[FinishedPart]) -> Report:
-    """Return what was done, from all parts."""
+def make_report(parts: Sequence[FinishedPart], num_kept: int = 0) -> Report:
+    """Return what was done, from all parts and the frames of those that were kept."""
     joined = merged(parts)
     return Report(
         num_frames=len(joined.blur),
         cuts=joined.cuts,
         blur=joined.blur,
         untouched=joined.untouched,
+        num_kept=num_kept,
     )

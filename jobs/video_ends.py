@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -95,11 +95,7 @@ class VideoEnds(Ends):
         return self.source
 
     def _read(self, start: int) -> Iterator[VideoFrame]:
-        if isinstance(self._reader, VideoReader):
-            self._reader.check = self._raise_if_closing
-        # Frames before are decoded and dropped: no other way leads to a frame in every file.
-        self._reader.skip(start)
-        for frame in self._reader:
+        for frame in frames_from(self._reader, start, self._raise_if_closing):
             if not self._writer.pictures.has_alpha:
                 frame = dataclasses.replace(frame, pixels=frame.pixels[..., :3])
             yield frame
@@ -120,6 +116,23 @@ class VideoEnds(Ends):
 
     def _damage(self) -> VideoError | None:
         return self.ended_early or self._writer.sound_error
+
+
+def frames_from(
+    reader: VideoReader | ImageClip, start: int, check: Callable[[], None]
+) -> Iterator[VideoFrame]:
+    """Yield the frames of a clip from one on.
+
+    Args:
+        reader: The clip, of which nothing was read yet.
+        start: Frames to pass over.
+        check: Called while they are passed over, which takes long; may raise to end it.
+    """
+    if isinstance(reader, VideoReader):
+        reader.check = check
+    # Frames before are decoded and dropped: no other way leads to a frame in every file.
+    reader.skip(start)
+    yield from reader
 
 
 def warn_of_frames(reader: VideoReader | ImageClip, deinterlace: str) -> None:

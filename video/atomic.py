@@ -41,8 +41,13 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 def write_file(path: Path, data: bytes) -> None:
     """Replace `path` by `data` once all of it is on the disk; makes missing folders.
 
+    A device or a pipe is written into, and stays what it is.
+
     Raises:
         OSError: If the disk is full or cannot be written; `path` is as it was.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        path.write_bytes(data)
+        return
     with replacing(path) as file:
         file.write(data)

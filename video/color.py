@@ -37,6 +37,18 @@ def has_alpha(pix_fmt: str) -> bool:
     return any(component.is_alpha for component in av.VideoFormat(pix_fmt).components)
 
 
+def chroma_sampling(pix_fmt: str) -> tuple[int, int] | None:
+    """Return how many pixels, across and down, share a colour; None for grey.
+
+    1 and 1 for RGB and 4:4:4, 2 and 1 for 4:2:2, 2 and 2 for 4:2:0.
+    """
+    layout = av.VideoFormat(pix_fmt)
+    if not is_rgb(pix_fmt) and sum(not each.is_alpha for each in layout.components) == 1:
+        return None
+    side = 16
+    return side // layout.chroma_width(side), side // layout.chroma_height(side)
+
+
 def array_format(depth: int, alpha: bool) -> str:
     """Name the libav format of an `[H, W, C]` array with this bit depth."""
     if depth > 8:

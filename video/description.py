@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
@@ -12,6 +13,7 @@ from av.container import InputContainer, OutputContainer
 from av.error import FFmpegError
 
 from .codecs import FORMATS
+from .probe import average_rate
 
 _OF_THE_FILE = {
     "software",
@@ -41,6 +43,8 @@ class Description:
         # PyAV below 15 knows nothing of chapters.
         self._chapters = source.chapters() if hasattr(source, "chapters") else []
         self._timecode = _timecode(source)
+        # Now, as a stream must not be asked after its file is closed.
+        self._rate = None if pictures is None else average_rate(pictures)
 
     def container_options(self, suffix: str) -> dict[str, str]:
         """Return what libav's muxer must know before it keeps all keys."""
@@ -62,16 +66,18 @@ class Description:
             copy_stream_description(self._pictures, video, suffix)
         if self._chapters and hasattr(output, "set_chapters"):
             output.set_chapters(self._chapters)
-        if self._timecode and self._kept(suffix, rate, self._timecode) is not None:
+        timecode = self._timecode_at(rate)
+        if timecode and self._kept(suffix, rate, timecode) is not None:
             target = output if suffix == ".mkv" else video
-            target.metadata["timecode"] = self._timecode
+            target.metadata["timecode"] = timecode
 
     def losses(self, suffix: str, rate: Fraction) -> list[str]:
         """Return what of it an output cannot hold, one line each."""
         losses = []
-        if self._timecode and self._kept(suffix, rate, self._timecode) is None:
+        timecode = self._timecode_at(rate)
+        if timecode and self._kept(suffix, rate, timecode) is None:
             losses.append(
-                f"its time code {self._timecode} is left out: {suffix} has none for "
+                f"its time code {timecode} is left out: {suffix} has none for "
                 f"{float(rate):.6g} frames per second"
             )
         kept = self._kept(suffix, rate) or set()
@@ -79,6 +85,14 @@ class Description:
         if lost:
             losses.append(f"its tags {', '.join(lost)} are left out: {suffix} cannot hold them")
         return losses
+
+    def _timecode_at(self, rate: Fraction) -> str:
+        """Return the time code as the pictures of an output count: of twice as many, twice."""
+        match = re.fullmatch(r"(.*[:;.])(\d+)", self._timecode)
+        if match is None or self._rate is None:
+            return self._timecode
+        count = round(rate / self._rate)
+        return f"{match[1]}{int(match[2]) * count:02}" if count > 1 else self._timecode
 
     def _kept(self, suffix: str, rate: Fraction, timecode: str = "") -> set[str] | None:
         """Try which keys a file holds; None: it would not be written at all."""

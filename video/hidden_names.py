@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from pathlib import Path
 
 _MOST_BYTES = 200
@@ -32,3 +33,17 @@ def hidden_stem(name: str) -> str:
 def hidden_sibling(path: Path, ending: str) -> Path:
     """Return the path of a hidden file beside another: `.NAME` and the ending."""
     return path.with_name(hidden_stem(path.name) + ending)
+
+
+def leftovers(path: Path, suffix: str = "") -> list[Path]:
+    """Return what killed runs left beside an output: `.NAME.part-PID` and the suffix.
+
+    Other outputs may have names that begin so; what is hidden beside those is not found.
+
+    Args:
+        path: The output, or one without the suffix that its hidden files end with.
+        suffix: What they end with, with the dot.
+    """
+    stem = re.escape(hidden_stem(path.name))
+    pattern = re.compile(rf"{stem}\.part-[0-9]+{re.escape(suffix)}", re.DOTALL)
+    return [each for each in path.parent.iterdir() if pattern.fullmatch(each.name)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,14 @@ def through_links(path: Path) -> Path:
     Renaming a finished file over the link would replace the link, not the file.
     """
     return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def unwritable(output: Path | str, error: OSError) -> OSError:
+    """Return an error of one line that names the output and says what to do."""
+    number = error.errno or errno.EIO
+    is_full = number in (errno.ENOSPC, errno.EDQUOT)
+    advice = "free some space" if is_full else "choose another output"
+    return OSError(number, f"{output}: could not be written ({os.strerror(number)}), {advice}")
 
 
 def check_place(path: Path) -> None:

@@ -10,8 +10,6 @@ beside them reads back as 30000/1001), and what lies closer moves to the next on
 from __future__ import annotations
 
 import contextlib
-import errno
-import glob
 import logging
 import math
 import os
@@ -37,10 +35,11 @@ from .encoder import (
 )
 from .frames import EncodedFrame
 from .hdr import HdrMetadata
-from .hidden_names import hidden_stem
+from .hidden_names import hidden_stem, leftovers
 from .info import FieldOrder, VideoInfo
 from .matroska import reserve_display_size, write_display_size
 from .output_file import OutputFile
+from .output_place import unwritable
 from .source import Source, VideoError, source_name
 from .stream_copy import PacketCopier
 from .stream_plan import check_audio_choice
@@ -255,9 +254,7 @@ class VideoWriter:
 
     def remove_leftovers(self) -> None:
         """Remove what killed runs left of this output; only where no other run can be at it."""
-        stem, suffix = glob.escape(hidden_stem(self.path.stem)), glob.escape(self.path.suffix)
-        pattern = f"{stem}.part-*{suffix}"
-        for leftover in self.path.parent.glob(pattern):
+        for leftover in leftovers(self.path.with_name(self.path.stem), self.path.suffix):
             leftover.unlink(missing_ok=True)
 
     def end_early(self) -> None:
@@ -358,7 +355,7 @@ class VideoWriter:
         try:
             yield
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise unwritable(self.path, error) from error
         except FFmpegError as error:
             if self._num_frames == 0:
                 raise ValueError(
@@ -367,13 +364,6 @@ class VideoWriter:
             raise ValueError(
                 f"{self.path}: {self.pictures.codec} could not be written ({error.strerror})"
             ) from error
-
-    def _unwritable(self, error: OSError) -> OSError:
-        number = error.errno or errno.EIO
-        advice = "free some space" if number == errno.ENOSPC else "choose another output"
-        return OSError(
-            number, f"{self.path}: could not be written ({os.strerror(number)}), {advice}"
-        )
 
 
 def _checked_crf(codec: str, crf: int | None) -> int | None:

@@ -307,6 +307,22 @@ def test_tuned_weights_may_lie_in_a_new_folder(folder, cpgd, learned, tmp_path, 
     assert read_info(saved).provenance["steps"] == 7
 
 
+def test_an_interrupted_run_names_the_weights_that_were_written(
+    folder, cpgd, learned, tmp_path, capsys, monkeypatch
+):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("video_deblur.jobs.files.restore_ends", stop)
+    saved = tmp_path / "tuned.safetensors"
+    adapt = (*options(folder, tmp_path / "out", cpgd), "--save-adapted", saved)
+    code, said = run(capsys, *adapt)
+    assert (code, saved.exists()) == (130, True)
+    assert said.endswith(f"interrupted, nothing but the tuned weights {saved} was written\n")
+    code, said = run(capsys, *adapt, "--resume")
+    assert said.endswith("finished parts are kept, run the same command again to go on\n")
+
+
 def test_the_clip_is_restored_though_tuned_weights_cannot_be_written(
     folder, cpgd, learned, tmp_path, capsys, monkeypatch
 ):

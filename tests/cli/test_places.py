@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import unicodedata
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from video_deblur.video.reader import VideoReader
 
 from ..images import image_files
 from .command import command, decoded, refused, run, write_clip
@@ -140,7 +142,39 @@ def test_the_input_of_a_shell_pipe_is_refused(clip, checkpoint, tmp_path):
 
 
 def test_a_rate_that_is_no_number_is_wrong_usage(clip, checkpoint, tmp_path, capsys):
-    for text in ("1/0", "fast"):
+    for text in ("1/0", "fast", "nan", "inf", "1e999"):
         with pytest.raises(SystemExit) as caught:
             run(capsys, "run", clip, "-o", tmp_path / "o.mp4", "--fps", text)
         assert caught.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("23.976023976", Fraction(24000, 1001)),
+        ("59.94005994005994", Fraction(60000, 1001)),
+        ("23.976", Fraction(2997, 125)),
+        ("12.5", Fraction(25, 2)),
+        ("30000/1001", Fraction(30000, 1001)),
+    ],
+)
+def test_a_rate_of_many_digits_is_the_fraction_that_it_stands_for(
+    text, rate, restore, tmp_path
+):
+    (tmp_path / "in").mkdir()
+    for index in range(3):
+        photo = image_files.png(image_files.picture())
+        (tmp_path / "in" / f"{index}.png").write_bytes(photo)
+    output = tmp_path / "out.mp4"
+    assert restore(tmp_path / "in", output, "--fps", text)[0] == 0
+    with VideoReader(output) as reader:
+        assert reader.info.average_rate == rate
+
+
+def test_a_rate_that_no_file_can_store_is_refused(checkpoint, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    photo = image_files.png(image_files.picture())
+    (tmp_path / "in" / "0.png").write_bytes(photo)
+    for text in ("23976023976/1000000000", "1e-9", "1e12"):
+        options = ["-o", tmp_path / "o.mp4", "--checkpoint", checkpoint, "--fps", text]
+        assert "fps" in refused(capsys, "run", tmp_path / "in", *options)

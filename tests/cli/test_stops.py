@@ -8,10 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from video_deblur.cli import main
+from video_deblur.cli import run as run_module
+from video_deblur.images.folders import encode_png
 from video_deblur.jobs import parts
+from video_deblur.jobs.part_store import PartStore
 from video_deblur.restoration.streaming import segments
 
 from .command import command, decoded, run, write_clip
@@ -168,3 +173,68 @@ def test_an_interrupted_run_says_how_to_go_on(checkpoint, tmp_path):
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "run the same command again to go on" in said
+
+
+def test_what_is_written_piece_by_piece_is_said_to_be_kept(
+    checkpoint, tmp_path, capsys, monkeypatch
+):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    for name in (
+        "evaluation.report.evaluate_sequences",
+        "evaluation.demo.run_demo",
+        "synthesis.pairs.synthesize_pairs",
+        "jobs.priors.write_priors",
+    ):
+        monkeypatch.setattr(f"video_deblur.{name}", stop)
+    for kind in ("blur", "sharp"):
+        (tmp_path / "pairs" / "a" / kind).mkdir(parents=True)
+        write_png(tmp_path / "pairs" / "a" / kind / "0.png")
+    evaluate = ["evaluate", "--dataset", f"pairs:{tmp_path / 'pairs'}", "--method", "unsharp"]
+    frame, save = tmp_path / "pairs" / "a" / "blur" / "0.png", tmp_path / "saved"
+    for arguments, said in (
+        (evaluate, "nothing was written"),
+        ([*evaluate, "--save", save], f"the sequences that were finished are kept in {save}"),
+        (["demo", "--checkpoint", checkpoint], "the files that were finished are kept"),
+        (["synthesize", frame, "-o", save], "the sequences that were finished are kept"),
+        (["priors", frame, "-o", save], "nothing was written"),
+    ):
+        assert run(capsys, *arguments) == (130, f"video-deblur: interrupted, {said}\n")
+
+
+def write_png(path) -> None:
+    path.write_bytes(encode_png(np.zeros((32, 32, 3), np.uint8)))
+
+
+@pytest.mark.usefixtures("_short_parts")
+def test_frames_that_were_kept_cost_no_time_and_have_no_blur(
+    checkpoint, tmp_path, capsys, caplog, monkeypatch
+):
+    clip = write_clip(tmp_path / "clip.mp4", 24, 32, 24)
+    output, report = tmp_path / "out.mp4", tmp_path / "report.json"
+    options = ["--checkpoint", checkpoint, "--window", 4, "--overlap", 0, "--no-borrow"]
+    arguments = ["run", clip, "-o", output, *options, "--resume"]
+    add = PartStore.add
+
+    def stop(store, *part):
+        add(store, *part)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PartStore, "add", stop)
+        assert run(capsys, *arguments)[0] == 130
+    clock = iter([0.0, 8.0])
+    monkeypatch.setattr(run_module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    assert main(list(map(str, [*arguments, "--json", report]))) == 0
+    blur = json.loads(report.read_text())["blur"]
+    kept = blur.count(None)
+    assert 0 < kept < 24
+    seconds = 8 / (24 - kept)
+    said = f"24 frames in 8.0 s, {kept} of them finished before ({seconds:.2f} s per frame)"
+    assert said in capsys.readouterr().out
+    (warning,) = caplog.messages
+    assert warning == (
+        f"{report}: the blur of {kept} frames is null, as they were finished by a run without "
+        "--json"
+    )

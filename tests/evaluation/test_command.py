@@ -153,5 +153,24 @@ def test_saved_results_measure_as_they_did(dataset, tmp_path, capsys):
     figures = capsys.readouterr().out.splitlines()[2:]
     assert run(*arguments, "--pred", results) == 0
     assert capsys.readouterr().out.splitlines()[2:] == figures
-    line = refused(capsys, *arguments, "--method", "unsharp", "--save", results)
-    assert "is not empty" in line
+    assert run(*arguments, "--pred", f"mine={results}") == 0
+    assert capsys.readouterr().out.splitlines()[2:] == figures
+    line = refused(capsys, *arguments, "--pred", f"mine={tmp_path / 'none'}")
+    assert line.endswith("none: no such folder of results")
+
+
+def test_a_place_for_results_is_looked_at_before_anything_is_restored(
+    dataset, tmp_path, capsys, monkeypatch
+):
+    # The second of the sequences.
+    (tmp_path / "results" / "street").mkdir(parents=True)
+    (tmp_path / "results" / "street" / "0.png").touch()
+
+    def never(*_, **__):
+        raise AssertionError("work has begun")
+
+    monkeypatch.setattr("video_deblur.evaluation.report.evaluate_sequences", never)
+    arguments = ["--dataset", dataset, "--method", "unsharp", "--save"]
+    assert "street: is not empty" in refused(capsys, *arguments, tmp_path / "results")
+    (tmp_path / "file").touch()
+    assert "is a file" in refused(capsys, *arguments, tmp_path / "file")

@@ -212,3 +212,55 @@ def test_a_missing_result_is_named(dataset, tmp_path):
     (sequence, _) = load_dataset(f"pairs:{dataset}")
     with pytest.raises(FileNotFoundError, match="no result for frame 0"):
         read_predictions(tmp_path / "results", sequence)
+
+
+def test_results_are_found_by_the_rules_of_data_sets(dataset, tmp_path):
+    sequence = next(s for s in load_dataset(f"pairs:{dataset}") if s.name == "short")
+    results = tmp_path / "results" / "short"
+    write_flat(results / "0.PNG", LEVEL)
+    write_flat(results / "._0.png", 0)
+    assert (read_predictions(results.parent, sequence) == LEVEL).all()
+    write_flat(results / "0.bmp", LEVEL)
+    with pytest.raises(ValueError, match=r"0\.PNG and 0\.bmp are one frame twice"):
+        read_predictions(results.parent, sequence)
+
+
+def test_frames_of_16_bits_are_rounded_or_counted_as_they_are(tmp_path):
+    for name, value in (("sharp", 100 * 257 + 200), ("blur", 100 * 257)):
+        path = tmp_path / "clip" / name / "0.png"
+        path.parent.mkdir(parents=True)
+        cv2.imwrite(str(path), np.full((48, 48, 3), value, np.uint16))
+    seen = []
+
+    def restore(_, blurry):
+        seen.append(blurry)
+        return np.full(blurry.shape, 101 / 255, np.float32)
+
+    sequences = load_dataset(f"pairs:{tmp_path}")
+    # 100 and 200/257 rounds to 101, which is also what the method gives.
+    report = evaluate_sequences(sequences, restore)
+    assert report["mean"]["psnr"] == math.inf
+    assert report["mean"]["input_psnr"] == pytest.approx(level_psnr(1))
+    assert seen[0].dtype == np.uint8
+    assert (seen[0] == 100).all()
+    exact = Protocol(name="exact", source="this test", rounded=False)
+    report = evaluate_sequences(sequences, restore, protocol=exact)
+    assert report["mean"]["psnr"] == pytest.approx(level_psnr(57 / 257), abs=1e-3)
+    assert report["mean"]["input_psnr"] == pytest.approx(level_psnr(200 / 257), abs=1e-3)
+    results = tmp_path / "out" / "clip"
+    results.mkdir(parents=True)
+    cv2.imwrite(str(results / "0.png"), np.full((48, 48, 3), 101 * 257 - 100, np.uint16))
+    report = evaluate_sequences(
+        sequences, lambda sequence, _: read_predictions(results.parent, sequence)
+    )
+    assert report["mean"]["psnr"] == math.inf
+
+
+def test_a_gain_is_never_that_of_other_means(dataset):
+    """A sequence whose input is exact has no gain, and so the mean with it has none."""
+    for index in range(3):
+        write_flat(dataset / "long" / "blur" / f"{index}.png", LEVEL)
+    report = evaluate_sequences(load_dataset(f"pairs:{dataset}"), lambda _, blurry: blurry + 2)
+    assert "psnr_gain" in report["sequences"]["short"]["mean"]
+    assert report["mean_of_sequences"]["input_psnr"] == math.inf
+    assert "psnr_gain" not in report["mean_of_sequences"]

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import errno
+import os
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 from video_deblur.images.folders import FrameFolder, FrameFolderWriter
+from video_deblur.video.hidden_names import leftovers
 
 
 def noise(channels=3, dtype=np.uint8, size=(9, 7)):
@@ -79,3 +84,84 @@ def test_an_interrupted_block_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_order_of_frames_is_that_of_their_names_whatever_the_disk_lists(
+    tmp_path, monkeypatch
+):
+    for name in ("f1.png", "f01.png", "f001.png"):
+        save(tmp_path / name, noise())
+    (tmp_path / "f2.png").mkdir()
+    listed = sorted(tmp_path.iterdir())
+    for order in (listed, listed[::-1]):
+        monkeypatch.setattr(Path, "iterdir", lambda folder, order=order: iter(order))
+        assert FrameFolder(tmp_path).names == ["f001.png", "f01.png", "f1.png"]
+
+
+def write_two(path):
+    with FrameFolderWriter(path) as writer:
+        writer.write(noise(), "a.png")
+        writer.write(noise(), "b.png")
+        yield
+    yield
+
+
+def test_the_current_folder_is_filled_and_stays_the_current_one(tmp_path, monkeypatch):
+    target = tmp_path / "out"
+    target.mkdir()
+    monkeypatch.chdir(target)
+    list(write_two("."))
+    assert sorted(os.listdir()) == sorted(os.listdir(target)) == ["a.png", "b.png"]
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_folder_that_is_a_disk_of_its_own_is_filled(tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    replace = os.replace
+
+    def within_a_disk(source, target):
+        if Path(source).parent != Path(target).parent:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", within_a_disk)
+    list(write_two(tmp_path / "out"))
+    assert sorted(os.listdir(tmp_path / "out")) == ["a.png", "b.png"]
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_what_lies_in_the_folder_meanwhile_is_left_alone(tmp_path):
+    target = tmp_path / "out"
+    target.mkdir()
+    writing = write_two(target)
+    next(writing)
+    (target / ".DS_Store").touch()
+    next(writing)
+    assert sorted(os.listdir(target)) == [".DS_Store", "a.png", "b.png"]
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_finished_frames_that_cannot_be_moved_are_kept_and_it_is_said_where(is_there, tmp_path):
+    target = tmp_path / "out"
+    if is_there:
+        target.mkdir()
+    writing = write_two(target)
+    next(writing)
+    mine = target / "b.png" if is_there else target
+    mine.write_bytes(b"mine")
+    with pytest.raises(OSError, match=r"out: the finished frames cannot be moved .*finished-"):
+        next(writing)
+    kept = tmp_path / f".out.finished-{os.getpid()}"
+    assert sorted(os.listdir(kept)) == ["a.png", "b.png"]
+    assert mine.read_bytes() == b"mine"
+    assert not is_there or os.listdir(target) == ["b.png"]
+    # The next run leaves them there.
+    assert leftovers(target) == []
+
+
+def test_an_empty_folder_that_cannot_be_written_is_refused_first(tmp_path, monkeypatch):
+    target = tmp_path / "out"
+    target.mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != target)
+    with pytest.raises(PermissionError, match="out: cannot be written to"):
+        FrameFolderWriter(target)

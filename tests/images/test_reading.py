@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import av
+import cv2
 import numpy as np
 import pytest
 from video_deblur.images.facts import image_facts
@@ -145,3 +146,14 @@ def test_several_pictures_in_a_file_are_not_one_photo(tmp_path):
         read_image(path)
     path.write_bytes(image_files.tiff([picture(), picture(20, 32)], smaller=(1,)))
     assert read_image(path).shape == (40, 64, 3)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("compression", [1, 5, 8])
+def test_headers_of_a_tiff_say_what_is_read(dtype, channels, compression, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (16, 24, channels)).astype(dtype)
+    path = tmp_path / "a.tif"
+    assert cv2.imwrite(str(path), pixels, [cv2.IMWRITE_TIFF_COMPRESSION, compression])
+    facts, found = image_facts(path), read_image(path)
+    assert (facts.channels, facts.depth) == (found.shape[2], 8 * found.dtype.itemsize)

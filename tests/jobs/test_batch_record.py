@@ -59,3 +59,13 @@ def test_what_differs_and_what_is_incomplete_is_named(tmp_path):
     assert record.error(output) == "stops after frame 3"
     record.add(output, made_from)
     assert record.error(output) == ""
+
+
+def test_what_only_one_of_two_knows_differs_and_older_records_mean_the_defaults(tmp_path):
+    record, output = BatchRecord(tmp_path), tmp_path / "clip.mp4"
+    now = {"input": "1", "audio": "copy", "deinterlace": "off"}
+    record.add(output, {"input": "1"})
+    assert record.changes(output, now) == []
+    record.add(output, {"input": "1", "audio": "drop", "deinterlace": "field"})
+    assert record.changes(output, now) == ["audio", "deinterlace"]
+    assert record.changes(output, {"input": "1"}) == ["audio", "deinterlace"]

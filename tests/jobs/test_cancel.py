@@ -7,11 +7,12 @@ import time
 
 import pytest
 from video_deblur.jobs import local_pool
+from video_deblur.jobs.clip_ends import ClipToFolderEnds
 from video_deblur.jobs.files import restore_ends
 from video_deblur.jobs.video_ends import VideoEnds
 from video_deblur.video.encoder import PacketEncoder
 
-from .footage import NUM_FRAMES, SETTINGS, StoppedError, hidden, resumable, stopped
+from .footage import NUM_FRAMES, SETTINGS, StoppedError, hidden, resumable, stop_after
 
 
 def test_a_cancel_while_a_part_is_read_waits_for_no_part_before(
@@ -46,24 +47,34 @@ def test_a_cancel_while_a_part_is_read_waits_for_no_part_before(
     slow.set()
 
 
-def test_a_cancel_is_heard_while_frames_are_passed_over(clip, deblurrer, tmp_path, monkeypatch):
-    output, passed = tmp_path / "out.mp4", []
-    stopped(clip, output, deblurrer, 23)
-    checked = VideoEnds._raise_if_closing
+@pytest.mark.parametrize("ends", [VideoEnds, ClipToFolderEnds])
+def test_a_cancel_is_heard_while_frames_are_passed_over(
+    ends, clip, deblurrer, tmp_path, monkeypatch
+):
+    output, passed = tmp_path / ("out.mp4" if ends is VideoEnds else "out"), []
+    with pytest.raises(StoppedError):
+        restore_ends(
+            ends(clip, output),
+            deblurrer,
+            SETTINGS,
+            resumable=resumable(output),
+            callback=stop_after(23),
+        )
+    checked = ends._raise_if_closing
 
     def slowly(self) -> None:
         passed.append(1)
         time.sleep(0.3)
         checked(self)
 
-    monkeypatch.setattr(VideoEnds, "_raise_if_closing", slowly)
+    monkeypatch.setattr(ends, "_raise_if_closing", slowly)
 
     def check() -> None:
         raise StoppedError
 
     with pytest.raises(StoppedError):
         restore_ends(
-            VideoEnds(clip, output),
+            ends(clip, output),
             deblurrer,
             SETTINGS,
             resumable=resumable(output),

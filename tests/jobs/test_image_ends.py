@@ -164,6 +164,10 @@ def test_what_is_wrong_in_a_folder_is_found_before_the_work(deblurrer, tmp_path)
     refused("8.png", several, r"8\.png: holds 2 pictures")
     deep = image_files.png(frames[0].astype(np.uint16))
     refused("7.png", deep, r"7\.png: is 64x48 with 3 channels of 16 bits")
+    deep = image_files.tiff([frames[0].astype(np.uint16)])
+    refused("6.png", deep, r"6\.png: is 64x48 with 3 channels of 16 bits")
+    clear = np.concatenate([frames[0], frames[0][..., :1]], axis=-1)
+    refused("5.png", image_files.tiff([clear]), r"5\.png: is 64x48 with 4 channels of 8 bits")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in"]
 
 

@@ -13,9 +13,9 @@ import av
 import cv2
 import numpy as np
 import pytest
-from video_deblur.jobs import local_pool
+from video_deblur.jobs import local_pool, part_store
 from video_deblur.jobs.files import restore_ends, restore_file, restore_folder
-from video_deblur.jobs.part_store import PartStore, resume_folder
+from video_deblur.jobs.part_store import resume_folder
 from video_deblur.jobs.video_ends import VideoEnds
 from video_deblur.models.cpgd import Cpgd
 from video_deblur.models.dblrnet import DblrNet, DblrNetConfig
@@ -196,20 +196,22 @@ def test_a_run_without_finished_parts_leaves_nothing(clip, deblurrer, tmp_path):
 
 def test_a_full_disk_keeps_what_is_finished_and_says_so(clip, deblurrer, tmp_path, monkeypatch):
     output = tmp_path / "out.mp4"
-    add, calls = PartStore.add, []
+    write_file = part_store.write_file
 
-    def full(self, *args):
-        calls.append(args)
-        if len(calls) == 3:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        add(self, *args)
+    def full(path, data):
+        if path.name == "000002.packets":
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write_file(path, data)
 
-    monkeypatch.setattr(PartStore, "add", full)
+    monkeypatch.setattr(part_store, "write_file", full)
     with pytest.raises(
-        OSError, match=r"No space left on device.*; \d+ finished frames are kept"
-    ):
+        OSError, match=r"^\[Errno 28\] .*; \d+ finished frames are kept"
+    ) as caught:
         restore_file(clip, output, deblurrer, SETTINGS, resumable=resumable(output))
-    monkeypatch.setattr(PartStore, "add", add)
+    assert caught.value.strerror.startswith(
+        f"{output}: could not be written (No space left on device), free some space; "
+    )
+    monkeypatch.setattr(part_store, "write_file", write_file)
     done = []
     restore_file(
         clip,

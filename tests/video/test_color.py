@@ -7,6 +7,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from video_deblur.video.codec_limits import not_kept
 from video_deblur.video.color_tags import ColorTags
 from video_deblur.video.reader import VideoReader
 from video_deblur.video.writer import VideoWriter
@@ -300,3 +301,33 @@ def test_palettes_and_packed_yuv_are_read_right(tmp_path):
 def test_named_values_stay_and_decided_ones_stay_decided(tags, pix_fmt, decided):
     assert tags.decided(1920, 1080, pix_fmt) == decided
     assert decided.decided(64, 48, pix_fmt) == decided
+
+
+@pytest.mark.parametrize(
+    ("pix_fmt", "size", "told"),
+    [
+        ("yuv444p", (64, 48), {"h264": "4:4:4", "h265": "4:4:4", "prores": "4:4:4"}),
+        ("yuv422p", (64, 48), {"h264": "4:2:2", "h265": "4:2:2"}),
+        ("bgr0", (64, 48), {"h264": "RGB", "h265": "RGB", "prores": "RGB"}),
+        ("yuv420p", (64, 48), {}),
+        ("gray", (64, 48), {}),
+        # Odd sizes are stored as 4:4:4.
+        ("yuv444p", (65, 48), {}),
+    ],
+)
+def test_colours_that_are_stored_coarser_are_told(pix_fmt, size, told, tmp_path):
+    frame = av.VideoFrame.from_ndarray(bars(*size), "rgb24").reformat(format=pix_fmt)
+    path = encode(tmp_path / "in.mkv", frame, "ffv1", pix_fmt)
+    with VideoReader(path) as reader:
+        info = reader.info
+    assert info.pix_fmt == pix_fmt
+    for name in ("h264", "h265", "ffv1", "prores"):
+        lines = not_kept(info, name)
+        assert len(lines) == (name in told)
+        if name in told:
+            become = "4:2:2" if name == "prores" else "4:2:0"
+            assert (
+                f"as {told[name]} has them and become {become}, coarser, in {name}" in lines[0]
+            )
+            others = "ffv1 and prores keep" if told[name] == "4:2:2" else "ffv1 keeps"
+            assert lines[0].endswith(f"({others} them)")

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import dataclasses
 from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
 from video_deblur.video.reader import VideoReader
+from video_deblur.video.writer import VideoWriter
 
 from .footage import clicks, restore, write_film, write_sound
 
@@ -173,3 +175,29 @@ def test_telemetry_is_kept_or_named(suffix, tmp_path, caplog):
     else:
         assert data_packets(output) == data_packets(source)
         assert caplog.messages == []
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, "01:00:00:12"), (2, "01:00:00:24")])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_the_time_code_counts_the_pictures_of_the_output(count, expected, suffix, tmp_path):
+    source = write_film(
+        tmp_path / "clip.mov",
+        more=lambda _, video: video.metadata.update(timecode="01:00:00:12"),
+    )
+    output = tmp_path / f"out{suffix}"
+    with VideoReader(source) as reader:
+        # As with a frame for every field.
+        info = dataclasses.replace(
+            reader.info,
+            average_rate=count * reader.info.average_rate,
+            time_base=reader.info.time_base / count,
+        )
+        with VideoWriter.like(output, info, audio_from=source) as writer:
+            for frame in reader:
+                writer.write(frame.pixels, frame.pts * count)
+    with av.open(str(output)) as container:
+        tags = [container.metadata, *(dict(each.metadata) for each in container.streams)]
+        found = {
+            value for each in tags for key, value in each.items() if key.lower() == "timecode"
+        }
+    assert found == {expected}

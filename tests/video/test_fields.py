@@ -232,7 +232,7 @@ def test_a_height_that_h264_cannot_code_as_fields_is_written_whole(tmp_path):
 
 
 def test_interlaced_sources_say_what_can_be_done(tmp_path, caplog):
-    source = interlaced(tmp_path / "in.mkv", "ffv1", "yuv422p")
+    source = interlaced(tmp_path / "in.mkv", "ffv1", "yuv420p")
     info, _ = read(source)
     (line,) = not_kept(info, "h264")
     assert line.startswith("is interlaced (top field first)")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 import pytest
 from video_deblur.images.folders import FrameFolderWriter
 from video_deblur.video.atomic import write_file
 from video_deblur.video.hidden_names import hidden_sibling, hidden_stem
-from video_deblur.video.output_place import check_place, made_folder, through_links
+from video_deblur.video.output_place import check_place, made_folder, through_links, unwritable
 
 
 @pytest.mark.parametrize("letter", ["x", "ü", "\u5b57", "\udcff"], ids=["1", "2", "3", "byte"])
@@ -69,3 +70,26 @@ def test_what_a_killed_run_left_of_a_folder_is_removed(tmp_path):
     other.mkdir()
     FrameFolderWriter(tmp_path / name).remove_leftovers()
     assert list(tmp_path.iterdir()) == [other]
+
+
+def test_what_is_hidden_of_other_outputs_is_no_leftover(tmp_path):
+    name = "a*[b]?"
+    mine = tmp_path / f".{name}.part-7"
+    others = [
+        f".{name}.part-one.resume",
+        f".{name}.part-7.part-8",
+        f".{name}.part-7.lock",
+        f".{name}.part-7x",
+        ".aX[b]Y.part-7",
+    ]
+    for path in (mine, *(tmp_path / other for other in others)):
+        path.mkdir()
+    FrameFolderWriter(tmp_path / name).remove_leftovers()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
+
+
+def test_only_a_full_disk_is_told_to_be_one():
+    for number in (errno.ENOSPC, errno.EDQUOT):
+        assert unwritable("a.mp4", OSError(number, "")).strerror.endswith("free some space")
+    said = unwritable("a.mp4", OSError(errno.EIO, "")).strerror
+    assert said == "a.mp4: could not be written (Input/output error), choose another output"
