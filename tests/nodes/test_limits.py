@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from video_deblur.benchmarks.pretended_device import PretendedDevice
 
 from .checkpoints import NAME, blurry_clip
 
@@ -179,3 +180,53 @@ def test_weights_that_do_not_fit_the_device_give_the_same_latents(comfy, call_no
     loaded[0].load(loaded[0].load_device, lowvram_model_memory=20_000)
     (streamed,) = call_node("VideoDeblur_Sample", model=loaded[0], **inputs)
     assert torch.allclose(plain["samples"], streamed["samples"], atol=1e-5)
+
+
+def test_nodes_without_a_network_have_room_made_on_the_device(
+    comfy, call_node, our_module, monkeypatch
+):
+    manage, asked = comfy.model_management, []
+    monkeypatch.setattr(
+        manage, "free_memory", lambda memory, device, *_, **__: asked.append((memory, device))
+    )
+    frames = blurry_clip(3, 70, 90)
+    needed = our_module("restoration.borrowing.passes").borrowing_bytes(70, 90)
+    for node, inputs, least in (
+        ("Borrow", {"frames": frames}, needed),
+        ("SynthesizeBlur", {"sharp": frames}, 140 * 70 * 90),
+    ):
+        asked.clear()
+        call_node(f"VideoDeblur_{node}", **inputs)
+        (memory, device), *_ = asked
+        assert memory >= least + manage.extra_reserved_memory()
+        assert device == manage.get_torch_device()
+
+
+class FullDevice(PretendedDevice):
+    """A device that has room for some tensors and no more."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__("cuda")
+        self.room = room
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        before = self.counts["uploads"]
+        result = super().__torch_dispatch__(func, types, args, kwargs)
+        if self.counts["uploads"] > max(before, self.room):
+            raise torch.OutOfMemoryError("out of memory")
+        return result
+
+
+@pytest.mark.parametrize("room", [0, 1])
+def test_borrow_detail_goes_on_on_the_cpu_where_a_frame_finds_no_room(
+    comfy, call_node, extension_nodes, monkeypatch, caplog, room
+):
+    frames = blurry_clip(3, 70, 90)
+    (expected,) = call_node("VideoDeblur_Borrow", frames=frames)
+    with FullDevice(room) as full:
+        monkeypatch.setattr(comfy.model_management, "get_torch_device", lambda: full.device)
+        monkeypatch.setattr(comfy.model_management, "free_memory", lambda *_, **__: [])
+        # Not as the executor does: in inference mode copies do not reach the pretended device.
+        (borrowed,) = extension_nodes["VideoDeblur_Borrow"].execute(frames).args
+    assert torch.equal(borrowed, expected)
+    assert "going on with borrowing on the CPU" in caplog.text
