@@ -177,7 +177,8 @@ class LoadedCheckpoint:
         window = min(settings.window, num_frames or settings.window)
         shape = [window, config.latent_channels, *size]
         pixels = pixels_at_once(config, window, height, width)
-        return max(self.model.model.memory_required(shape), decode_bytes(config, pixels))
+        layout = {name: getattr(settings, name) for name in ("window", "overlap", "tile")}
+        return max(self.model.model.memory_bytes(shape, layout), decode_bytes(config, pixels))
 
     def engine(self) -> Engine:
         """Return the library's engine on these networks; load `patchers()` before use.

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
+
 import pytest
 import torch
 from video_deblur.benchmarks.pretended_device import PretendedDevice
+from video_deblur.models.hardware import unet_bytes
+from video_deblur.restoration.settings import RestorationSettings
 
 from .checkpoints import NAME, blurry_clip
 
@@ -25,6 +30,55 @@ def test_memory_counts_a_window_and_not_the_clip(loaded):
     wide = model.memory_required([16, 16, 512, 512])
     wider = model.memory_required([16, 16, 2048, 2048])
     assert wide == wider > 0
+
+
+def test_memory_counts_the_window_and_the_tile_of_the_run(
+    comfy, call_node, loaded, monkeypatch
+):
+    model = loaded[0].model
+    conditions = encode(call_node, loaded, blurry_clip(64, 16, 160))
+    inputs = dict(zip(("positive", "negative", "latent"), conditions, strict=True))
+    dtype, config = model.get_dtype(), model.deblur_config
+    helpers = importlib.import_module("comfy.sampler_helpers")
+    load, asked = helpers.comfy.model_management.load_models_gpu, []
+
+    def loading(models, memory_required=0, **options):
+        asked.append((memory_required, options["minimum_memory_required"]))
+        return load(models, memory_required=memory_required, **options)
+
+    monkeypatch.setattr(comfy.model_management, "load_models_gpu", loading)
+
+    def counted(window, tile=0):
+        asked.clear()
+        call_node(
+            "VideoDeblur_Sample", model=loaded[0], **inputs, window=window, overlap=2, tile=tile
+        )
+        ((most, _),) = asked
+        return most
+
+    positions = (16 // config.autoencoder.downscale) * (160 // config.autoencoder.downscale)
+    short, long = counted(8), counted(64)
+    assert short >= unet_bytes(config.unet, 2 * 8 * positions, dtype)
+    assert long >= unet_bytes(config.unet, 2 * 64 * positions, dtype)
+    assert short < counted(64, tile=64) < long
+    # Neither another run of the same network nor another node counts by these.
+    asked.clear()
+    stock = {"sampler_name": "euler", "scheduler": "simple", "cfg": 1.0, "denoise": 1.0}
+    stock |= {"positive": inputs["positive"], "negative": inputs["negative"], "seed": 0}
+    call_node("KSampler", model=loaded[0], latent_image=inputs["latent"], steps=1, **stock)
+    ((most, _),) = asked
+    assert most == counted(config.sampling.window) < long
+
+
+def test_memory_of_deblur_video_is_that_of_its_own_settings(call_node, loaded, load_in_nodes):
+    checkpoint = load_in_nodes(NAME)
+    settings = [RestorationSettings(window=window, overlap=2) for window in (16, 64)]
+    before = [checkpoint.memory_bytes(each, 512, 512) for each in settings]
+    assert before[0] < before[1]
+    tiled = dataclasses.replace(settings[1], tile=64)
+    assert checkpoint.memory_bytes(tiled, 512, 512) < before[1]
+    checkpoint.model.model.begin_run({"window": 4, "overlap": 2, "tile": 64})
+    assert [checkpoint.memory_bytes(each, 512, 512) for each in settings] == before
 
 
 def test_out_of_memory_goes_on_with_smaller_pieces(call_node, loaded, monkeypatch, caplog):
