@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..models.autoencoder import normalise_latents
 from ..models.hardware import encode_bytes
+from ..models.precision import exact_float32
 from ..restoration.denoising.coding import pixels_at_once
 from ..restoration.frames import TensorFrames, usable_frames
 from ..restoration.phases import encode, encode_tokens, frame_groups
@@ -57,6 +58,7 @@ def encode_frames(
     pixels = pixels_at_once(config, num_frames, height, width)
     load_to_device([encoder], encode_bytes(config, pixels))
 
+    @exact_float32()
     def encode_both(video: Tensor) -> Tensor:
         images = rearrange(video, "1 c t h w -> t c h w")
         blur = normalise_latents(config, network.blur_encoder(images))

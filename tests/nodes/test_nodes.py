@@ -41,6 +41,27 @@ def test_decoding_unchanged_latents_returns_the_frames(call_node, loaded):
     assert torch.allclose(restored, frames, atol=1e-5)
 
 
+def test_float32_is_exact_while_frames_are_encoded_and_decoded(call_node, loaded, our_module):
+    settings = our_module("models.precision")._settings
+    found = []
+
+    def watched(module, *_):
+        found.append({getattr(owner, name) == exact for owner, name, exact in settings()})
+
+    networks = (loaded[2].model.blur_encoder, loaded[2].model.sharp_encoder)
+    hooks = [each.register_forward_pre_hook(watched) for each in networks]
+    hooks.append(loaded[1].first_stage_model.decoder.register_forward_pre_hook(watched))
+    before = [getattr(owner, name) for owner, name, _ in settings()]
+    latent = encode(call_node, loaded, blurry_clip(2, 32, 32))[2]
+    assert found == [{True}] * 2
+    call_node("VideoDeblur_DecodeLatents", vae=loaded[1], latent=latent)
+    assert len(found) > 2
+    assert all(each == {True} for each in found)
+    assert [getattr(owner, name) for owner, name, _ in settings()] == before
+    for hook in hooks:
+        hook.remove()
+
+
 def test_original_serves_when_the_latent_lost_its_frames(call_node, loaded):
     frames = blurry_clip(3, 32, 32)
     latent = {"samples": encode(call_node, loaded, frames)[2]["samples"]}
