@@ -180,18 +180,22 @@ class LoadedCheckpoint:
         layout = {name: getattr(settings, name) for name in ("window", "overlap", "tile")}
         return max(self.model.model.memory_bytes(shape, layout), decode_bytes(config, pixels))
 
-    def engine(self) -> Engine:
-        """Return the library's engine on these networks; load `patchers()` before use.
-
-        Raises:
-            ValueError: If ComfyUI keeps the parts on different devices.
-        """
-        device = self.model.load_device
-        if self.vae.patcher.load_device != device:
+    def check_devices(self) -> None:
+        """Raise ValueError if ComfyUI keeps what `engine()` needs on different devices."""
+        if self.vae.patcher.load_device != self.model.load_device:
             raise ValueError(
                 "Deblur Video needs the VAE on the same device as the model. Start ComfyUI "
                 "without --cpu-vae, or use Deblur Frames."
             )
+
+    def engine(self) -> Engine:
+        """Return the library's engine on these networks; load `patchers()` before use.
+
+        Raises:
+            ValueError: See `check_devices`.
+        """
+        self.check_devices()
+        device = self.model.load_device
         divd = AssembledDivd(
             self.config,
             unet=self.model.model.diffusion_model,
@@ -231,6 +235,9 @@ class LoadedFeedForward:
         """See `LoadedCheckpoint`."""
         model = self.network.model
         return model.bytes_per_pixel * network_pixels(model, settings, height, width)
+
+    def check_devices(self) -> None:
+        """See `LoadedCheckpoint`: one network is on one device."""
 
     def engine(self) -> Engine:
         """Return the library's engine on this network; load `patchers()` before use."""

@@ -54,6 +54,10 @@ class VideoJob:
     adapt: bool = False
     """Whether the networks learn from the clip first."""
 
+    def __post_init__(self) -> None:
+        # At once: networks learn for minutes before they are needed.
+        self.loaded.check_devices()
+
     def engine(self) -> Engine:
         """Return the library's engine on the networks."""
         engine = self.loaded.engine()

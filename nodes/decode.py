@@ -102,7 +102,8 @@ def decode_latents(
         decoded = decode(divd, latents, on_device, shares, part, work.advance)
         firsts = repeat(None)
         if first is not None and settings is not None:
-            firsts = first.candidates(on_device, shares, (start, stop), settings, work)
+            shot = (start, stop)
+            firsts = first.candidates(frames, shares, shot, settings, work, device)
         panels = map(partial(panel_of, on_device), range(start, stop), decoded, firsts)
         refused = first and first.stage.on_refused
         fused = fuse(panels, device, work.advance, borrow=borrow, refused=refused)
