@@ -126,13 +126,21 @@ def test_cancelling_while_it_learns_leaves_nothing(
 
 @pytest.mark.parametrize("kind", ["file", "frames"])
 def test_a_vae_on_another_device_is_refused_before_anything_is_learned(
-    comfy, call_node, our_module, random_checkpoint, frames, tmp_path, monkeypatch, kind
+    comfy,
+    call_node,
+    our_module,
+    load_in_nodes,
+    random_checkpoint,
+    frames,
+    tmp_path,
+    monkeypatch,
+    kind,
 ):
     def learn(*_):
         raise AssertionError("nothing can be restored with it")
 
     monkeypatch.setattr(our_module("jobs.adaptation"), "learn_from_stretches", learn)
-    loaded = our_module("nodes.checkpoint").load_checkpoint(random_checkpoint.name)
+    loaded = load_in_nodes(random_checkpoint.name)
     monkeypatch.setattr(loaded.vae.patcher, "load_device", torch.device("meta"))
     (video,) = call_node("CreateVideo", images=frames, fps=25.0)
     if kind == "file":
