@@ -20,7 +20,8 @@ from ..models.checkpoint import CheckpointInfo, read_info
 from ..restoration.settings import RestorationSettings
 from .backend import LoadedCheckpoint, LoadedFeedForward, advanced, build_checkpoint
 from .checkpoint import checkpoint_path
-from .progress import Cancellable, Progress, uninterrupted
+from .memory import load_to_device
+from .progress import Cancellable, Progress
 
 if TYPE_CHECKING:
     from ..jobs.adaptation import Kept
@@ -124,9 +125,7 @@ def _learned(
     advance = Progress(1).stage(0)
     advance(0, 1)
     device = comfy.model_management.get_torch_device()
-    memory = _memory_bytes(info, loaded, settings, adaptation, size)
-    with uninterrupted():
-        comfy.model_management.free_memory(memory, device)
+    load_to_device([], _memory_bytes(info, loaded, settings, adaptation, size))
     with Cancellable():
         engine = load_deblurrer(info.path, str(device))
         adapted = adapt_once(engine, clip, settings, adaptation, kept, advance)

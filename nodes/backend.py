@@ -177,20 +177,25 @@ class LoadedCheckpoint:
         window = min(settings.window, num_frames or settings.window)
         shape = [window, config.latent_channels, *size]
         pixels = pixels_at_once(config, window, height, width)
-        return max(self.model.model.memory_required(shape), decode_bytes(config, pixels))
+        layout = {name: getattr(settings, name) for name in ("window", "overlap", "tile")}
+        return max(self.model.model.memory_bytes(shape, layout), decode_bytes(config, pixels))
+
+    def check_devices(self) -> None:
+        """Raise ValueError if ComfyUI keeps what `engine()` needs on different devices."""
+        if self.vae.patcher.load_device != self.model.load_device:
+            raise ValueError(
+                "Deblur Video needs the VAE on the same device as the model. Start ComfyUI "
+                "without --cpu-vae, or use Deblur Frames."
+            )
 
     def engine(self) -> Engine:
         """Return the library's engine on these networks; load `patchers()` before use.
 
         Raises:
-            ValueError: If ComfyUI keeps the parts on different devices.
+            ValueError: See `check_devices`.
         """
+        self.check_devices()
         device = self.model.load_device
-        if self.vae.patcher.load_device != device:
-            raise ValueError(
-                "Deblur Video needs the VAE on the same device as the model. Start ComfyUI "
-                "without --cpu-vae, or use Deblur Frames."
-            )
         divd = AssembledDivd(
             self.config,
             unet=self.model.model.diffusion_model,
@@ -230,6 +235,9 @@ class LoadedFeedForward:
         """See `LoadedCheckpoint`."""
         model = self.network.model
         return model.bytes_per_pixel * network_pixels(model, settings, height, width)
+
+    def check_devices(self) -> None:
+        """See `LoadedCheckpoint`: one network is on one device."""
 
     def engine(self) -> Engine:
         """Return the library's engine on this network; load `patchers()` before use."""

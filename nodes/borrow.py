@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..restoration.denoising.windows import shots
-from ..restoration.frames import TensorFrames, copied, usable_frames
+from ..restoration.frames import copied, usable_frames
 from ..restoration.phases import fuse
 from ..restoration.progress import Work
 from .backend import CATEGORY, make_schema
@@ -66,10 +66,10 @@ def _borrowed(frames: Tensor, cuts: Sequence[int], callback: ProgressFn) -> Tens
 
     device = comfy.model_management.get_torch_device()
     load_to_device([], borrowing_bytes(*frames.shape[1:3]))
-    on_device, work = TensorFrames(frames, device), Work(callback, len(frames))
-    result = copied(frames)
+    work, result = Work(callback, len(frames)), copied(frames)
     for start, stop in shots(len(frames), cuts):
-        colors = (on_device.colors(index, index + 1)[0] for index in range(start, stop))
+        # Sent to the device there, where it is known what to do when memory runs out.
+        colors = (frame[..., :3] for frame in frames[start:stop])
         panels = (Panel(blurry=each, restored=each) for each in colors)
         for index, pixels in enumerate(fuse(panels, device, work.advance), start):
             result[index, ..., :3] = pixels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,8 +30,36 @@ FOLDER = "video_deblur"
 """Folder of checkpoints under ComfyUI's models folder, and its name in extra_model_paths."""
 
 _MAX_LOADED = 2
-_loaded: OrderedDict[tuple[Any, ...], LoadedCheckpoint | LoadedFeedForward] = OrderedDict()
-"""The checkpoints used last, so that a node that loads its own does so once."""
+
+
+class _Kept(OrderedDict[tuple[Any, ...], LoadedCheckpoint | LoadedFeedForward]):
+    """The checkpoints used last, so that a node that loads its own does so once."""
+
+
+_kept_by_nodes: weakref.ref[_Kept] | None = None
+
+
+def _kept() -> _Kept:
+    """Return what nodes keep, or nothing as long as there is none."""
+    global _kept_by_nodes
+    kept = _kept_by_nodes and _kept_by_nodes()
+    if kept is None:
+        kept = _Kept()
+        _kept_by_nodes = weakref.ref(kept)
+    return kept
+
+
+class LoadingNode(io.ComfyNode):
+    """A node that loads checkpoints: they stay in memory as long as ComfyUI keeps one.
+
+    ComfyUI makes an instance of every node that it runs, and gives it up with its caches: when
+    the user has memory freed, or runs a graph without the node. When it only needs room on a
+    device, networks go to the host's memory and are not loaded again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._checkpoints = _kept()
 
 
 def register_folder() -> None:
@@ -103,15 +132,16 @@ def load_checkpoint(
     # Also of what another node has loaded already.
     if for_sampler:
         refuse_without_sampler(read_info(path))
-    if key not in _loaded:
-        _loaded[key] = build_checkpoint(read_info(path), dtype)
-        while len(_loaded) > _MAX_LOADED:
-            _loaded.popitem(last=False)
-    _loaded.move_to_end(key)
-    return _loaded[key]
+    kept = _kept()
+    if key not in kept:
+        kept[key] = build_checkpoint(read_info(path), dtype)
+        while len(kept) > _MAX_LOADED:
+            kept.popitem(last=False)
+    kept.move_to_end(key)
+    return kept[key]
 
 
-class LoadCheckpoint(io.ComfyNode):
+class LoadCheckpoint(LoadingNode):
     """Read a checkpoint into MODEL, VAE and DEBLUR_ENCODER."""
 
     @classmethod

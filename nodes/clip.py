@@ -18,7 +18,7 @@ from .backend import (
     has_other_frames,
     make_schema,
 )
-from .checkpoint import checkpoint_input, fingerprint, load_checkpoint
+from .checkpoint import LoadingNode, checkpoint_input, fingerprint, load_checkpoint
 from .clip_file import VideoJob, load_for, restore_components, restore_file
 from .decode import borrow_input, decode_latents, strength_input
 from .encode import encode_frames, scene_cuts_input
@@ -62,7 +62,7 @@ def skip_sharp_input() -> io.Boolean.Input:
     )
 
 
-class Deblur(io.ComfyNode):
+class Deblur(LoadingNode):
     """Restore frames."""
 
     @classmethod
@@ -190,7 +190,7 @@ def _restore_frames(
         )
 
 
-class DeblurVideo(io.ComfyNode):
+class DeblurVideo(LoadingNode):
     """Restore a video of any length in bounded memory."""
 
     @classmethod

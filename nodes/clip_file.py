@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,10 @@ class VideoJob:
     """Coding priors of the clip, where the networks read them and the user gave any."""
     adapt: bool = False
     """Whether the networks learn from the clip first."""
+
+    def __post_init__(self) -> None:
+        # At once: networks learn for minutes before they are needed.
+        self.loaded.check_devices()
 
     def engine(self) -> Engine:
         """Return the library's engine on the networks."""
@@ -158,7 +163,7 @@ def restore_components(
     if job.adapt:
         loaded = learned_from_frames(images, job.loaded, job.checkpoint, settings)
         job = dataclasses.replace(job, loaded=loaded)
-    rate = parts.frame_rate
+    rate = frame_rate(parts.frame_rate)
     # As deep as the codec can store.
     deep = CODECS[codec].max_depth > 8
     dtype = np.dtype(np.uint16 if deep else np.uint8)
@@ -197,6 +202,25 @@ def restore_components(
             for encoded in encoder.finish():
                 writer.write_encoded(encoded)
     return path
+
+
+def frame_rate(rate: Fraction) -> Fraction:
+    """Return the rate that was meant by one that went through a float, in frames per second.
+
+    Get Video Components gives 30000/1001 as a float, and Create Video takes what the float is
+    to the bit: a quotient of numbers that no container stores.
+
+    Args:
+        rate: Above 0.
+
+    Returns:
+        The closest one with 1001 or less below the line, as every standard rate has it; of
+        rates below 1 the closest whose reciprocal has. After an hour at 24 frames per second
+        or more frames are at most 0.1 ms from where they were.
+    """
+    if rate < 1:
+        return 1 / Fraction(1 / rate).limit_denominator(1001)
+    return Fraction(rate).limit_denominator(1001)
 
 
 def load_for(

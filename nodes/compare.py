@@ -67,7 +67,7 @@ class Compare(io.ComfyNode):
     ) -> io.NodeOutput:
         from ..evaluation.comparison import VIEWS, View
 
-        before, after = _pairs("before", before, "after", after)
+        before, after = _aligned(before=before, after=after).values()
         advance = Progress(1).stage(0)
         places = _largest_changes(before, after) if view == "crops" else ()
         layout = View(position=position, labels=labels, places=places)
@@ -123,17 +123,19 @@ class MeasureRestoration(io.ComfyNode):
     def execute(
         cls, restored: Tensor, sharp: Tensor, blurry: Tensor | None = None
     ) -> io.NodeOutput:
-        advance = Progress(1).stage(0)
-        clips = {"restored": restored} | ({} if blurry is None else {"blurry": blurry})
+        given = {"restored": restored, "sharp": sharp}
+        clips = _aligned(**given, **({} if blurry is None else {"blurry": blurry}))
+        sharp, advance = clips.pop("sharp"), Progress(1).stage(0)
+        done, total = 0, len(clips) * len(sharp)
         figures = {}
-        for place, (name, clip) in enumerate(clips.items()):
-            pairs = zip(*_pairs(name, clip, "sharp", sharp), strict=True)
+        for name, clip in clips.items():
             rows = []
-            for index, (pred, target) in enumerate(pairs):
-                advance(place + index / len(sharp), len(clips))
+            for pred, target in zip(clip, sharp, strict=True):
+                advance(done, total)
                 rows.append(_fidelity(_colors(pred), _colors(target)))
+                done += 1
             figures[name] = np.array(rows)
-        advance(1, 1)
+        advance(total, total)
         psnr, ssim = figures["restored"].mean(axis=0)
         report = _report(figures["restored"], figures.get("blurry"))
         return io.NodeOutput(float(psnr), float(ssim), report)
@@ -173,23 +175,25 @@ def _largest_changes(before: Tensor, after: Tensor) -> tuple[tuple[int, int], ..
     return largest_changes(total)
 
 
-def _pairs(name: str, first: Tensor, other: str, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Return two clips of as many frames; a single image goes with every frame of the other.
+def _aligned(**clips: Tensor) -> dict[str, Tensor]:
+    """Return clips of as many frames; a single image goes with every frame of the others.
 
     Raises:
         ValueError: If they differ in size or number.
     """
-    first, second = usable_frames(first), usable_frames(second)
-    if first.shape[1:3] != second.shape[1:3]:
-        (h1, w1), (h2, w2) = first.shape[1:3], second.shape[1:3]
-        raise ValueError(
-            f"{name} is {w1}x{h1} pixels but {other} is {w2}x{h2}. Give both the same size, "
-            f"for example with Upscale Image."
-        )
-    count = max(len(first), len(second))
-    if min(len(first), len(second)) not in (1, count):
-        raise ValueError(
-            f"{name} is {len(first)} frames but {other} is {len(second)}. Give as many of "
-            f"both, or one single image."
-        )
-    return first.expand(count, -1, -1, -1), second.expand(count, -1, -1, -1)
+    usable = {name: usable_frames(clip) for name, clip in clips.items()}
+    longest = max(usable, key=lambda name: len(usable[name]))
+    count, (height, width) = len(usable[longest]), usable[longest].shape[1:3]
+    for name, clip in usable.items():
+        if clip.shape[1:3] != (height, width):
+            raise ValueError(
+                f"{longest} is {width}x{height} pixels but {name} is "
+                f"{clip.shape[2]}x{clip.shape[1]}. Give both the same size, for example with "
+                f"Upscale Image."
+            )
+        if len(clip) not in (1, count):
+            raise ValueError(
+                f"{longest} is {count} frames but {name} is {len(clip)}. Give as many of both, "
+                f"or one single image."
+            )
+    return {name: clip.expand(count, -1, -1, -1) for name, clip in usable.items()}

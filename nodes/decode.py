@@ -7,6 +7,7 @@ from functools import partial
 from itertools import repeat
 from typing import Any
 
+import torch
 from comfy_api.latest import io
 from einops import rearrange
 from torch import Tensor
@@ -101,7 +102,8 @@ def decode_latents(
         decoded = decode(divd, latents, on_device, shares, part, work.advance)
         firsts = repeat(None)
         if first is not None and settings is not None:
-            firsts = first.candidates(on_device, shares, (start, stop), settings, work)
+            shot = (start, stop)
+            firsts = first.candidates(frames, shares, shot, settings, work, device)
         panels = map(partial(panel_of, on_device), range(start, stop), decoded, firsts)
         refused = first and first.stage.on_refused
         fused = fuse(panels, device, work.advance, borrow=borrow, refused=refused)
@@ -131,12 +133,28 @@ def _reserve(
 
 
 def _cuts(latent: dict[str, Any], frames: Tensor) -> Sequence[int]:
-    """Return the cuts found when the frames were encoded, or find them."""
+    """Return the cuts found when these frames were encoded, or find them.
+
+    Nodes of others pass on what travels with latents as it was, also with some of the frames.
+    """
     from ..video.scene_cuts import find_cuts
 
-    source = latent.get(OPTIONS_KEY) or {}
-    cuts = source.get("cuts")
-    return find_cuts(frames.cpu().numpy()) if cuts is None else cuts
+    source = latent.get(OPTIONS_KEY)
+    if source and source["cuts"] is None:
+        return ()
+    if source and _equal(source["frames"], frames):
+        return source["cuts"]
+    return find_cuts(frame.cpu().numpy() for frame in frames)
+
+
+def _equal(encoded: Tensor, frames: Tensor) -> bool:
+    """Tell whether clips show the same, whatever their alpha."""
+    if encoded is frames:
+        return True
+    return encoded.shape[:3] == frames.shape[:3] and all(
+        torch.equal(first[..., :3].to(second.device), second[..., :3])
+        for first, second in zip(encoded, frames, strict=True)
+    )
 
 
 def _frames_as_batch(samples: Tensor) -> Tensor:

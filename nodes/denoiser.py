@@ -32,6 +32,9 @@ CUTS_KEY = "video_deblur_cuts"
 OPTIONS_KEY = "video_deblur"
 """Our entry in `transformer_options` (run-time settings) and in LATENT (see `encode`)."""
 
+_LAYOUT = ("window", "overlap", "tile")
+"""Names of the run-time settings that say how a clip is cut."""
+
 _WRONG_CONDITIONING = (
     "positive and negative must come from Encode Blurry Frames: the conditioning has no blur "
     "latents or image tokens of this checkpoint"
@@ -113,11 +116,20 @@ class DeblurModel(comfy.model_base.BaseModel):
         self.deblur_config = model_config.deblur_config
         self._fitting: dict[tuple[Layout, torch.Size], Layout] = {}
         self._told: set[Layout] = set()
+        self._run: dict[str, int] = {}
 
-    def begin_run(self) -> None:
-        """Forget what had to shrink when memory ran out: that belongs to one sampling run."""
+    def begin_run(self, settings: dict[str, Any]) -> None:
+        """Begin a sampling run.
+
+        What had to shrink when memory ran out belongs to the run before.
+
+        Args:
+            settings: As for `layout`; `memory_required` counts by them, which ComfyUI asks
+                without its options.
+        """
         self._fitting.clear()
         self._told.clear()
+        self._run = {name: settings[name] for name in _LAYOUT if name in settings}
 
     def apply_model(
         self,
@@ -270,10 +282,19 @@ class DeblurModel(comfy.model_base.BaseModel):
         }
 
     def memory_required(self, input_shape: Any, cond_shapes: Any = None) -> float:
-        """Return the bytes of one window of one tile, for at most two conditions."""
-        frames = input_shape[0] if len(input_shape) == 4 else input_shape[0] * input_shape[2]
-        height, width = input_shape[-2:]
-        layout = self.layout(height, width)
+        """Return `memory_bytes` by the settings of the run that began last."""
+        return self.memory_bytes(input_shape, self._run)
+
+    def memory_bytes(self, shape: Any, settings: dict[str, Any]) -> float:
+        """Return the bytes of one window of one tile, for at most two conditions.
+
+        Args:
+            shape: Of the latents, as `apply_model` takes them, frames of all conditions in it.
+            settings: As for `layout`.
+        """
+        frames = shape[0] if len(shape) == 4 else shape[0] * shape[2]
+        height, width = shape[-2:]
+        layout = self.layout(height, width, settings)
         positions = min(layout.tile or height, height) * min(layout.tile or width, width)
         dtype = self.manual_cast_dtype or self.get_dtype()
         positions *= min(frames, 2 * layout.window)
@@ -292,7 +313,7 @@ def begin_sampling(executor: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
             "window and overlap in Sample Deblurred Latents instead"
         )
     comfy.model_management.throw_exception_if_processing_interrupted()
-    model.model.begin_run()
+    model.model.begin_run(options.get("transformer_options", {}).get(OPTIONS_KEY, {}))
     return executor(model, *args, **kwargs)
 
 

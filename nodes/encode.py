@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..models.autoencoder import normalise_latents
 from ..models.hardware import encode_bytes
+from ..models.precision import exact_float32
 from ..restoration.denoising.coding import pixels_at_once
 from ..restoration.frames import TensorFrames, usable_frames
 from ..restoration.phases import encode, encode_tokens, frame_groups
@@ -37,12 +38,13 @@ def scene_cuts_input() -> io.Boolean.Input:
 
 
 def encode_frames(
-    encoder: Any, frames: Tensor, callback: ProgressFn, cuts: tuple[int, ...] = ()
+    encoder: Any, frames: Tensor, callback: ProgressFn, cuts: tuple[int, ...] | None
 ) -> tuple[list[Any], list[Any], dict[str, Any]]:
     """Encode frames `[T, H, W, C]` into positive, negative and LATENT.
 
     H and W are padded to the grid of the latents, never cropped. `cuts` travel with the
-    conditioning, so that any sampler's windows end there.
+    conditioning, so that any sampler's windows end there; None takes the frames for one shot,
+    whatever they show, also when they are decoded.
 
     Raises:
         ValueError: If the frames or the encoder cannot be used.
@@ -56,6 +58,7 @@ def encode_frames(
     pixels = pixels_at_once(config, num_frames, height, width)
     load_to_device([encoder], encode_bytes(config, pixels))
 
+    @exact_float32()
     def encode_both(video: Tensor) -> Tensor:
         images = rearrange(video, "1 c t h w -> t c h w")
         blur = normalise_latents(config, network.blur_encoder(images))
@@ -76,9 +79,9 @@ def encode_frames(
     context = torch.cat(tokens)
     latent = {
         "samples": sharp,
-        OPTIONS_KEY: {"frames": frames, "height": height, "width": width, "cuts": cuts},
+        OPTIONS_KEY: {"frames": frames, "cuts": cuts},
     }
-    shared = {"concat_latent_image": blur, CUTS_KEY: cuts}
+    shared = {"concat_latent_image": blur, CUTS_KEY: cuts or ()}
     return (
         [[context, dict(shared)]],
         [[torch.zeros_like(context), dict(shared)]],
@@ -137,6 +140,6 @@ class EncodeFrames(io.ComfyNode):
         progress.stage(0)(0, 1)
         with Cancellable():
             frames = usable_frames(frames)
-            cuts = find_cuts(watched(frames, progress.stage(0))) if scene_cuts else ()
+            cuts = find_cuts(watched(frames, progress.stage(0))) if scene_cuts else None
             encoded = encode_frames(encoder, frames, progress.stage(1), cuts)
         return io.NodeOutput(*encoded)

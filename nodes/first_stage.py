@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..restoration.denoising.windows import Span
 from ..restoration.feed_forward import FeedForward, network_pixels
-from ..restoration.frames import DeviceFrames
+from ..restoration.frames import TensorFrames
 from ..restoration.progress import Work
 from ..restoration.settings import RestorationSettings
 from ..restoration.streaming.segments import Segment
@@ -66,27 +66,30 @@ class UpscaleStage:
 
     def candidates(
         self,
-        frames: DeviceFrames,
+        frames: Tensor,
         shares: Sequence[float],
         shot: Span,
         settings: RestorationSettings,
         work: Work,
+        device: torch.device,
     ) -> Iterator[Tensor | None]:
         """Restore the frames of a shot; see `FirstStageSession.candidates`.
 
         Args:
-            frames: Of the whole clip.
+            frames: Of the whole clip, `[T, H, W, C]`.
             shares: Of each.
             shot: First of its frames, and one past the last.
             settings: What the user chose.
             work: To count with, a piece for each frame.
+            device: Where results are wanted; with --cpu-vae not where the network is.
         """
-        grid = self.stage.engine.joint_grid(settings, *frames.size)
-        session = self.stage.session(settings, *frames.size, grid)
-        segment = Segment(
-            start=shot[0], stop=shot[1], context_start=0, context_stop=len(frames)
-        )
-        return session.candidates(frames, shares, segment, shot, shot[1], work)
+        there = TensorFrames(frames, self.stage.engine.device)
+        grid = self.stage.engine.joint_grid(settings, *there.size)
+        session = self.stage.session(settings, *there.size, grid)
+        segment = Segment(start=shot[0], stop=shot[1], context_start=0, context_stop=len(there))
+        results = session.candidates(there, shares, segment, shot, shot[1], work)
+        # Not a generator, which would keep the frame it has handed out.
+        return map(lambda result: None if result is None else result.to(device), results)
 
 
 @contextmanager

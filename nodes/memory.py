@@ -43,7 +43,8 @@ def load_to_device(
 ) -> None:
     """Have ComfyUI load networks and keep `memory_bytes` free for the work.
 
-    An UPSCALE_MODEL is loaded whole, as its layers take no weights from elsewhere.
+    Without networks room is made on the device that ComfyUI computes on. An UPSCALE_MODEL is
+    loaded whole, as its layers take no weights from elsewhere.
     """
     manage = comfy.model_management
     with uninterrupted():
@@ -55,7 +56,12 @@ def load_to_device(
                 manage.load_models_gpu([patcher], memory_bytes, force_full_load=True)
                 # Named again, so that it is not unloaded for the others.
                 patchers = [*patchers, patcher]
-        manage.load_models_gpu(patchers, memory_required=memory_bytes)
+        if patchers:
+            manage.load_models_gpu(patchers, memory_required=memory_bytes)
+        else:
+            # Asked to load nothing, ComfyUI makes no room on any device.
+            wanted = memory_bytes + manage.extra_reserved_memory()
+            manage.free_memory(wanted, manage.get_torch_device())
 
 
 def upscale_device(model: Any) -> torch.device:

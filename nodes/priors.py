@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CodingPriorsType = io.Custom("CODING_PRIORS")
-"""Socket type of `CodingPriors`; `check_belongs` tells whether one is of a clip."""
+"""Socket type of `CodingPriors`; engines refuse those of other frames as they come to them."""
 
 _SOURCES = ("auto", "stream", "encoded")
 

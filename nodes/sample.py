@@ -126,12 +126,21 @@ def checkpoint_sigmas(model: Any, steps: int, denoise: float = 1.0) -> Tensor:
         float32 `[steps + 1]`; empty where nothing is to be done.
 
     Raises:
-        ValueError: If there are fewer timesteps than that.
+        ValueError: If the checkpoint has fewer timesteps than that.
     """
     if denoise <= 0:
         return torch.zeros(0)
     schedule = deblur_model(model).deblur_config.schedule
-    timesteps = sampling_timesteps(schedule, int(steps / denoise))[-steps:]
+    total, wanted = schedule.num_timesteps, int(steps / denoise)
+    if steps <= total < wanted:
+        # As finely as the widget goes.
+        least = math.ceil(100 * steps / total) / 100
+        raise ValueError(
+            f"denoise must be at least {least:g} for {steps} steps of the scheduler "
+            f"{CHECKPOINT_SCHEDULER}, got {denoise:g}: the checkpoint has {total} noise "
+            f"levels. Take fewer steps, or the scheduler simple."
+        )
+    timesteps = sampling_timesteps(schedule, wanted)[-steps:]
     # On the CPU, wherever the first run has moved the table to.
     sigmas = model.get_model_object("model_sampling").sigmas.cpu()[torch.tensor(timesteps)]
     return torch.cat([sigmas, sigmas.new_zeros(1)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -95,6 +96,8 @@ class FeedForward(Engine):
         cls, config: Any, settings: RestorationSettings, height: int, width: int
     ) -> SegmentGrid:
         """See `Engine`: any frame may end a segment."""
+        # Segments are longer where a network takes many steps: this kind takes none.
+        settings = dataclasses.replace(settings, steps=1)
         near, reach = config.num_frames // 2, borrowing_reach(settings)
         # As windows of one frame more than a frame sees ahead, one after each frame.
         context = max(0, near - 1 + 2 * reach)

@@ -83,21 +83,6 @@ def gather_priors(frames: Iterable[FramePriors]) -> CodingPriors:
     )
 
 
-def check_belongs(priors: CodingPriors, frames: Iterable[np.ndarray], num_frames: int) -> None:
-    """Refuse coding priors of another clip.
-
-    Args:
-        priors: To be used with the frames.
-        frames: `[H, W, 3 or more]`, uint8, uint16 or float32; read only as far as needed.
-        num_frames: How many there are.
-
-    Raises:
-        ValueError: If number, size or pictures differ.
-    """
-    check_number(priors, num_frames)
-    check_frames(priors, frames)
-
-
 def check_number(priors: CodingPriors, num_frames: int) -> None:
     """Refuse coding priors of a clip of another number of frames.
 
@@ -115,7 +100,7 @@ def check_frames(priors: CodingPriors, frames: Iterable[np.ndarray], first: int 
 
     Args:
         priors: To be used with the frames.
-        frames: As for `check_belongs`.
+        frames: `[H, W, 3 or more]`, uint8, uint16 or float32; read only as far as needed.
         first: Index of the first one in the clip.
 
     Raises:

@@ -1,8 +1,7 @@
 """Samplers: plain functions from noise to clean latents.
 
 `denoised_fn(x, timestep)` returns the clean estimate at an integer timestep; samplers know
-nothing of the networks behind it. `callback(step, num_steps, denoised)` runs after each
-step.
+nothing of the networks behind it, which count their own pieces of work.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from ...models.config import ScheduleConfig
 from ...models.schedule import alphas_cumprod
 
 DenoisedFn = Callable[[Tensor, int], Tensor]
-StepCallback = Callable[[int, int, Tensor], None]
 
 
 def sampling_timesteps(schedule: ScheduleConfig, num_steps: int) -> list[int]:
@@ -45,7 +43,6 @@ def sample_ddim(
     noise: Tensor,
     schedule: ScheduleConfig,
     num_steps: int,
-    callback: StepCallback | None = None,
 ) -> Tensor:
     """Sample with DDIM, eta 0 (Song et al., arXiv 2010.02502), down to alpha 1.
 
@@ -54,7 +51,6 @@ def sample_ddim(
         noise: Start, unit variance, `[B, C, T, h, w]`.
         schedule: Of the training.
         num_steps: Calls of the network.
-        callback: Called after each step.
 
     Returns:
         Clean latents, the shape of `noise`.
@@ -63,8 +59,6 @@ def sample_ddim(
     levels = _levels(schedule, num_steps)
     for step, (timestep, alpha, sigma) in enumerate(levels):
         denoised = denoised_fn(x, timestep)
-        if callback is not None:
-            callback(step, num_steps, denoised)
         if step == num_steps - 1:
             return denoised
         _, next_alpha, next_sigma = levels[step + 1]
@@ -77,7 +71,6 @@ def sample_dpmpp_2m(
     noise: Tensor,
     schedule: ScheduleConfig,
     num_steps: int,
-    callback: StepCallback | None = None,
 ) -> Tensor:
     """Sample with DPM-Solver++(2M) (Lu et al., arXiv 2211.01095, Algorithm 2).
 
@@ -90,8 +83,6 @@ def sample_dpmpp_2m(
     previous_h = math.inf
     for step, (timestep, alpha, sigma) in enumerate(levels):
         denoised = denoised_fn(x, timestep)
-        if callback is not None:
-            callback(step, num_steps, denoised)
         if step == num_steps - 1:
             return denoised
         _, next_alpha, next_sigma = levels[step + 1]

@@ -94,6 +94,15 @@ def load_extension(comfy: SimpleNamespace, folder: Path | None = None) -> dict[s
     return {node_id: comfy.nodes.NODE_CLASS_MAPPINGS[node_id] for node_id in sorted(added)}
 
 
+_instances: dict[str, Any] = {}
+"""Of the nodes that were called: the executor keeps one of each node of a graph."""
+
+
+def forget_instances() -> None:
+    """Give up what the executor would when it is told to free memory."""
+    _instances.clear()
+
+
 def call_node(comfy: SimpleNamespace, node_id: str, **inputs: Any) -> tuple[Any, ...]:
     """Run one node as the executor would and return its outputs.
 
@@ -109,6 +118,7 @@ def call_node(comfy: SimpleNamespace, node_id: str, **inputs: Any) -> tuple[Any,
     values = _with_defaults(node_id, node_class.INPUT_TYPES(), inputs)
     with torch.inference_mode():
         if hasattr(node_class, "define_schema"):
+            _instances[node_id] = _instances.get(node_id) or node_class()
             prepared = node_class.PREPARE_CLASS_CLONE(None)
             result = getattr(prepared, node_class.FUNCTION)(**values)
         else:

@@ -87,13 +87,14 @@ def extension_nodes(comfy: SimpleNamespace) -> dict[str, type]:
 
 
 @pytest.fixture(scope="session")
-def call_node(comfy: SimpleNamespace) -> Any:
+def call_node(comfy: SimpleNamespace) -> Iterator[Any]:
     """`call_node(node_id, **inputs) -> outputs`, in this process with schema defaults."""
 
     def call(node_id: str, **inputs: Any) -> tuple[Any, ...]:
         return comfy_process.call_node(comfy, node_id, **inputs)
 
-    return call
+    yield call
+    comfy_process.forget_instances()
 
 
 @pytest.fixture(scope="session")
@@ -168,9 +169,11 @@ def our_module(extension_nodes: dict[str, type]) -> Any:
 
 
 @pytest.fixture
-def load_in_nodes(our_module: Any) -> Any:
-    """Load a checkpoint as the nodes do."""
-    return our_module("nodes.checkpoint").load_checkpoint
+def load_in_nodes(extension_nodes: dict[str, type], our_module: Any) -> Iterator[Any]:
+    """Load a checkpoint as the nodes do; it is kept as long as by a graph with one."""
+    node = extension_nodes["VideoDeblur_LoadCheckpoint"]()
+    yield our_module("nodes.checkpoint").load_checkpoint
+    del node
 
 
 @pytest.fixture(scope="session")

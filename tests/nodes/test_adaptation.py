@@ -124,6 +124,33 @@ def test_cancelling_while_it_learns_leaves_nothing(
     assert set(folder.iterdir()) == before
 
 
+@pytest.mark.parametrize("kind", ["file", "frames"])
+def test_a_vae_on_another_device_is_refused_before_anything_is_learned(
+    comfy,
+    call_node,
+    our_module,
+    load_in_nodes,
+    random_checkpoint,
+    frames,
+    tmp_path,
+    monkeypatch,
+    kind,
+):
+    def learn(*_):
+        raise AssertionError("nothing can be restored with it")
+
+    monkeypatch.setattr(our_module("jobs.adaptation"), "learn_from_stretches", learn)
+    loaded = load_in_nodes(random_checkpoint.name)
+    monkeypatch.setattr(loaded.vae.patcher, "load_device", torch.device("meta"))
+    (video,) = call_node("CreateVideo", images=frames, fps=25.0)
+    if kind == "file":
+        path = write_clip(tmp_path / "clip.mp4", frames, Fraction(25))
+        video = comfy.api.InputImpl.VideoFromFile(str(path))
+    inputs = {"video": video, "checkpoint": random_checkpoint.name, "adapt": True}
+    with pytest.raises(ValueError, match=r"same device as the model.*--cpu-vae"):
+        call_node(VIDEO, **inputs)
+
+
 @pytest.mark.parametrize("node", [FRAMES, VIDEO])
 def test_without_strength_nothing_is_learned(
     node, comfy, call_node, our_module, frames, tmp_path, monkeypatch

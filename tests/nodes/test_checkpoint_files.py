@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import inspect
 import os
 import shutil
+import weakref
 from fractions import Fraction
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +16,7 @@ from video_deblur.restoration.load import load_deblurrer
 from video_deblur.restoration.settings import preset_settings
 from video_deblur.video.reader import VideoReader
 
+from . import comfy_process
 from .checkpoints import NAME, blurry_clip
 
 
@@ -68,6 +73,64 @@ def test_a_second_run_loads_nothing_and_a_changed_file_does(
     os.utime(copy, ns=(1, 1))
     assert node_class.fingerprint_inputs(**inputs) != before
     assert call_node("VideoDeblur_LoadCheckpoint", **inputs)[0] is not first[0]
+
+
+def graph_of(width, *checkpoints):
+    """Return a graph that restores pictures, in API format."""
+    picture = {"width": width, "height": 32, "batch_size": 2, "color": 0x406080}
+    graph = {"picture": {"class_type": "EmptyImage", "inputs": picture}}
+    inputs = {"frames": ["picture", 0], "preset": "fast", "strength": 1.0, "seed": 0}
+    for name in checkpoints:
+        given = {**inputs, "checkpoint": name}
+        graph[name] = {"class_type": "VideoDeblur_Deblur", "inputs": given}
+        shown = {"images": [name, 0]}
+        graph[f"show {name}"] = {"class_type": "PreviewImage", "inputs": shown}
+    return graph
+
+
+def test_weights_stay_from_run_to_run_until_comfyui_frees_memory(
+    comfy, our_module, random_checkpoint, monkeypatch
+):
+    module, built = our_module("nodes.checkpoint"), []
+    build = module.build_checkpoint
+
+    def counted(*arguments):
+        loaded = build(*arguments)
+        built.append(weakref.ref(loaded.model.model))
+        return loaded
+
+    monkeypatch.setattr(module, "build_checkpoint", counted)
+    other = random_checkpoint.with_name("other.safetensors")
+    shutil.copyfile(random_checkpoint, other)
+    server = SimpleNamespace(client_id=None, last_node_id=None, send_sync=lambda *_: None)
+    make = comfy.execution.PromptExecutor
+    newer = "cache_args" in inspect.signature(make).parameters
+    sizes = {"lru": 0, "ram": 0.0, "ram_inactive": 0.0}
+    executor = make(server, **({"cache_args": sizes} if newer else {}))
+
+    def run(number, *checkpoints):
+        graph = graph_of(32 + 8 * number, *checkpoints)
+        shown = [name for name in graph if name.startswith("show")]
+        executor.execute(graph, f"run {number}", execute_outputs=shown)
+        assert executor.success, executor.status_messages
+
+    comfy_process.forget_instances()
+    run(0, random_checkpoint.name)
+    run(1, random_checkpoint.name)
+    comfy.model_management.unload_all_models()
+    run(2, random_checkpoint.name)
+    assert len(built) == 1
+    run(3, random_checkpoint.name, other.name)
+    run(4, random_checkpoint.name, other.name)
+    assert len(built) == 2
+    gc.collect()
+    assert all(each() is not None for each in built)
+    # As ComfyUI's /free does.
+    comfy.model_management.unload_all_models()
+    executor.reset()
+    gc.collect()
+    assert [each() for each in built] == [None, None]
+    other.unlink()
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,33 @@ def test_figures_are_those_of_the_evaluation(call_node, clips):
     assert alone[2].splitlines()[0] == "mean: PSNR inf dB, SSIM 1.0000"
 
 
+@pytest.mark.parametrize("counts", [(3, 1, 1), (1, 3, 1), (1, 1, 3), (3, 3, 1), (1, 3, 3)])
+def test_single_images_are_measured_with_every_frame_of_the_longest_clip(
+    comfy, call_node, clips, monkeypatch, counts
+):
+    shown = []
+    monkeypatch.setattr(
+        comfy.utils.ProgressBar,
+        "update_absolute",
+        lambda bar, value, total=None, preview=None: shown.append(value / total),
+    )
+    names, whole = ("restored", "sharp", "blurry"), (*clips, 0.5 * clips[1])
+    given = {name: clip[:n] for name, clip, n in zip(names, whole, counts, strict=True)}
+    repeated = {name: clip.expand(3, -1, -1, -1) for name, clip in given.items()}
+    found = call_node("VideoDeblur_MeasureRestoration", **given)
+    assert 0 <= shown[0] <= shown[-1] == max(shown) == 1
+    assert found == call_node("VideoDeblur_MeasureRestoration", **repeated)
+    assert len(found[2].splitlines()) == 4
+
+
+def test_the_clip_that_does_not_fit_is_named(call_node, clips):
+    restored, sharp = clips
+    with pytest.raises(ValueError, match="restored is 3 frames but blurry is 2"):
+        call_node(
+            "VideoDeblur_MeasureRestoration", restored=restored, sharp=sharp, blurry=sharp[:2]
+        )
+
+
 def synthesize(call_node, sharp, **inputs):
     return call_node("VideoDeblur_SynthesizeBlur", sharp=sharp, seed=4, **inputs)
 

@@ -13,6 +13,7 @@ from video_deblur.cli import main
 from video_deblur.restoration.load import load_deblurrer
 from video_deblur.restoration.settings import preset_settings
 
+from . import comfy_process
 from .checkpoints import STAGES, blurry_clip, every_stage
 from .test_deblur_video import packets, read, write_clip
 
@@ -168,13 +169,14 @@ def test_weights_that_are_cast_layer_by_layer_give_the_same(
     assert (streamed - frames).abs().mean() > 3e-3
 
 
-def test_what_is_no_longer_used_is_given_up(
-    comfy, call_node, files, frames, load_in_nodes, our_module
-):
+def test_what_is_no_longer_used_is_given_up(comfy, call_node, files, frames, our_module):
     call_node(FRAMES, frames=frames[:2], checkpoint=STAGES[1])
-    held = weakref.ref(load_in_nodes(STAGES[1]).network.model)
-    our_module("nodes.checkpoint")._loaded.clear()
+    load = our_module("nodes.checkpoint").load_checkpoint
+    held = weakref.ref(load(STAGES[1]).network.model)
     comfy.model_management.unload_all_models()
+    gc.collect()
+    assert load(STAGES[1]).network.model is held(), "moved to the host, and no further"
+    comfy_process.forget_instances()
     gc.collect()
     assert held() is None
 

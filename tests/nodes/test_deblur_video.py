@@ -138,6 +138,49 @@ def test_created_video_keeps_its_sound_and_rate(call_node, deblur_video):
     assert packets(path, "audio")
 
 
+@pytest.mark.parametrize(
+    "rate",
+    [Fraction(30000, 1001), Fraction(24000, 1001), Fraction(60000, 1001), Fraction(25, 3)],
+    ids=str,
+)
+def test_rates_that_went_through_a_float_keep_times_and_sound(
+    comfy, call_node, deblur_video, tmp_path, rate
+):
+    path = write_clip(tmp_path / "clip.mp4", blurry_clip(4, 48, 64), rate)
+    loaded = comfy.api.InputImpl.VideoFromFile(str(path))
+    images, audio, fps = call_node("GetVideoComponents", video=loaded)[:3]
+    audio = {"waveform": torch.rand(1, 1, 8000), "sample_rate": 8000}
+    (video,) = call_node("CreateVideo", images=images, audio=audio, fps=fps)
+    assert video.get_components().frame_rate != rate
+    restored = deblur_video(video, strength=0.0).get_stream_source()
+    assert [time for time, _ in packets(restored, "video")] == [n / rate for n in range(4)]
+    with av.open(restored) as container:
+        (pictures,), (sound,) = container.streams.video, container.streams.audio
+        assert pictures.average_rate == rate
+        # As long as the pictures, but for a packet of AAC at each end.
+        length = sound.duration * sound.time_base
+        assert abs(length - 4 / rate) <= Fraction(2 * 1024, 8000)
+
+
+@pytest.mark.parametrize("fps", [1.0, 1.1, 7.77, 12.3456, 29.97, 120.0])
+def test_created_videos_of_odd_rates_keep_their_times(call_node, deblur_video, fps):
+    (video,) = call_node("CreateVideo", images=blurry_clip(3, 16, 24), fps=fps)
+    path = deblur_video(video, strength=0.0).get_stream_source()
+    times = [float(time) for time, _ in packets(path, "video")]
+    assert times == pytest.approx([0, 1 / fps, 2 / fps], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "rate", [Fraction(0.1), Fraction(0.0123), Fraction(2, 3), Fraction(1, 3600)]
+)
+def test_videos_of_less_than_a_frame_per_second_work(comfy, deblur_video, rate):
+    images = blurry_clip(3, 16, 24)
+    parts = comfy.api.Types.VideoComponents(images=images, audio=None, frame_rate=rate)
+    path = deblur_video(comfy.api.InputImpl.VideoFromComponents(parts), strength=0.0)
+    times = [float(time) for time, _ in packets(path.get_stream_source(), "video")]
+    assert times == pytest.approx([0, 1 / rate, 2 / rate], rel=1e-6)
+
+
 @pytest.mark.parametrize("shape", [(1, 64, 64), (17, 37, 45), (50, 16, 24)])
 def test_number_of_frames_and_size_stay(call_node, deblur_video, shape):
     (video,) = call_node("CreateVideo", images=blurry_clip(*shape), fps=24.0)

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from video_deblur.benchmarks.pretended_device import PretendedDevice
 from video_deblur.cli import main
 from video_deblur.jobs import local_pool
 from video_deblur.jobs.batch import BatchSettings, plan_batch, restore_batch
@@ -122,6 +123,58 @@ def test_a_video_a_file_and_a_batch_get_the_same_frames(
     expected = expected_frames(network_file, blurry_clip(6, 48, 64)).numpy() * 255
     luma = [frames @ [0.2126, 0.7152, 0.0722] for frames in (made[0], expected)]
     assert np.abs(luma[0] - luma[1]).mean() < 2, "4:2:0 keeps brightness"
+
+
+class Gain(torch.nn.Module):
+    """What a network of Load Upscale Model is wrapped in, without spandrel's inference mode.
+
+    In inference mode copies do not reach a pretended device.
+    """
+
+    config = SimpleNamespace(num_frames=1)
+    reach, bytes_per_pixel = 0, 1
+
+    def __init__(self, device):
+        super().__init__()
+        self.gain = torch.tensor([0.9, 0.95, 1.0], device=device)[:, None, None]
+
+    def restore_frame(self, around):
+        return around[0] * self.gain
+
+
+@pytest.mark.parametrize("borrow", [True, False])
+def test_it_may_be_on_another_device_than_the_vae(
+    extension_nodes, our_module, network_file, monkeypatch, borrow
+):
+    from spandrel import ModelLoader
+
+    module = our_module("nodes.first_stage")
+    # Not by the loader's node, for the same reason.
+    upscale_model = ModelLoader().load_from_file(network_file)
+    monkeypatch.setattr(
+        our_module("restoration.first_stage.stage"), "fault_of", lambda engine: None
+    )
+    monkeypatch.setattr(our_module("nodes.decode"), "load_to_device", lambda *_: None)
+    foreign = our_module("restoration.first_stage.foreign")
+    explained = our_module("restoration.borrowing.first_candidate")
+    trust, seen = explained._trust, []
+    monkeypatch.setattr(explained, "_trust", lambda *pair: seen.append(pair) or trust(*pair))
+
+    def deblurred(device):
+        monkeypatch.setattr(module, "upscale_device", lambda model: device)
+        monkeypatch.setattr(foreign, "ForeignNetwork", lambda *_: Gain(device))
+        inputs = {"frames": blurry_clip(3, 70, 66), "checkpoint": NAME, "preset": "fast"}
+        inputs |= {"strength": 1.0, "seed": 0, "borrow": borrow, "first_stage": upscale_model}
+        with torch.no_grad():
+            return extension_nodes["VideoDeblur_Deblur"].execute(**inputs).args[0]
+
+    expected = deblurred(torch.device("cpu"))
+    # As with --cpu-vae.
+    with PretendedDevice("cuda") as pretended:
+        restored = deblurred(pretended.device)
+    torch.testing.assert_close(restored, expected, atol=1e-5, rtol=0)
+    assert len(seen) == 2 * 3
+    assert {pixels.device.type for pair in seen for pixels in pair} == {"cpu"}
 
 
 def test_a_network_that_is_not_trusted_is_left_out(call_node, upscale_model, caplog):

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
+
 import pytest
 import torch
+from video_deblur.benchmarks.pretended_device import PretendedDevice
+from video_deblur.models.hardware import unet_bytes
+from video_deblur.restoration.settings import RestorationSettings
 
 from .checkpoints import NAME, blurry_clip
 
@@ -24,6 +30,55 @@ def test_memory_counts_a_window_and_not_the_clip(loaded):
     wide = model.memory_required([16, 16, 512, 512])
     wider = model.memory_required([16, 16, 2048, 2048])
     assert wide == wider > 0
+
+
+def test_memory_counts_the_window_and_the_tile_of_the_run(
+    comfy, call_node, loaded, monkeypatch
+):
+    model = loaded[0].model
+    conditions = encode(call_node, loaded, blurry_clip(64, 16, 160))
+    inputs = dict(zip(("positive", "negative", "latent"), conditions, strict=True))
+    dtype, config = model.get_dtype(), model.deblur_config
+    helpers = importlib.import_module("comfy.sampler_helpers")
+    load, asked = helpers.comfy.model_management.load_models_gpu, []
+
+    def loading(models, memory_required=0, **options):
+        asked.append((memory_required, options["minimum_memory_required"]))
+        return load(models, memory_required=memory_required, **options)
+
+    monkeypatch.setattr(comfy.model_management, "load_models_gpu", loading)
+
+    def counted(window, tile=0):
+        asked.clear()
+        call_node(
+            "VideoDeblur_Sample", model=loaded[0], **inputs, window=window, overlap=2, tile=tile
+        )
+        ((most, _),) = asked
+        return most
+
+    positions = (16 // config.autoencoder.downscale) * (160 // config.autoencoder.downscale)
+    short, long = counted(8), counted(64)
+    assert short >= unet_bytes(config.unet, 2 * 8 * positions, dtype)
+    assert long >= unet_bytes(config.unet, 2 * 64 * positions, dtype)
+    assert short < counted(64, tile=64) < long
+    # Neither another run of the same network nor another node counts by these.
+    asked.clear()
+    stock = {"sampler_name": "euler", "scheduler": "simple", "cfg": 1.0, "denoise": 1.0}
+    stock |= {"positive": inputs["positive"], "negative": inputs["negative"], "seed": 0}
+    call_node("KSampler", model=loaded[0], latent_image=inputs["latent"], steps=1, **stock)
+    ((most, _),) = asked
+    assert most == counted(config.sampling.window) < long
+
+
+def test_memory_of_deblur_video_is_that_of_its_own_settings(call_node, loaded, load_in_nodes):
+    checkpoint = load_in_nodes(NAME)
+    settings = [RestorationSettings(window=window, overlap=2) for window in (16, 64)]
+    before = [checkpoint.memory_bytes(each, 512, 512) for each in settings]
+    assert before[0] < before[1]
+    tiled = dataclasses.replace(settings[1], tile=64)
+    assert checkpoint.memory_bytes(tiled, 512, 512) < before[1]
+    checkpoint.model.model.begin_run({"window": 4, "overlap": 2, "tile": 64})
+    assert [checkpoint.memory_bytes(each, 512, 512) for each in settings] == before
 
 
 def test_out_of_memory_goes_on_with_smaller_pieces(call_node, loaded, monkeypatch, caplog):
@@ -179,3 +234,53 @@ def test_weights_that_do_not_fit_the_device_give_the_same_latents(comfy, call_no
     loaded[0].load(loaded[0].load_device, lowvram_model_memory=20_000)
     (streamed,) = call_node("VideoDeblur_Sample", model=loaded[0], **inputs)
     assert torch.allclose(plain["samples"], streamed["samples"], atol=1e-5)
+
+
+def test_nodes_without_a_network_have_room_made_on_the_device(
+    comfy, call_node, our_module, monkeypatch
+):
+    manage, asked = comfy.model_management, []
+    monkeypatch.setattr(
+        manage, "free_memory", lambda memory, device, *_, **__: asked.append((memory, device))
+    )
+    frames = blurry_clip(3, 70, 90)
+    needed = our_module("restoration.borrowing.passes").borrowing_bytes(70, 90)
+    for node, inputs, least in (
+        ("Borrow", {"frames": frames}, needed),
+        ("SynthesizeBlur", {"sharp": frames}, 140 * 70 * 90),
+    ):
+        asked.clear()
+        call_node(f"VideoDeblur_{node}", **inputs)
+        (memory, device), *_ = asked
+        assert memory >= least + manage.extra_reserved_memory()
+        assert device == manage.get_torch_device()
+
+
+class FullDevice(PretendedDevice):
+    """A device that has room for some tensors and no more."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__("cuda")
+        self.room = room
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        before = self.counts["uploads"]
+        result = super().__torch_dispatch__(func, types, args, kwargs)
+        if self.counts["uploads"] > max(before, self.room):
+            raise torch.OutOfMemoryError("out of memory")
+        return result
+
+
+@pytest.mark.parametrize("room", [0, 1])
+def test_borrow_detail_goes_on_on_the_cpu_where_a_frame_finds_no_room(
+    comfy, call_node, extension_nodes, monkeypatch, caplog, room
+):
+    frames = blurry_clip(3, 70, 90)
+    (expected,) = call_node("VideoDeblur_Borrow", frames=frames)
+    with FullDevice(room) as full:
+        monkeypatch.setattr(comfy.model_management, "get_torch_device", lambda: full.device)
+        monkeypatch.setattr(comfy.model_management, "free_memory", lambda *_, **__: [])
+        # Not as the executor does: in inference mode copies do not reach the pretended device.
+        (borrowed,) = extension_nodes["VideoDeblur_Borrow"].execute(frames).args
+    assert torch.equal(borrowed, expected)
+    assert "going on with borrowing on the CPU" in caplog.text

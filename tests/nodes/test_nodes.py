@@ -41,6 +41,27 @@ def test_decoding_unchanged_latents_returns_the_frames(call_node, loaded):
     assert torch.allclose(restored, frames, atol=1e-5)
 
 
+def test_float32_is_exact_while_frames_are_encoded_and_decoded(call_node, loaded, our_module):
+    settings = our_module("models.precision")._settings
+    found = []
+
+    def watched(module, *_):
+        found.append({getattr(owner, name) == exact for owner, name, exact in settings()})
+
+    networks = (loaded[2].model.blur_encoder, loaded[2].model.sharp_encoder)
+    hooks = [each.register_forward_pre_hook(watched) for each in networks]
+    hooks.append(loaded[1].first_stage_model.decoder.register_forward_pre_hook(watched))
+    before = [getattr(owner, name) for owner, name, _ in settings()]
+    latent = encode(call_node, loaded, blurry_clip(2, 32, 32))[2]
+    assert found == [{True}] * 2
+    call_node("VideoDeblur_DecodeLatents", vae=loaded[1], latent=latent)
+    assert len(found) > 2
+    assert all(each == {True} for each in found)
+    assert [getattr(owner, name) for owner, name, _ in settings()] == before
+    for hook in hooks:
+        hook.remove()
+
+
 def test_original_serves_when_the_latent_lost_its_frames(call_node, loaded):
     frames = blurry_clip(3, 32, 32)
     latent = {"samples": encode(call_node, loaded, frames)[2]["samples"]}
@@ -284,6 +305,70 @@ def test_decoding_borrows_unless_told_not_to(call_node, loaded):
     # The latents are those of the blurry frames: without borrowing nothing changes.
     torch.testing.assert_close(plain, blurry, atol=1e-5, rtol=0)
     assert (borrowed - sharp)[3].square().mean() < 0.5 * (plain - sharp)[3].square().mean()
+
+
+@pytest.fixture
+def shots_of_decoding(our_module, monkeypatch):
+    """Cuts that frames were decoded with, run by run."""
+    module, seen = our_module("nodes.decode"), []
+    shots = module.shots
+    monkeypatch.setattr(
+        module, "shots", lambda num, cuts: seen.append((num, tuple(cuts))) or shots(num, cuts)
+    )
+    return seen
+
+
+def two_textures(first, second):
+    """A scene, then another one, each long enough to borrow in."""
+    blurry, _ = moving_texture(max(first, second), (64, 64))
+    return torch.cat([0.3 * blurry[:first], 0.3 * blurry[:second].flip(1) + 0.7])[..., :3]
+
+
+def test_cuts_of_some_of_the_encoded_frames_are_those_of_these(
+    call_node, loaded, shots_of_decoding
+):
+    frames = two_textures(12, 4)
+    latent = encode(call_node, loaded, frames)[2]
+    (part,) = call_node("LatentFromBatch", samples=latent, batch_index=8, length=8)
+    (again,) = call_node("LatentBatch", samples1=part, samples2=part)
+    decode = {"vae": loaded[1], "color_match": False}
+    for latents, original in (
+        (latent, None),
+        (latent, frames.clone()),
+        (part, frames[8:]),
+        (again, torch.cat([frames[8:], frames[8:]])),
+        ({**latent, "samples": latent["samples"].flip(0)}, frames.flip(0)),
+        ({"samples": part["samples"]}, frames[8:]),
+    ):
+        call_node("VideoDeblur_DecodeLatents", latent=latents, original=original, **decode)
+    assert shots_of_decoding == [
+        (16, (12,)),
+        (16, (12,)),
+        (8, (4,)),
+        (16, (4, 8, 12)),
+        (16, (4,)),
+        (8, (4,)),
+    ]
+    (restored,) = call_node(
+        "VideoDeblur_DecodeLatents", latent=part, original=frames[8:], **decode
+    )
+    (alone,) = call_node(
+        "VideoDeblur_DecodeLatents",
+        latent={"samples": part["samples"][:4]},
+        original=frames[8:12],
+        **decode,
+    )
+    torch.testing.assert_close(restored[:4], alone, atol=1e-5, rtol=0)
+
+
+def test_frames_encoded_as_one_shot_are_decoded_as_one(call_node, loaded, shots_of_decoding):
+    frames = two_textures(12, 4)
+    inputs = {"encoder": loaded[2], "frames": frames, "scene_cuts": False}
+    latent = call_node("VideoDeblur_EncodeFrames", **inputs)[2]
+    (part,) = call_node("LatentFromBatch", samples=latent, batch_index=8, length=8)
+    call_node("VideoDeblur_DecodeLatents", vae=loaded[1], latent=latent)
+    call_node("VideoDeblur_DecodeLatents", vae=loaded[1], latent=part, original=frames[8:])
+    assert shots_of_decoding == [(16, ()), (8, ())]
 
 
 @pytest.mark.parametrize("name", ["shake", "street"])

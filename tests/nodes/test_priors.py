@@ -69,11 +69,12 @@ def test_every_kind_of_clip_has_priors(comfy, call_node, frames, clip, kind, pri
     red, green, blue = flow[4].flatten(0, 1).median(0).values.tolist()
     assert red > max(green, blue) + 0.3
     arrays = frames.numpy()
-    priors_module.check_belongs(priors, arrays, NUM_FRAMES)
+    priors_module.check_number(priors, NUM_FRAMES)
+    priors_module.check_frames(priors, arrays)
     with pytest.raises(ValueError, match=r"are of 9 frames .* the clip has 8 frames"):
-        priors_module.check_belongs(priors, arrays[:8], 8)
+        priors_module.check_number(priors, 8)
     with pytest.raises(ValueError, match="are of another clip"):
-        priors_module.check_belongs(priors, arrays[:, ::-1, ::-1] * 0.5, NUM_FRAMES)
+        priors_module.check_frames(priors, arrays[:, ::-1, ::-1] * 0.5)
 
 
 def test_a_video_gives_the_same_as_its_frames_if_encoded(comfy, call_node, clip):

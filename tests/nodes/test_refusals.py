@@ -135,3 +135,26 @@ def test_a_scheduler_that_divides_by_zero_is_refused(call_node, bundled, frames)
     with pytest.raises(ValueError, match="scheduler kl_optimal needs 2 steps or more"):
         call_node("VideoDeblur_Sample", **inputs)
     assert call_node("VideoDeblur_Sample", **inputs, steps=2)[0]["samples"].isfinite().all()
+
+
+def test_the_least_denoise_of_the_checkpoint_s_scheduler_is_named(call_node, bundled, frames):
+    positive, negative, latent = call_node(
+        "VideoDeblur_EncodeFrames", encoder=bundled[2], frames=frames[:, :32, :32]
+    )
+    inputs = {"model": bundled[0], "positive": positive, "negative": negative}
+    inputs |= {"latent": latent, "scheduler": "checkpoint", "steps": 20}
+    with pytest.raises(ValueError, match=r"^denoise must be at least 0\.02 for 20") as caught:
+        call_node("VideoDeblur_Sample", **inputs, denoise=0.01)
+    assert "\n" not in str(caught.value)
+    (result,) = call_node("VideoDeblur_Sample", **inputs, denoise=0.02)
+    assert result["samples"].isfinite().all()
+
+
+@pytest.mark.parametrize("steps", [1, 3, 7, 29, 57, 333, 999, 1000])
+def test_the_least_denoise_that_is_named_works(bundled, our_module, steps):
+    sigmas = our_module("nodes.sample").checkpoint_sigmas
+    least = -(-steps // 10) / 100
+    assert len(sigmas(bundled[0], steps, least)) == steps + 1
+    if least > 0.01:
+        with pytest.raises(ValueError, match=f"at least {least:g} for"):
+            sigmas(bundled[0], steps, least - 0.01)

@@ -104,6 +104,12 @@ def test_segments_equal_the_clip_at_once(engine, monkeypatch, num_frames, borrow
     assert np.abs(streamed - at_once).max() <= 0.501
 
 
+def test_steps_that_are_not_taken_make_no_segment_longer(engine):
+    plans = [engine.joint_grid(settings(steps=steps), 64, 64) for steps in (1, 2, 50)]
+    assert plans[0] == plans[1] == plans[2]
+    assert plans[0].length == segments._MOST_FRAMES
+
+
 def test_tiles_equal_the_whole_frame(engine, make_frames):
     frames = make_frames(2, 150, 170)
     whole = engine.restore(frames, settings())

@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 from av.codec.codec import UnknownCodecError
 from video_deblur.video import vector_encoder
-from video_deblur.video.coding_priors import check_belongs, encoded_priors, gather_priors
+from video_deblur.video.coding_priors import (
+    check_frames,
+    check_number,
+    encoded_priors,
+    gather_priors,
+)
 
 from .moving_clips import (
     STREAMS,
@@ -169,16 +174,18 @@ def test_streaming_equals_the_whole_and_holds_two_frames():
 def test_priors_of_another_clip_are_refused_in_one_line():
     frames = moving((3, -2))
     priors = gather_priors(encoded_priors(frames))
-    check_belongs(priors, frames, len(frames))
+    check_number(priors, len(frames))
+    check_frames(priors, frames)
+    check_frames(priors, frames[2:5], 2)
     # As other readers decode them: another matrix, other rounding.
     near = [np.clip(each.astype(np.int16) + 5, 0, 255).astype(np.uint8) for each in frames]
-    check_belongs(priors, near, len(near))
+    check_frames(priors, near)
     with pytest.raises(ValueError, match=r"^coding priors: are of 7 frames .*has 6 frames\. "):
-        check_belongs(priors, frames[:6], 6)
+        check_number(priors, 6)
     with pytest.raises(ValueError, match=r"of 128x96 pixels, the clip of 64x96 pixels\. "):
-        check_belongs(priors, [each[:, :64] for each in frames], 7)
+        check_frames(priors, [each[:, :64] for each in frames])
     other = [*frames[:5], *[255 - each for each in frames[5:]]]
     with pytest.raises(
         ValueError, match=r"^coding priors: .* clip, frame [56] differs\. .*\.$"
     ):
-        check_belongs(priors, other, 7)
+        check_frames(priors, other)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from video_deblur.video import coding_priors
 from video_deblur.video.coding_priors import (
-    check_belongs,
+    check_frames,
     encoded_priors,
     file_priors,
     gather_priors,
@@ -178,7 +178,7 @@ def test_turned_clips_have_motion_as_they_are_shown(turn):
     for index in range(1, len(shown)):
         by_stream = np.median(priors.motion[index], axis=(1, 2))
         np.testing.assert_allclose(by_stream, np.median(again.motion[index], axis=(1, 2)))
-    check_belongs(priors, shown, len(shown))
+    check_frames(priors, shown)
 
 
 def test_frames_of_a_window_of_time_have_the_priors_of_the_whole():
