@@ -175,7 +175,7 @@ def _train(
     if run.warmup_steps > run.steps:
         logger.warning(
             "%s: the warm-up takes %d updates, the stage %d, so that the learning rate stays "
-            "below its peak; set warmup_steps",
+            "below its peak; train for longer, or set warmup_steps where the stage has it",
             run.name,
             run.warmup_steps,
             run.steps,
