@@ -108,10 +108,10 @@ _PAPER_STAGE = DiffusionStage(
     mixed_from=0.0,
 )
 
-_WINDOWS = DataConfig(num_frames=5, crop=96, clips_per_batch=8, pair_shrinking=1.5)
-"""What DBLRNet is trained on: one window per clip, so that an update sees many scenes."""
+_WINDOWS = DataConfig(num_frames=5, crop=96, clips_per_batch=4, pair_shrinking=1.5)
+"""What DBLRNet is trained on: one window per clip, so that an update sees as many scenes."""
 _CONTENT_STAGE = ContentStage(
-    steps=8000,
+    steps=5600,
     data=dataclasses.replace(_WINDOWS, shake=_FULL),
     easy_data=dataclasses.replace(
         _WINDOWS, photo_share=0.65, clip_share=0.25, compressed_share=0.1, shake=_MODERATE
