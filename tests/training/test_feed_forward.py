@@ -194,7 +194,7 @@ def test_clips_hold_a_window(tmp_path, data):
 
 def test_blur_grows_harder_over_the_presets_run():
     stage = PRESETS["dblrnet"].content
-    assert [start for start, _ in stage.phases] == [0, 2000, 4800]
+    assert [start for start, _ in stage.phases] == [0, 1400, 3360]
     assert [clips.shake.jerk_rate for _, clips in stage.phases] == [
         0.0,
         0.05,
