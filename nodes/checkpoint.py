@@ -7,7 +7,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import folder_paths
 from comfy_api.latest import io
@@ -32,9 +32,8 @@ FOLDER = "video_deblur"
 _MAX_LOADED = 2
 
 
-class _Kept(OrderedDict[tuple[Any, ...], LoadedCheckpoint | LoadedFeedForward]):
-    """The checkpoints used last, so that a node that loads its own does so once."""
-
+_Kept: TypeAlias = OrderedDict[tuple[Any, ...], LoadedCheckpoint | LoadedFeedForward]
+"""The checkpoints used last, so that a node that loads its own does so once."""
 
 _kept_by_nodes: weakref.ref[_Kept] | None = None
 
@@ -44,7 +43,7 @@ def _kept() -> _Kept:
     global _kept_by_nodes
     kept = _kept_by_nodes and _kept_by_nodes()
     if kept is None:
-        kept = _Kept()
+        kept = OrderedDict()
         _kept_by_nodes = weakref.ref(kept)
     return kept
 

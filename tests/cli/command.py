@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from video_deblur.cli import main
+from video_deblur.jobs.part_store import PartStore
 from video_deblur.video.reader import VideoReader
 from video_deblur.video.writer import VideoWriter
 
@@ -38,6 +39,19 @@ def run(capsys, *arguments: object) -> tuple[int, str]:
     finally:
         signal.signal(signal.SIGTERM, handler)
     return code, capsys.readouterr().err
+
+
+def stop_after_a_part(monkeypatch, capsys, *arguments: object) -> None:
+    """Run a command that is stopped once a part is finished."""
+    add = PartStore.add
+
+    def stop(store, *part):
+        add(store, *part)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PartStore, "add", stop)
+        assert run(capsys, *arguments)[0] == 130
 
 
 def refused(capsys, *arguments: object) -> str:

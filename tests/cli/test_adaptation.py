@@ -28,7 +28,7 @@ from video_deblur.video.writer import VideoWriter
 
 from ..restoration.adaptation.test_material import one_sharp_frame
 from ..restoration.adaptation.test_tuning import SHORT, spoilt_engine
-from .command import decoded, refused, run
+from .command import decoded, refused, run, stop_after_a_part
 
 
 @pytest.fixture(autouse=True)
@@ -74,19 +74,6 @@ def learned(monkeypatch) -> list[tuple[object, ...]]:
 
 
 IN_PARTS = ("--resume", "--codec", "ffv1", "--no-borrow")
-
-
-def stop_after_a_part(monkeypatch, capsys, *arguments: object) -> None:
-    """Run a command that is stopped once a part is finished."""
-    add = PartStore.add
-
-    def stop(store, *part):
-        add(store, *part)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(PartStore, "add", stop)
-        assert run(capsys, *arguments)[0] == 130
 
 
 def hidden_files(folder: Path) -> set[str]:

@@ -16,10 +16,9 @@ from video_deblur.cli import main
 from video_deblur.cli import run as run_module
 from video_deblur.images.folders import encode_png
 from video_deblur.jobs import parts
-from video_deblur.jobs.part_store import PartStore
 from video_deblur.restoration.streaming import segments
 
-from .command import command, decoded, run, write_clip
+from .command import command, decoded, run, stop_after_a_part, write_clip
 
 
 def test_a_reader_that_leaves_early_ends_the_command_quietly():
@@ -215,15 +214,7 @@ def test_frames_that_were_kept_cost_no_time_and_have_no_blur(
     output, report = tmp_path / "out.mp4", tmp_path / "report.json"
     options = ["--checkpoint", checkpoint, "--window", 4, "--overlap", 0, "--no-borrow"]
     arguments = ["run", clip, "-o", output, *options, "--resume"]
-    add = PartStore.add
-
-    def stop(store, *part):
-        add(store, *part)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(PartStore, "add", stop)
-        assert run(capsys, *arguments)[0] == 130
+    stop_after_a_part(monkeypatch, capsys, *arguments)
     clock = iter([0.0, 8.0])
     monkeypatch.setattr(run_module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     assert main(list(map(str, [*arguments, "--json", report]))) == 0
