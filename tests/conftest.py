@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -96,6 +98,25 @@ KL_CONFIG = dataclasses.replace(
     ),
 )
 """The small model around the structure of Stable Diffusion's autoencoder."""
+
+
+NO_COMFYUI = "COMFYUI_PATH does not name a ComfyUI checkout: node tests skipped"
+
+_MOST_WORKERS = 8
+"""Processes of `-n auto`: each holds a PyTorch of its own."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return the processes of `-n auto`: tests compute with one thread each."""
+    return min(os.cpu_count() or 1, _MOST_WORKERS)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say once why node tests were skipped; here, since `-n` loads no other conftest."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    if any(NO_COMFYUI in str(report.longrepr) for report in skipped):
+        terminalreporter.write_line(NO_COMFYUI)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from video_deblur.benchmarks.comfyui_server import ComfyServer, make_base_directory
 
+from ..conftest import NO_COMFYUI
 from . import browser as browser_module
 from . import comfy_process
 
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GRAPHS = Path(__file__).resolve().parent / "graphs"
-
-NO_COMFYUI = "COMFYUI_PATH does not name a ComfyUI checkout: node tests skipped"
 
 # ComfyUI and the packages it brings use deprecated calls of each other; a warning of our own
 # code should still fail the test.
@@ -47,12 +46,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("comfyui"):
             for rule in _FOREIGN_WARNINGS:
                 item.add_marker(pytest.mark.filterwarnings(rule))
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    skipped = terminalreporter.stats.get("skipped", [])
-    if any(NO_COMFYUI in str(report.longrepr) for report in skipped):
-        terminalreporter.write_line(NO_COMFYUI)
 
 
 @pytest.fixture(autouse=True)
