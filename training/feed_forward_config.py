@@ -100,21 +100,26 @@ class AdversarialStage(ContentStage):
 
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     """It starts untrained and is not exported."""
-    adversarial_loss: Literal["non_saturating", "paper"] = "non_saturating"
-    """What the restored frames are trained by, where D says how likely a frame is sharp:
-    -log D, or the paper's log(1 - D), whose gradient vanishes while the discriminator wins."""
+    adversarial_loss: Literal["relativistic", "non_saturating", "paper"] = "relativistic"
+    """What both networks are trained by. "relativistic": which of two, a restored frame and the
+    same frame sharp, is the sharp one (arXiv 1807.00734). The others, where D says of one frame
+    how likely it is sharp: "non_saturating", -log D for the restored ones, and "paper",
+    log(1 - D), whose gradient vanishes while the discriminator wins. What a frame shows differs
+    far more between frames than sharp and restored do; a pair has it in common."""
     adversarial_weight: float = 0.05
     """Weight of it, beside the logarithm of the error. The paper's is not known for certain
     (2e-4, beside the mean square error)."""
-    discriminator_rate: float = 0.5
+    discriminator_rate: float = 1.0
     """Factor of the learning rate for the discriminator."""
     discriminator_betas: tuple[float, float] = (0.5, 0.9)
     """Of its AdamW."""
     r1_weight: float = 0.0
     """Half the weight of the squared gradient of D's logit at sharp frames (R1, arXiv
-    1801.04406); 0: none."""
-    r1_every: int = 16
-    """Updates between those that R1 is computed in, its weight times as many."""
+    1801.04406), and at restored ones where the loss is "relativistic" (R2, arXiv 2501.05440);
+    0: none."""
+    r1_every: int = 1
+    """Updates between those that R1 is computed in, its weight times as many. Every few alone
+    is faster, and comes in gradients that `gradient_clip` takes most of away."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

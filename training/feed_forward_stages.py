@@ -121,48 +121,67 @@ class AdversarialTraining(ContentTraining):
     ) -> dict[str, Tensor]:
         values = super()._values(pred, target, before, progress, step)
         stage, clips = self.stage, len(pred)
+        kind = stage.adversarial_loss
         restored, sharp = (rearrange(x, "b k h w -> (b k) 1 h w") for x in (pred, target))
         constant = {n: p.detach() for n, p in self.discriminator.named_parameters()}
         judged = functional_call(self.discriminator, constant, (restored,))
-        adversarial = _per_clip(generator_loss(judged, stage.adversarial_loss), clips)
         at_sharp = self.discriminator(sharp)
         at_restored = self.discriminator(restored.detach())
-        opponent = _per_clip(discriminator_loss(at_sharp, at_restored), clips)
+        adversarial = _per_clip(generator_loss(judged, at_sharp.detach(), kind), clips)
+        opponent = _per_clip(discriminator_loss(at_sharp, at_restored, kind), clips)
+        told_right = {
+            name: _per_clip(right.float(), clips)
+            for name, right in _told_right(at_sharp, at_restored, kind).items()
+        }
         values |= {
             "content_loss": values["loss"].detach(),
             "adversarial_loss": adversarial.detach(),
             "discriminator_loss": opponent.detach(),
-            "accuracy_sharp": _per_clip((at_sharp > 0).float(), clips),
-            "accuracy_restored": _per_clip((at_restored < 0).float(), clips),
+            **told_right,
         }
         if stage.r1_weight and step % stage.r1_every == 0:
-            penalty = _per_clip(r1_penalty(self.discriminator, sharp), clips)
+            penalty = gradient_penalty(self.discriminator, sharp)
+            if kind == "relativistic":
+                penalty = penalty + gradient_penalty(self.discriminator, restored)
+            penalty = _per_clip(penalty, clips)
             values["r1"] = penalty.detach()
             opponent = opponent + stage.r1_weight / 2 * stage.r1_every * penalty
         values["loss"] = values["loss"] + stage.adversarial_weight * adversarial + opponent
         return values
 
 
-def generator_loss(logits: Tensor, kind: str) -> Tensor:
-    """Return what restored frames are trained by, from the logit of being sharp.
+def generator_loss(at_restored: Tensor, at_sharp: Tensor, kind: str) -> Tensor:
+    """Return what restored frames are trained by.
 
     Args:
-        logits: `[N]`.
-        kind: "non_saturating": -log D; "paper": log(1 - D).
+        at_restored: The discriminator's logits `[N]`.
+        at_sharp: Those of the same frames, sharp.
+        kind: As `AdversarialStage.adversarial_loss`.
     """
-    return -F.softplus(logits) if kind == "paper" else F.softplus(-logits)
+    if kind == "relativistic":
+        return F.softplus(at_sharp - at_restored)
+    return -F.softplus(at_restored) if kind == "paper" else F.softplus(-at_restored)
 
 
-def discriminator_loss(at_sharp: Tensor, at_restored: Tensor) -> Tensor:
-    """Return -log D(sharp) - log(1 - D(restored)), from logits `[N]`."""
+def discriminator_loss(at_sharp: Tensor, at_restored: Tensor, kind: str) -> Tensor:
+    """Return what the discriminator is trained by; arguments as for `generator_loss`."""
+    if kind == "relativistic":
+        return F.softplus(at_restored - at_sharp)
     return F.softplus(-at_sharp) + F.softplus(at_restored)
 
 
-def r1_penalty(discriminator: nn.Module, sharp: Tensor) -> Tensor:
-    """Return the squared norm of the logit's gradient at each sharp frame `[N, 1, H, W]`."""
-    at = sharp.detach().requires_grad_(True)
+def gradient_penalty(discriminator: nn.Module, frames: Tensor) -> Tensor:
+    """Return the squared norm of the logit's gradient at each frame of `[N, 1, H, W]`."""
+    at = frames.detach().requires_grad_(True)
     (gradient,) = torch.autograd.grad(discriminator(at).sum(), at, create_graph=True)
     return gradient.float().square().flatten(1).sum(1)
+
+
+def _told_right(at_sharp: Tensor, at_restored: Tensor, kind: str) -> dict[str, Tensor]:
+    """Return what the discriminator tells right, by the name in the log."""
+    if kind == "relativistic":
+        return {"accuracy_pairs": at_sharp > at_restored}
+    return {"accuracy_sharp": at_sharp > 0, "accuracy_restored": at_restored < 0}
 
 
 def _per_clip(values: Tensor, clips: int) -> Tensor:

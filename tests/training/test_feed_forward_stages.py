@@ -15,7 +15,7 @@ from video_deblur.training.feed_forward_stages import (
     ContentTraining,
     discriminator_loss,
     generator_loss,
-    r1_penalty,
+    gradient_penalty,
 )
 
 SMALL = DblrNetConfig(
@@ -85,24 +85,29 @@ def test_lpips_is_given_each_frame_in_three_channels():
 
 
 def test_golden_adversarial_losses():
-    logits = torch.tensor([0.0, 2.0, -2.0])
-    likely = 1 / (1 + torch.exp(-logits))
-    torch.testing.assert_close(generator_loss(logits, "non_saturating"), -likely.log())
-    torch.testing.assert_close(generator_loss(logits, "paper"), (1 - likely).log())
-    at_restored = torch.tensor([1.0, 0.0, -3.0])
-    fooled = 1 / (1 + torch.exp(-at_restored))
-    torch.testing.assert_close(
-        discriminator_loss(logits, at_restored), -likely.log() - (1 - fooled).log()
-    )
+    at_sharp, at_restored = torch.tensor([0.0, 2.0, -2.0]), torch.tensor([1.0, 0.0, -3.0])
+    likely, fooled = (1 / (1 + torch.exp(-logits)) for logits in (at_sharp, at_restored))
+
+    def check(kind, of_restored, of_discriminator):
+        found = generator_loss(at_restored, at_sharp, kind)
+        torch.testing.assert_close(found, of_restored)
+        found = discriminator_loss(at_sharp, at_restored, kind)
+        torch.testing.assert_close(found, of_discriminator)
+
+    both = -likely.log() - (1 - fooled).log()
+    check("non_saturating", -fooled.log(), both)
+    check("paper", (1 - fooled).log(), both)
+    told = 1 / (1 + torch.exp(at_restored - at_sharp))
+    check("relativistic", -(1 - told).log(), -told.log())
 
 
 def test_the_papers_gradient_vanishes_where_the_discriminator_wins():
     slopes = {}
-    for kind in ("paper", "non_saturating"):
+    for kind in ("paper", "non_saturating", "relativistic"):
         logits = torch.tensor([-8.0], requires_grad=True)
-        generator_loss(logits, kind).sum().backward()
+        generator_loss(logits, torch.zeros(1), kind).sum().backward()
         slopes[kind] = float(logits.grad)
-    assert slopes["non_saturating"] == pytest.approx(-1, rel=1e-3)
+    assert slopes["relativistic"] == slopes["non_saturating"] == pytest.approx(-1, rel=1e-3)
     assert slopes["paper"] == pytest.approx(-math.exp(-8), rel=1e-3)
 
 
@@ -112,21 +117,22 @@ def test_r1_is_the_squared_gradient_at_each_frame():
             return (x * torch.tensor([[1.0, 2.0], [3.0, 0.0]])).sum(dim=(1, 2, 3))
 
     frames = torch.rand(3, 1, 2, 2)
-    assert r1_penalty(Linear(), frames).tolist() == pytest.approx([14.0] * 3)
+    assert gradient_penalty(Linear(), frames).tolist() == pytest.approx([14.0] * 3)
 
 
-def test_losses_of_one_network_do_not_reach_the_other():
-    module, clips = adversarial(adversarial_weight=0.5), make_clips()
+@pytest.mark.parametrize("kind", ["relativistic", "non_saturating"])
+def test_losses_of_one_network_do_not_reach_the_other(kind):
+    module, clips = adversarial(adversarial_weight=0.5, adversarial_loss=kind), make_clips()
     gradients = {}
-    for kind in ("content", "both"):
+    for losses in ("content", "both"):
         module.zero_grad()
         values = module(*clips, 0.0, 1)
         loss = values["loss"]
-        if kind == "content":
+        if losses == "content":
             plain = ContentTraining(module.model, module.stage)
             loss = plain(*clips, 0.0, 1)["loss"]
         loss.mean().backward()
-        gradients[kind] = module.model.head3.weight.grad.clone()
+        gradients[losses] = module.model.head3.weight.grad.clone()
     assert not torch.allclose(gradients["both"], gradients["content"])
     # Of the discriminator's weights: from its own loss alone.
     module.zero_grad()
@@ -137,13 +143,13 @@ def test_losses_of_one_network_do_not_reach_the_other():
     at_sharp, at_restored = (
         module.discriminator(x.flatten(0, 1)[:, None]) for x in (sharp, restored)
     )
-    discriminator_loss(at_sharp, at_restored).mean().backward()
+    discriminator_loss(at_sharp, at_restored, kind).mean().backward()
     for name, parameter in module.discriminator.named_parameters():
         torch.testing.assert_close(found[name], parameter.grad, msg=name)
 
 
 def test_accuracy_tells_who_wins():
-    module, clips = adversarial(), make_clips()
+    module, clips = adversarial(adversarial_loss="non_saturating"), make_clips()
     nn.init.constant_(module.discriminator.head[-1].weight, 0)
     nn.init.constant_(module.discriminator.head[-1].bias, 1)
     values = module(*clips, 0.0, 1)
@@ -151,13 +157,37 @@ def test_accuracy_tells_who_wins():
     assert values["accuracy_restored"].tolist() == [0, 0]
 
 
-def test_r1_is_added_every_few_updates():
-    module, clips = adversarial(r1_weight=2.0, r1_every=4), make_clips()
-    assert "r1" not in module(*clips, 0.0, 1)
-    values = module(*clips, 0.0, 4)
-    module.stage = AdversarialStage(steps=1, discriminator=JUDGE)
-    plain = module(*clips, 0.0, 4)
+def test_accuracy_of_pairs_is_the_share_told_right():
+    module, (blurry, sharp) = adversarial(), make_clips()
+
+    class Mean(nn.Module):
+        def forward(self, frames):
+            return frames.mean(dim=(1, 2, 3))
+
+    module.discriminator = Mean()
+    nn.init.zeros_(module.model.head3.weight)
+    nn.init.zeros_(module.model.head3.bias)
+    sharp = blurry + torch.tensor([0.1, -0.1])[:, None, None, None]
+    values = module(blurry, sharp, 0.0, 1)
+    assert values["accuracy_pairs"].tolist() == [1, 0]
+    assert "accuracy_sharp" not in values
+
+
+@pytest.mark.parametrize("kind", ["relativistic", "non_saturating"])
+def test_gradient_penalties_are_added_every_few_updates(kind):
+    module = adversarial(r1_weight=2.0, r1_every=4, adversarial_loss=kind)
+    blurry, sharp = make_clips()
+    assert "r1" not in module(blurry, sharp, 0.0, 1)
+    values = module(blurry, sharp, 0.0, 4)
+    module.stage = AdversarialStage(steps=1, discriminator=JUDGE, adversarial_loss=kind)
+    plain = module(blurry, sharp, 0.0, 4)
     torch.testing.assert_close(values["loss"], plain["loss"] + 4 * values["r1"])
+    frames = [sharp[:, 2:-2]] + ([module.model(blurry)] if kind == "relativistic" else [])
+    expected = sum(
+        gradient_penalty(module.discriminator, 2 * part.flatten(0, 1)[:, None] - 1)
+        for part in frames
+    )
+    torch.testing.assert_close(values["r1"], expected.reshape(2, -1).mean(1))
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
@@ -204,8 +234,9 @@ def test_adversarial_training_overfits_a_clip():
     assert float(values["gain_db"]) > 3
 
 
-def test_the_discriminator_learns_to_tell_blurry_frames():
-    module = adversarial(adversarial_weight=0.0)
+@pytest.mark.parametrize("kind", ["relativistic", "non_saturating"])
+def test_the_discriminator_learns_to_tell_blurry_frames(kind):
+    module = adversarial(adversarial_weight=0.0, adversarial_loss=kind)
     blurry, sharp = make_clips(4, 5, 24)
     optimizer = torch.optim.Adam(module.discriminator.parameters(), lr=5e-3)
     for step in range(60):
@@ -213,6 +244,6 @@ def test_the_discriminator_learns_to_tell_blurry_frames():
         values = module(blurry, sharp, 0.0, step)
         values["loss"].mean().backward()
         optimizer.step()
-    assert values["accuracy_sharp"].tolist() == [1] * 4
-    assert values["accuracy_restored"].tolist() == [1] * 4
+    told = [values[name].tolist() for name in values if name.startswith("accuracy_")]
+    assert told == [[1] * 4] * (1 if kind == "relativistic" else 2)
     assert float(values["discriminator_loss"].detach().max()) < 0.5

@@ -23,12 +23,14 @@ def balance_warnings(rows: Sequence[Mapping[str, float]]) -> list[str]:
     Args:
         rows: Lines of a log by rising `step`; empty of warnings where no discriminator played.
     """
-    sharp, restored = (_values(rows, f"accuracy_{kind}") for kind in ("sharp", "restored"))
-    if min(len(sharp), len(restored)) < _FEWEST_LINES:
+    told = {kind: _values(rows, f"accuracy_{kind}") for kind in ("sharp", "restored", "pairs")}
+    told = {kind: values for kind, values in told.items() if len(values) >= _FEWEST_LINES}
+    if not told:
         return []
-    accuracy = (_late(sharp) + _late(restored)) / 2
+    accuracy = float(np.mean([_late(values) for values in told.values()]))
     warnings = []
-    if accuracy >= _WINNING:
+    # Of pairs it should: how much sharper one is still says what to change.
+    if accuracy >= _WINNING and "pairs" not in told:
         warnings.append(
             f"The discriminator wins: of late it tells {accuracy:.0%} of the frames right, so "
             "that the network learns little from it. Lower discriminator_rate, or raise "

@@ -134,6 +134,7 @@ _GROUPS = (
 _LABELS = {
     "accuracy_sharp": "sharp",
     "accuracy_restored": "restored",
+    "accuracy_pairs": "pairs of both",
     "adversarial_loss": "of the restored frames",
     "discriminator_loss": "of the discriminator",
     "opponent_gradient_norm": "of the discriminator",

@@ -30,6 +30,17 @@ def test_a_discriminator_that_wins_of_late_is_warned_of():
     assert balance_warnings(rows_of(early, early, [0.5] * 20)) == []
 
 
+def test_of_pairs_a_discriminator_may_tell_all_but_must_not_guess():
+    def rows(accuracy):
+        return [
+            {"step": step, "accuracy_pairs": accuracy, "gain_db": 0.5} for step in range(20)
+        ]
+
+    assert balance_warnings(rows(1.0)) == []
+    (warning,) = balance_warnings(rows(0.5))
+    assert warning.startswith("The discriminator guesses: of late it tells 50%")
+
+
 def test_a_discriminator_that_guesses_is_warned_of():
     (warning,) = balance_warnings(rows_of([1.0] * 20, [0.0] * 20, [0.5] * 20))
     assert warning.startswith("The discriminator guesses: of late it tells 50%")
