@@ -106,7 +106,7 @@ class AdversarialStage(ContentStage):
     how likely it is sharp: "non_saturating", -log D for the restored ones, and "paper",
     log(1 - D), whose gradient vanishes while the discriminator wins. What a frame shows differs
     far more between frames than sharp and restored do; a pair has it in common."""
-    adversarial_weight: float = 0.05
+    adversarial_weight: float = 0.4
     """Weight of it, beside the logarithm of the error. The paper's is not known for certain
     (2e-4, beside the mean square error)."""
     discriminator_rate: float = 1.0

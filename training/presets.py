@@ -218,7 +218,7 @@ PRESETS = {
             learning_rate=3e-4,
             pixel_floor=(1e-3, 1e-3),
             high_frequency_weight=0.5,
-            r1_weight=0.25,
+            r1_weight=0.3,
         ),
     ),
     "cpgd-tiny": Preset(
