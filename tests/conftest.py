@@ -132,6 +132,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(autouse=True, scope="session")
 def _few_threads():
     torch.set_num_threads(1)
+    # The first backward pass starts a thread for each device there is. The one that some tests
+    # pretend to have would get one too, after which no process that is forked can train.
+    torch.ones(1, requires_grad=True).sum().backward()
 
 
 @pytest.fixture(autouse=True)
