@@ -118,8 +118,7 @@ class AdversarialStage(ContentStage):
     1801.04406), and at restored ones where the loss is "relativistic" (R2, arXiv 2501.05440);
     0: none."""
     r1_every: int = 1
-    """Updates between those that R1 is computed in, its weight times as many. Every few alone
-    is faster, and comes in gradients that `gradient_clip` takes most of away."""
+    """Updates between those that R1 is computed in, its weight times as many."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

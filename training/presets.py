@@ -111,7 +111,7 @@ _PAPER_STAGE = DiffusionStage(
 _WINDOWS = DataConfig(num_frames=5, crop=96, clips_per_batch=4, pair_shrinking=1.5)
 """What DBLRNet is trained on: one window per clip, so that an update sees as many scenes."""
 _CONTENT_STAGE = ContentStage(
-    # Blur of up to 20 pixels, as others are trained on, did not pay (docs/results.md, DBLRNet).
+    # Blur of up to 20 pixels, as for others, did not pay in run 21 (docs/results.md, DBLRNet).
     steps=6600,
     data=dataclasses.replace(
         _WINDOWS, photo_share=0.65, clip_share=0.25, compressed_share=0.1, shake=_MODERATE
