@@ -142,6 +142,26 @@ def _seeded():
     torch.manual_seed(0)
 
 
+class Clock:
+    """Stands for the module `time`; moved by hand, and by sleeping."""
+
+    now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    perf_counter = monotonic
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """For the code under test: a busy machine does not disturb its times."""
+    return Clock()
+
+
 @pytest.fixture
 def assert_same() -> Callable[..., None]:
     """Compare to a reference within the tolerance of a dtype (the reference's, if none)."""

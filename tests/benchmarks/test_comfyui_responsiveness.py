@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from video_deblur.benchmarks import comfyui_responsiveness
 from video_deblur.benchmarks.comfyui_responsiveness import Case, measure
@@ -13,7 +11,8 @@ from video_deblur.benchmarks.comfyui_server import Event, ExecutionInterruptedEr
 class Server:
     """What is asked of a ComfyUI: a run takes 0.4 s and ends 0.1 s after Cancel."""
 
-    def __init__(self):
+    def __init__(self, clock):
+        self._clock = clock
         self.graphs, self.cancelled = [], []
         self._events, self._prompts = [], []
 
@@ -22,13 +21,13 @@ class Server:
 
     def queue(self, graph):
         self.graphs.append(graph)
-        self._start, self._end = time.monotonic(), time.monotonic() + 0.4
+        self._start, self._end = self._clock.monotonic(), self._clock.monotonic() + 0.4
         self._kind, self._told = "execution_success", 0
         return str(len(self.graphs))
 
     def interrupt(self):
-        self.cancelled.append(time.monotonic() - self._start)
-        self._kind, self._end = "execution_interrupted", time.monotonic() + 0.1
+        self.cancelled.append(self._clock.monotonic() - self._start)
+        self._kind, self._end = "execution_interrupted", self._clock.monotonic() + 0.1
 
     def events(self):
         coming = [
@@ -38,7 +37,7 @@ class Server:
             (self._end - self._start, self._kind, {}),
         ]
         for seconds, kind, data in coming[self._told :]:
-            if time.monotonic() >= self._start + seconds:
+            if self._clock.monotonic() >= self._start + seconds:
                 self._events.append(Event(kind, data, self._start + seconds))
                 self._told += 1
         return list(self._events)
@@ -49,12 +48,13 @@ class Server:
 
 
 @pytest.fixture
-def server(monkeypatch):
+def server(monkeypatch, clock):
     monkeypatch.setattr(
         comfyui_responsiveness, "write_looped", lambda path, *args: path.write_bytes(b"")
     )
-    fake = Server()
-    fake._start = fake._end = time.monotonic()
+    monkeypatch.setattr(comfyui_responsiveness, "time", clock)
+    fake = Server(clock)
+    fake._start = fake._end = clock.monotonic()
     fake._kind, fake._told = "", 4
     return fake
 

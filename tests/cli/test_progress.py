@@ -14,20 +14,10 @@ from video_deblur.restoration.streaming import segments
 from .command import run, write_clip
 
 
-class Clock:
-    """Stands for `time`; moved by hand."""
-
-    now = 100.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock(monkeypatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(progress, "time", made)
-    return made
+def clock(clock, monkeypatch):
+    monkeypatch.setattr(progress, "time", clock)
+    return clock
 
 
 def test_a_line_every_half_minute_with_what_is_left(clock, capsys):

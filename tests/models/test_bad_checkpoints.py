@@ -87,7 +87,7 @@ def test_configs_of_huge_networks_are_refused_at_once(tmp_path, name, number):
             continue
         path.write_bytes(honest)
         set_field(path, where, number)
-        started, memory = time.monotonic(), peak_memory_bytes()
+        started, memory = time.process_time(), peak_memory_bytes()
         try:
             read_info(path)
         except CheckpointError as error:
@@ -97,7 +97,7 @@ def test_configs_of_huge_networks_are_refused_at_once(tmp_path, name, number):
             assert "\n" not in message
         else:
             assert number <= 65536
-        assert time.monotonic() - started < 5
+        assert time.process_time() - started < 5
         assert peak_memory_bytes() - memory < 200e6
 
 

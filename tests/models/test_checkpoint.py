@@ -257,18 +257,18 @@ def test_envelopes_that_describe_something_else_are_refused_at_once(
     make_checkpoint, change, message
 ):
     path = rewrite_envelope(make_checkpoint(), change)
-    started, memory = time.monotonic(), peak_memory_bytes()
+    started, memory = time.process_time(), peak_memory_bytes()
     assert_refused(path, message, read_info)
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
     assert peak_memory_bytes() - memory < 200e6
 
 
 def test_huge_claims_are_refused_before_anything_is_allocated(make_checkpoint):
     path = rewrite(make_checkpoint(), set_entry(shape=[2**50, 2**50]))
-    memory, started = peak_memory_bytes(), time.monotonic()
+    memory, started = peak_memory_bytes(), time.process_time()
     assert_refused(path, "has shape")
     assert peak_memory_bytes() - memory < 100e6
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -9,13 +8,14 @@ from video_deblur.training import log
 from video_deblur.training.log import _Stopwatch
 
 
-def test_on_a_cpu_the_time_of_blocks_adds_up():
+def test_on_a_cpu_the_time_of_blocks_adds_up(clock, monkeypatch):
+    monkeypatch.setattr(log, "time", clock)
     watch = _Stopwatch(torch.device("cpu"))
     for _ in range(2):
         with watch.running():
-            time.sleep(0.05)
-    time.sleep(0.05)
-    assert watch.read() == pytest.approx(0.1, abs=0.04)
+            clock.sleep(0.05)
+    clock.sleep(0.05)
+    assert watch.read() == pytest.approx(0.1)
     assert watch.read() == 0
 
 
