@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import add_engine_options, load_engine
+from .options import add_engine_options, engine_options_given, load_engine
 from .side_files import check_side_file, engine_files, named_files, write_json
 
 if TYPE_CHECKING:
@@ -137,10 +137,18 @@ def _report_table(args: argparse.Namespace) -> None:
     from ..images.datasets import load_dataset
 
     table, protocol = find_table(args.report_table), find_protocol(args.protocol)
-    if args.sharp_input or args.plain_decode or args.save or args.method != "checkpoint":
+    others = args.sharp_input or args.plain_decode or args.save or args.method != "checkpoint"
+    if others or engine_options_given(args):
         raise ValueError(
-            "--report-table measures folders of results (--pred NAME=FOLDER): leave out "
-            "--method, --sharp-input, --plain-decode and --save"
+            "--report-table restores nothing, it measures folders of results: leave out "
+            "--method, --sharp-input, --plain-decode, --save, --checkpoint and its options; "
+            "restore by `video-deblur evaluate --dataset ... --save FOLDER` before, and name "
+            "the folder by --pred NAME=FOLDER"
+        )
+    if args.dataset and not args.pred:
+        raise ValueError(
+            "--dataset: with --report-table it is what results are measured on, and none is "
+            "named; give --pred NAME=FOLDER"
         )
     if args.pred and not args.dataset:
         raise ValueError("--dataset names what the results of --pred are measured on; give one")

@@ -23,6 +23,14 @@ _SMALL_TILE = 256
 """Pixels of the side of a tile that takes little memory, and costs little in seams."""
 
 
+def engine_options_given(args: argparse.Namespace) -> bool:
+    """Tell whether any of `add_engine_options` differs from its default."""
+    parser = argparse.ArgumentParser()
+    add_engine_options(parser)
+    defaults = vars(parser.parse_args([]))
+    return any(getattr(args, name) != default for name, default in defaults.items())
+
+
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
     """Add what all commands that restore have in common."""
     parser.add_argument(

@@ -6,11 +6,12 @@ Every result is measured here, by one protocol; published rows stay as printed.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import string
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -35,6 +36,12 @@ _MEANS = {"frames": "mean", "sequences": "mean_of_sequences", "windows": "mean_o
 """By what a protocol averages over: the key of a report."""
 
 
+class _Cell(NamedTuple):
+    text: str
+    mark: str = ""
+    """Letter of a note."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Result:
     """One folder of results, measured."""
@@ -43,7 +50,7 @@ class Result:
     report: dict[str, Any]
     """From `evaluate_sequences`."""
 
-    def cells(self) -> list[str]:
+    def cells(self) -> list[_Cell]:
         """Return its figures, of the mean that the protocol reports."""
         average = self.report["protocol"]["average"]
         mean = self.report[_MEANS[average]]
@@ -103,7 +110,7 @@ def table_text(
     table: PublishedTable, results: Sequence[Result], protocol: Protocol, dataset: str | None
 ) -> str:
     """Return the published rows, the results below them, and what is to be known of both."""
-    lines = [f"{table.title}, as {table.source} prints it", _line("", _COLUMNS)]
+    lines = [f"{table.title}, as {table.source} prints it", _line("", map(_Cell, _COLUMNS))]
     marks: list[str] = []
     for row in table.rows:
         lines.append(_line(row.method, _published_cells(row, marks)))
@@ -224,45 +231,38 @@ def _html_table(
     )
 
 
-def _html_row(name: str, cells: Sequence[str]) -> str:
-    shown = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+def _html_row(name: str, cells: Iterable[_Cell]) -> str:
+    shown = "".join(f"<td>{escape(cell.text + cell.mark)}</td>" for cell in cells)
     return f"<tr><td>{escape(name)}</td>{shown}</tr>"
 
 
-def _published_cells(row: PublishedRow, marks: list[str]) -> list[str]:
+def _published_cells(row: PublishedRow, marks: list[str]) -> list[_Cell]:
     """Return the cells of a row; what its marks say is added to `marks`."""
     digits = 4 if row.ssim != round(row.ssim, 2) else 2
     lpips = "-" if row.lpips is None else f"{row.lpips:.2f}"
-    cells = [f"{row.psnr:.2f}", f"{row.ssim:.{digits}f}", lpips]
+    cells = [_Cell(text) for text in (f"{row.psnr:.2f}", f"{row.ssim:.{digits}f}", lpips)]
     if row.printed_lpips:
         marks.append(f"{row.method}: printed as {row.printed_lpips}, a misprint")
-        cells[2] += _mark(len(marks) - 1)
+        cells[2] = cells[2]._replace(mark=_mark(len(marks) - 1))
     if row.note:
         marks.append(f"{row.method}: {row.note}")
-        cells[0] += _mark(len(marks) - 1)
+        cells[0] = cells[0]._replace(mark=_mark(len(marks) - 1))
     return cells
 
 
-def _cells(psnr: float | None, ssim: float | None, lpips: float | None) -> list[str]:
+def _cells(psnr: float | None, ssim: float | None, lpips: float | None) -> list[_Cell]:
     forms = ((psnr, ".2f"), (ssim, ".4f"), (lpips, ".4f"))
-    return ["-" if value is None else format(value, form) for value, form in forms]
+    return [_Cell("-" if value is None else format(value, form)) for value, form in forms]
 
 
-def _line(name: str, cells: Sequence[str]) -> str:
+def _line(name: str, cells: Iterable[_Cell]) -> str:
     # Marks hang out to the right, so that digits stand below each other.
-    shown = "".join(f"{cell.rstrip(_LETTERS):>{_WIDTH}}{_mark_of(cell):2}" for cell in cells)
+    shown = "".join(f"{cell.text:>{_WIDTH}}{cell.mark:2}" for cell in cells)
     return f"{name:{_NAME_WIDTH}}{shown}".rstrip()
 
 
-_LETTERS = "abcdefghijklmnopqrstuvwxyz"
-
-
 def _mark(index: int) -> str:
-    return _LETTERS[index]
-
-
-def _mark_of(cell: str) -> str:
-    return cell[-1] if cell[-1:] in _LETTERS and cell[-1:] else ""
+    return string.ascii_lowercase[index]
 
 
 def _averaged(protocol: Protocol) -> str:

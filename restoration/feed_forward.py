@@ -266,7 +266,8 @@ class FeedForwardSession(Session):
             try:
                 return self._engine.restore_frames(stack, tile, self._orientations), tile
             except (torch.OutOfMemoryError, RuntimeError) as error:
-                smaller = (tile or max(stack.shape[2:])) // 2
+                side = max(stack.shape[2:])
+                smaller = min(tile or side, side) // 2
                 several = len(stack) > self._engine.config.num_frames
                 if not is_out_of_memory(error) or (smaller < _SMALLEST_TILE and not several):
                     raise

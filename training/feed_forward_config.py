@@ -114,9 +114,9 @@ class AdversarialStage(ContentStage):
     discriminator_betas: tuple[float, float] = (0.5, 0.9)
     """Of its AdamW."""
     r1_weight: float = 0.0
-    """Half the weight of the squared gradient of D's logit at sharp frames (R1, arXiv
-    1801.04406), and at restored ones where the loss is "relativistic" (R2, arXiv 2501.05440);
-    0: none."""
+    """Gamma of the penalty: half of it weighs the squared gradient of D's logit at sharp frames
+    (R1, arXiv 1801.04406), and at restored ones where the loss is "relativistic" (R2, arXiv
+    2501.05440); 0: none."""
     r1_every: int = 1
     """Updates between those that R1 is computed in, its weight times as many."""
 

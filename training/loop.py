@@ -47,7 +47,11 @@ class Validation(Protocol):
     """What a stage measures now and then, with the averaged weights in place."""
 
     def measure(self, step: int) -> dict[str, float]:
-        """Return values to log; "validation_psnr" decides which weights are best."""
+        """Return values to log.
+
+        "validation_psnr" decides which weights are best, but where there is an opponent: what
+        that asks for costs PSNR.
+        """
         ...
 
     def keep(self) -> None:
@@ -224,7 +228,8 @@ def _train(
             with averaged(module, rest, average):
                 measured = validation.measure(step)
                 # Processes may differ by a rounding, but gather the weights together.
-                if _any(accelerator, measured["validation_psnr"] > best):
+                better = run.opponent is None and measured["validation_psnr"] > best
+                if _any(accelerator, better):
                     best = measured["validation_psnr"]
                     validation.keep()
         if done or measured or _is_due(step, run.log_every):

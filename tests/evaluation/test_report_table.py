@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import shutil
 
 import cv2
 import numpy as np
@@ -78,6 +79,18 @@ def test_results_stand_below_the_published_rows(pairs, capsys):
     assert stored["results"]["ours"]["protocol"]["name"] == "vrt"
 
 
+def test_the_sharp_frames_themselves_are_without_an_error(pairs, capsys):
+    for sequence in (pairs / "pairs").iterdir():
+        (pairs / "perfect").mkdir(exist_ok=True)
+        (sequence / "sharp").rename(pairs / "perfect" / sequence.name)
+        shutil.copytree(pairs / "perfect" / sequence.name, sequence / "sharp")
+    arguments = ["--dataset", f"pairs:{pairs / 'pairs'}", "--pred", pairs / "perfect"]
+    assert run("--report-table", "gopro", *arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (cells,) = [line.split() for line in lines if line.startswith("perfect")]
+    assert cells == ["perfect", "inf", "1.0000", "-"]
+
+
 def test_the_page_shows_crops_and_error_maps_of_every_result(pairs):
     page = pairs / "page.html"
     arguments = ["--dataset", f"pairs:{pairs / 'pairs'}", "--page", page]
@@ -106,6 +119,13 @@ def test_the_page_shows_crops_and_error_maps_of_every_result(pairs):
     [
         (["--report-table", "reds"], "report table must be one of gopro, dvd, got 'reds'"),
         (["--report-table", "dvd", "--method", "wiener"], "leave out --method, --sharp-input"),
+        (
+            ["--report-table", "dvd", "--checkpoint", "dblrnet"],
+            "name the folder by --pred NAME",
+        ),
+        (["--report-table", "dvd", "--steps", "4"], "--checkpoint and its options"),
+        (["--report-table", "dvd", "--no-borrow"], "--checkpoint and its options"),
+        (["--report-table", "dvd", "--dataset", "dvd:x"], "--dataset: with --report-table"),
         (
             ["--report-table", "dvd", "--pred", "."],
             "--dataset names what the results of --pred",

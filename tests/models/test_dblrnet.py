@@ -21,6 +21,27 @@ def test_the_paper_s_size_has_as_many_values_as_its_layers_add_up_to():
     assert sum(p.numel() for p in convolutions.values()) == expected - 30 * 64
 
 
+@pytest.mark.parametrize(("channels", "head_channels"), [(64, 32), (128, 16), (16, 128)])
+def test_memory_is_reserved_for_the_widest_layers(grown_memory_bytes, channels, head_channels):
+    setup = (
+        "import torch\n"
+        "from video_deblur.models.dblrnet import DblrNet, DblrNetConfig\n"
+        "config = DblrNetConfig(\n"
+        "    channels=int(sys.argv[1]), head_channels=int(sys.argv[2]), num_units=2\n"
+        ")\n"
+        "network = DblrNet(config).eval().requires_grad_(False)\n"
+        "frames = torch.rand(5, 3, 512, 512)\n"
+        "network.restore_frames(frames[..., :16, :16])"
+    )
+    arguments = (channels, head_channels)
+    (grown,) = grown_memory_bytes(
+        "network.restore_frames(frames)", arguments=arguments, setup=setup
+    )
+    config = DblrNetConfig(channels=channels, head_channels=head_channels)
+    estimate = DblrNet(config, device="meta").bytes_per_pixel * 512 * 512
+    assert estimate / 2 < grown < estimate
+
+
 def test_one_frame_comes_out_of_five():
     assert small()(torch.rand(2, 5, 20, 24)).shape == (2, 1, 20, 24)
     with pytest.raises(ValueError, match="takes 5 frames, got 4"):

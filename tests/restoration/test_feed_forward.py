@@ -140,11 +140,12 @@ def test_out_of_memory_goes_on_frame_by_frame(engine, make_frames, monkeypatch, 
     assert not caplog.records
 
 
-def test_out_of_memory_takes_smaller_tiles(engine, make_frames, monkeypatch):
+@pytest.mark.parametrize("tile", [0, 1024])
+def test_out_of_memory_takes_smaller_tiles(engine, make_frames, monkeypatch, tile):
     frames = make_frames(2, 150, 170)
     whole = engine.restore(frames, settings())
     seen = limited_to(110 * 110, engine.model, monkeypatch)
-    torch.testing.assert_close(engine.restore(frames, settings()), whole)
+    torch.testing.assert_close(engine.restore(frames, settings(tile=tile)), whole)
     assert seen[:2] == [(2, 150, 170), (1, 150, 170)]
     assert seen.count((1, 150, 170)) == 1, "the second frame begins where it fits"
 

@@ -97,6 +97,16 @@ def test_both_stages_run_and_export_a_checkpoint_that_loads(tmp_path, data, pair
     assert (tmp_path / "run" / "pictures" / "adversarial_000004.png").exists()
 
 
+def test_a_stage_against_a_discriminator_calls_no_weights_the_best(tmp_path, data, pairs):
+    # What the discriminator asks for costs PSNR.
+    options = {"validation": pairs, "validate_every": 2, "log_every": 2}
+    first = train(GAN.only(["content"]), data, tmp_path / "content", **options)
+    assert (tmp_path / "content" / "best.safetensors").exists()
+    train(GAN.only(["adversarial"]), data, tmp_path / "run", init=first, **options)
+    assert "validation_psnr" in lines_of(tmp_path / "run", "adversarial")[0]
+    assert not (tmp_path / "run" / "best.safetensors").exists()
+
+
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, data):
     whole = train(GAN, data, tmp_path / "whole")
     script = (
@@ -128,7 +138,16 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, data):
             time.sleep(0.1)
         process.send_signal(signal.SIGKILL)
     assert not (tmp_path / "parts" / "checkpoint.safetensors").exists()
-    resumed = train(load_preset(preset), data, tmp_path / "parts", save_every_s=0)
+    begun = []
+    resumed = train(
+        load_preset(preset),
+        data,
+        tmp_path / "parts",
+        save_every_s=0,
+        progress=lambda stage, step, steps, values: begun.append((stage, step)),
+    )
+    assert begun[0][0] == "adversarial"
+    assert begun[0][1] > 1, "begins where it was"
     ours, theirs = (load_model(path).state_dict() for path in (whole, resumed))
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
     # Both optimizers and the discriminator, too.

@@ -120,32 +120,42 @@ def test_r1_is_the_squared_gradient_at_each_frame():
     assert gradient_penalty(Linear(), frames).tolist() == pytest.approx([14.0] * 3)
 
 
+@pytest.mark.parametrize("r1_weight", [0.0, 3.0])
 @pytest.mark.parametrize("kind", ["relativistic", "non_saturating"])
-def test_losses_of_one_network_do_not_reach_the_other(kind):
-    module, clips = adversarial(adversarial_weight=0.5, adversarial_loss=kind), make_clips()
-    gradients = {}
-    for losses in ("content", "both"):
+def test_each_network_is_trained_by_its_own_losses(kind, r1_weight):
+    module = adversarial(adversarial_weight=0.5, adversarial_loss=kind, r1_weight=r1_weight)
+    blurry, sharp = make_clips()
+    values = module(blurry, sharp, 0.0, 1)
+    values["loss"].mean().backward()
+    found = {name: p.grad.clone() for name, p in module.named_parameters()}
+
+    def frames(clip):
+        return (2 * clip - 1).flatten(0, 1)[:, None]
+
+    def expect(loss, prefix):
         module.zero_grad()
-        values = module(*clips, 0.0, 1)
-        loss = values["loss"]
-        if losses == "content":
-            plain = ContentTraining(module.model, module.stage)
-            loss = plain(*clips, 0.0, 1)["loss"]
-        loss.mean().backward()
-        gradients[losses] = module.model.head3.weight.grad.clone()
-    assert not torch.allclose(gradients["both"], gradients["content"])
-    # Of the discriminator's weights: from its own loss alone.
-    module.zero_grad()
-    module(*clips, 0.0, 1)["loss"].mean().backward()
-    found = {n: p.grad.clone() for n, p in module.discriminator.named_parameters()}
-    module.zero_grad()
-    restored, sharp = 2 * module.model(clips[0]).detach() - 1, 2 * clips[1][:, 2:-2] - 1
-    at_sharp, at_restored = (
-        module.discriminator(x.flatten(0, 1)[:, None]) for x in (sharp, restored)
+        loss.backward()
+        for name, parameter in module.named_parameters():
+            if name.startswith(prefix):
+                torch.testing.assert_close(found[name], parameter.grad, msg=name)
+
+    content = ContentTraining(module.model, module.stage)(blurry, sharp, 0.0, 1)["loss"]
+    torch.testing.assert_close(values["content_loss"], content)
+    restored, sharp = frames(module.model(blurry)), frames(sharp[:, 2:-2])
+    at_sharp = module.discriminator(sharp)
+    fooled = generator_loss(module.discriminator(restored), at_sharp, kind)
+    expect(content.mean() + 0.5 * fooled.mean(), "model.")
+
+    restored = restored.detach()
+    opponent = discriminator_loss(
+        module.discriminator(sharp), module.discriminator(restored), kind
     )
-    discriminator_loss(at_sharp, at_restored, kind).mean().backward()
-    for name, parameter in module.discriminator.named_parameters():
-        torch.testing.assert_close(found[name], parameter.grad, msg=name)
+    for at in (sharp, restored)[: 2 if kind == "relativistic" else 1]:
+        at = at.requires_grad_()
+        judged = module.discriminator(at).sum()
+        (slope,) = torch.autograd.grad(judged, at, create_graph=True)
+        opponent = opponent + r1_weight / 2 * slope.square().sum(dim=(1, 2, 3))
+    expect(opponent.mean(), "discriminator.")
 
 
 def test_accuracy_tells_who_wins():

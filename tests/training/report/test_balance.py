@@ -31,14 +31,18 @@ def test_a_discriminator_that_wins_of_late_is_warned_of():
 
 
 def test_of_pairs_a_discriminator_may_tell_all_but_must_not_guess():
-    def rows(accuracy):
-        return [
-            {"step": step, "accuracy_pairs": accuracy, "gain_db": 0.5} for step in range(20)
-        ]
+    def rows(accuracy, loss):
+        values = {"accuracy_pairs": accuracy, "discriminator_loss": loss, "gain_db": 0.5}
+        return [{"step": step, **values} for step in range(20)]
 
-    assert balance_warnings(rows(1.0)) == []
-    (warning,) = balance_warnings(rows(0.5))
-    assert warning.startswith("The discriminator guesses: of late it tells 50%")
+    assert balance_warnings(rows(1.0, 0.05)) == []
+    # Half of the pairs with a margin, half against it: no guess.
+    assert balance_warnings(rows(0.5, 0.65)) == []
+    for loss in (0.693, 0.8):
+        (warning,) = balance_warnings(rows(0.5, loss))
+        assert warning.startswith(
+            f"The discriminator guesses, or is fooled: of late its loss is {loss}"
+        )
 
 
 def test_a_discriminator_that_guesses_is_warned_of():
@@ -51,6 +55,14 @@ def test_restored_frames_that_move_away_are_warned_of(name):
     gain = [0.2, 0.4, 0.6, 0.6, 0.6, 0.6] + [0.6 - 0.1 * i for i in range(14)]
     (warning,) = balance_warnings(rows_of(STEADY, STEADY, gain, name))
     assert "fell by 1.2 dB from its best" in warning
+
+
+def test_a_few_validations_do_not_stand_for_all_lines():
+    rows = rows_of(STEADY, STEADY, [3 - 0.2 * line for line in range(20)])
+    for line in (5, 10, 15):
+        rows[line]["validation_gain_db"] = 0.5
+    (warning,) = balance_warnings(rows)
+    assert "The gain fell by 3.2 dB" in warning
 
 
 def test_a_few_lines_say_nothing():
