@@ -41,8 +41,8 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--preset",
         default="fast",
-        help="fast, detailed (four times as slow: four times the steps of a diffusion model, "
-        "else the mean of four orientations) or paper (50 steps)",
+        help="fast, detailed (the mean of four orientations, four times as slow; for a network "
+        "that takes no denoising steps) or paper (50 steps, for one that does)",
     )
     parser.add_argument("--steps", type=int, help="denoising steps")
     parser.add_argument("--solver", help="ddim or dpmpp_2m")
@@ -132,9 +132,11 @@ def settings_of(config: Any, args: argparse.Namespace) -> RestorationSettings:
     if args.preset == "paper":
         named.append("preset")
     if takes_steps(config):
-        if args.self_ensemble is not None:
+        orientations = [("--self-ensemble", args.self_ensemble is not None)]
+        orientations.append(("--preset detailed", args.preset == "detailed"))
+        if given := ", ".join(option for option, is_given in orientations if is_given):
             logger.warning(
-                "--self-ensemble: no effect on %s, which takes denoising steps", args.checkpoint
+                "%s: no effect on %s, which takes denoising steps", given, args.checkpoint
             )
     # A first stage may take steps, by the same settings.
     elif named and args.first_stage is None:

@@ -43,10 +43,9 @@ def preset_input() -> io.Combo.Input:
         "preset",
         options=list(PRESET_NAMES),
         default=PRESET_NAMES[0],
-        tooltip="fast: restores once; divd-tiny takes one step. detailed: four times as slow; "
-        "cpgd-tiny takes the mean of four mirror images, which come a little closer, divd-tiny "
-        "four steps, a little steadier, without more detail. paper: 50 steps of divd-tiny, "
-        "slower and worse; cpgd-tiny as with fast.",
+        tooltip="fast: restores once; divd-tiny takes one step. detailed: cpgd-tiny takes the "
+        "mean of four mirror images, four times as slow and a little closer; divd-tiny as with "
+        "fast. paper: 50 steps of divd-tiny, slower and worse; cpgd-tiny as with fast.",
     )
 
 

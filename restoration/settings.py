@@ -10,8 +10,8 @@ from .denoising.sampler import SOLVERS
 from .ensemble import COUNTS
 
 PRESET_NAMES = ("fast", "detailed", "paper")
-"""`fast`: the checkpoint's own steps. `detailed`: four times as many, or the mean of four
-orientations where a network takes no steps. `paper`: DDIM with 50 steps (Wang & Long)."""
+"""`fast`: the checkpoint's own steps. `detailed`: the mean of four orientations where a network
+takes no steps, else as `fast`. `paper`: DDIM with 50 steps (Wang & Long)."""
 
 NETWORK_INPUTS = ("blurry", "first_stage")
 
@@ -115,9 +115,8 @@ def preset_settings(
         raise ValueError(f"preset must be one of {', '.join(PRESET_NAMES)}, got {preset!r}")
     # Networks that restore single frames have no such defaults, and heed none.
     sampling = getattr(config, "sampling", SamplingConfig())
-    steps = {"fast": sampling.steps, "detailed": 4 * sampling.steps, "paper": 50}
     values: dict = {
-        "steps": steps[preset],
+        "steps": 50 if preset == "paper" else sampling.steps,
         "guidance_scale": sampling.guidance_scale,
         "window": sampling.window,
         "overlap": sampling.overlap,

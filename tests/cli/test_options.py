@@ -47,6 +47,11 @@ def test_orientations_for_a_network_with_steps_are_said_to_change_nothing(caplog
     config = read_info("divd-tiny").config
     _, said = settings(["--self-ensemble", "8", "--checkpoint", "divd-tiny"], config, caplog)
     assert said == ["--self-ensemble: no effect on divd-tiny, which takes denoising steps"]
+    found, said = settings(
+        ["--preset", "detailed", "--checkpoint", "divd-tiny"], config, caplog
+    )
+    assert found.steps == 1
+    assert said == ["--preset detailed: no effect on divd-tiny, which takes denoising steps"]
     found, said = settings(["--self-ensemble", "8"], SimpleNamespace(), caplog)
     assert found.self_ensemble == 8
     assert not said
