@@ -31,6 +31,7 @@ from .train import add_train
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
+    _share_processors()
     parser = build_parser()
     args = parser.parse_args(arguments)
     form = f"{cleared_line()}%(levelname)s: %(message)s"
@@ -56,6 +57,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"video-deblur: {line}", file=sys.stderr)
         return 2
     return 0
+
+
+def _share_processors() -> None:
+    """Have threads of torch that wait for another sleep soon, rather than spin.
+
+    Where other programs compute too, a thread that spins holds the processor that the other
+    one waits for. Read by GNU's OpenMP as torch is loaded; others ignore it.
+    """
+    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = "1000"
 
 
 def _nobody_reads() -> bool:
