@@ -132,11 +132,13 @@ def settings_of(config: Any, args: argparse.Namespace) -> RestorationSettings:
     if args.preset == "paper":
         named.append("preset")
     if takes_steps(config):
-        orientations = [("--self-ensemble", args.self_ensemble is not None)]
-        orientations.append(("--preset detailed", args.preset == "detailed"))
-        if given := ", ".join(option for option, is_given in orientations if is_given):
+        given = ["--self-ensemble"] if args.self_ensemble is not None else []
+        given += ["--preset detailed"] if args.preset == "detailed" else []
+        if given:
             logger.warning(
-                "%s: no effect on %s, which takes denoising steps", given, args.checkpoint
+                "%s: no effect on %s, which takes denoising steps",
+                ", ".join(given),
+                args.checkpoint,
             )
     # A first stage may take steps, by the same settings.
     elif named and args.first_stage is None:

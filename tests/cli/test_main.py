@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import struct
-import subprocess
-import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -81,36 +79,6 @@ def test_a_portrait_clip_comes_out_upright(clip, checkpoint, tmp_path, capsys):
         assert after.info.rotation == 0
         first = [next(reader).pixels.astype(float) for reader in (before, after)]
     assert np.abs(first[0] - first[1]).mean() < np.abs(first[0] - first[1][::-1]).mean()
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ({}, {"GOMP_SPINCOUNT": "1000"}),
-        ({"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7"}),
-        ({"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}),
-    ],
-)
-def test_threads_that_wait_sleep_unless_the_user_wants_otherwise(given, expected):
-    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
-    script = (
-        "import os, sys\n"
-        "from video_deblur.cli import main\n"
-        "assert 'torch' not in sys.modules, 'it would not read what is set later'\n"
-        "assert main(['info', 'divd-tiny']) == 0\n"
-        "assert 'torch' in sys.modules\n"
-        f"print({{name: os.environ[name] for name in {names} if name in os.environ}})"
-    )
-    own = {name: value for name, value in os.environ.items() if name not in names}
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env={**own, **given},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == str(expected)
 
 
 @pytest.mark.parametrize("num_frames", [1, 2, 15, 17])

@@ -31,10 +31,9 @@ def balance_warnings(rows: Sequence[Mapping[str, float]]) -> list[str]:
     if not told:
         return []
     warnings = _warnings_of_pairs(rows) if "pairs" in told else _warnings_of_frames(told)
-    name = "validation_gain_db"
-    if len(_values(rows, name)) < _FEWEST_LINES:
-        name = "gain_db"
-    gain = _values(rows, name)
+    gain = _values(rows, "validation_gain_db")
+    if len(gain) < _FEWEST_LINES:
+        gain = _values(rows, "gain_db")
     if len(gain) >= _FEWEST_LINES and (lost := _lost(gain)) >= _LOST_DB:
         warnings.append(
             f"The gain fell by {lost:.1f} dB from its best: the restored frames move away "
