@@ -61,7 +61,9 @@ def halve(layout: Layout, size: tuple[int, ...], downscale: int) -> Layout | Non
         size: Frames, height and width of the latents.
         downscale: Pixels per latent position.
     """
-    side = layout.tile or max(size[1:])
+    # Of a tile larger than the frame, only what the frame fills was too large.
+    largest = max(size[1:])
+    side = min(layout.tile or largest, largest)
     if side * downscale >= 256:
         tile = side // 2
         overlap = min(layout.tile_overlap or 64 // downscale, tile // 4)

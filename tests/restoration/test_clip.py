@@ -269,6 +269,14 @@ def test_tiles_start_at_positions_of_the_priors_however_often_halved(engine, til
         layout = halve(layout, (8, 700, 1100), 1)
 
 
+@pytest.mark.parametrize("tile", [0, 320, 2048])
+def test_half_of_a_tile_larger_than_the_frame_is_half_of_the_frame(engine, tile):
+    layout = dataclasses.replace(engine.layout(settings(tile=256), 240, 300), tile=tile)
+    halved = halve(layout, (8, 240, 300), 1)
+    assert halved is not None
+    assert halved.tile == 150
+
+
 def test_out_of_memory_takes_smaller_tiles(make_frames, caplog):
     def limited(video, priors):
         if video.shape[3] * video.shape[4] > 130 * 130:
