@@ -79,7 +79,8 @@ def look_at(path: Path, turn: int | None = None) -> Seen:
             own = round(frame.rotation / 90) % 4
             drawn = own if turn is None else turn
             indices.append(read_index(np.rot90(picture, -drawn)))
-        aspect = Fraction(stream.sample_aspect_ratio or 1)
+        # 1 times a number of libav is a Fraction with any PyAV.
+        aspect = 1 * (stream.sample_aspect_ratio or Fraction(1))
         rate = stream.guessed_rate or Fraction(25)
         if container.format.name == "avi":
             # It stores the order of decoding alone; a player shows pictures in turn.
@@ -123,11 +124,12 @@ def _shown(frame: av.VideoFrame, context: Any) -> np.ndarray:
 def _mastering(frame: av.VideoFrame) -> tuple[float, ...]:
     """Return the numbers of AVMasteringDisplayMetadata and the two light levels."""
     sides: Any = frame.side_data
-    found = {data.type.name: bytes(data) for data in sides}
-    numbers = struct.unpack(
-        "=20i", found.get("MASTERING_DISPLAY_METADATA", b"")[:80] or bytes(80)
+    mastering, level = (
+        b"" if data is None else bytes(data)
+        for data in map(sides.get, ("MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL"))
     )
-    levels = struct.unpack("=2I", found.get("CONTENT_LIGHT_LEVEL", b"")[:8] or bytes(8))
+    numbers = struct.unpack("=20i", mastering[:80] or bytes(80))
+    levels = struct.unpack("=2I", level[:8] or bytes(8))
     values = [a / b for a, b in zip(numbers[::2], numbers[1::2], strict=True) if b]
     return (*values, *(level for level in levels if level))
 

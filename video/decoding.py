@@ -24,6 +24,7 @@ from .probe import (
     tagged_duration,
     video_stream,
 )
+from .rationals import known
 from .source import Source, VideoError, ends_inside_a_box, open_input, source_name
 from .timestamps import JoinedClock
 
@@ -61,7 +62,7 @@ class Decoder:
             is_mp4 = "mp4" in self.container.format.name
             self._cut_short = is_mp4 and ends_inside_a_box(source)
             self._rate = average_rate(self.stream)
-            self._time_base = self.stream.time_base or 1 / self._rate
+            self._time_base = known(self.stream.time_base) or 1 / self._rate
             self._from_dts = stores_decoding_order(source, self.container, self.stream.index)
         except BaseException:
             self.container.close()

@@ -39,6 +39,9 @@ class Description:
             pictures: Its stream of pictures; None, if it has none.
         """
         self._metadata = _plain(source.metadata)
+        if self._metadata.get("creation_time", "").startswith("1970-01-01T00:00:00"):
+            # No date: the start of the clock, which libav reads from WMV files that have none.
+            del self._metadata["creation_time"]
         self._pictures = pictures
         # PyAV below 15 knows nothing of chapters.
         self._chapters = source.chapters() if hasattr(source, "chapters") else []
@@ -141,12 +144,18 @@ _DISCARD_ALL = 48
 
 def _plain(metadata: Mapping[str, str]) -> dict[str, str]:
     """Return metadata without keys of the container, and without those by language."""
+    metadata = {_as_utf8(key): _as_utf8(value) for key, value in metadata.items()}
     lower = {key.lower() for key in metadata}
     return {
         (key.lower() if key.isupper() else key): value
         for key, value in metadata.items()
         if key.lower() not in _OF_THE_FILE and key.lower().rpartition("-")[0] not in lower
     }
+
+
+def _as_utf8(text: str) -> str:
+    """Return text with what is not UTF-8 in it replaced, as PyAV below 19 does by itself."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _timecode(source: InputContainer) -> str:

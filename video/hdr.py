@@ -63,9 +63,11 @@ class HdrMetadata:
 
 def hdr_metadata(frame: av.VideoFrame) -> HdrMetadata | None:
     """Return what a decoded picture says, or None."""
-    found = _side_data(frame)
-    mastering = found.get("MASTERING_DISPLAY_METADATA")
-    level = found.get("CONTENT_LIGHT_LEVEL")
+    found = side_data(frame)
+    mastering, level = (
+        None if data is None else bytes(data)
+        for data in map(found.get, ("MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL"))
+    )
     fields: dict[str, Any] = {}
     if mastering is not None:
         # AVMasteringDisplayMetadata: ten rationals, then whether colours and luminance are set.
@@ -86,7 +88,8 @@ def hdr_metadata(frame: av.VideoFrame) -> HdrMetadata | None:
 
 def dynamic_hdr(frame: av.VideoFrame) -> tuple[str, ...]:
     """Name the kinds of metadata of a picture that change from frame to frame."""
-    return tuple(sorted({_DYNAMIC[name] for name in _side_data(frame) if name in _DYNAMIC}))
+    found = side_data(frame)
+    return tuple(sorted({kind for name, kind in _DYNAMIC.items() if name in found}))
 
 
 def add_to_container(stream: VideoStream, hdr: HdrMetadata) -> None:
@@ -118,7 +121,3 @@ def _template(codec: str, hdr: HdrMetadata) -> bytes:
         colour += mkv.element(_MAX_CLL, hdr.light_level[0])
         colour += mkv.element(_MAX_FALL, hdr.light_level[1])
     return mkv.empty_clip(codec, mkv.element(_COLOUR, colour))
-
-
-def _side_data(frame: av.VideoFrame) -> dict[str, bytes]:
-    return {data.type.name: bytes(data) for data in side_data(frame)}

@@ -20,6 +20,7 @@ from .fields import field_order, upright_order
 from .hdr import dynamic_hdr, hdr_metadata
 from .info import VideoInfo
 from .orientation import display_matrix
+from .rationals import known
 from .source import Source, VideoError, open_input
 from .turning import rotation, swaps_axes
 
@@ -80,7 +81,7 @@ def picture_rate(source: Source, stream: VideoStream, first: av.VideoFrame) -> F
         stream: Of the open file.
         first: Its first picture.
     """
-    rate, coded = average_rate(stream), stream.codec_context.framerate or Fraction(0)
+    rate, coded = average_rate(stream), known(stream.codec_context.framerate) or Fraction(0)
     if first.pts is None and _is_plausible(coded):
         # A bare stream of packets: libav says 25, only the pictures know.
         return coded
@@ -131,7 +132,7 @@ def _measured_rate(source: Source, index: int) -> Fraction:
 
 def average_rate(stream: VideoStream) -> Fraction:
     """Return the frames per second that a stream says, or a guess."""
-    for rate in (stream.average_rate, stream.guessed_rate):
+    for rate in map(known, (stream.average_rate, stream.guessed_rate)):
         if rate is not None and rate > 0:
             return rate
     return _DEFAULT_RATE
@@ -153,14 +154,16 @@ def describe(
     matrix = display_matrix(first)
     turned = swaps_axes(matrix)
     # Of the container before that of the pictures, as players do.
-    aspect = stream.sample_aspect_ratio or context.sample_aspect_ratio or Fraction(1)
+    aspect = (
+        known(stream.sample_aspect_ratio) or known(context.sample_aspect_ratio) or Fraction(1)
+    )
     duration = stream_duration(container, stream)
     estimate = round(duration * rate) if duration else None
     return VideoInfo(
         width=first.height if turned else first.width,
         height=first.width if turned else first.height,
         average_rate=rate,
-        time_base=stream.time_base or 1 / rate,
+        time_base=known(stream.time_base) or 1 / rate,
         num_frames=_num_frames(stream.frames, estimate),
         duration=duration,
         rotation=rotation(matrix),
@@ -198,8 +201,9 @@ def _color_tags(context: Any, first: av.VideoFrame) -> ColorTags:
 def stream_duration(container: InputContainer, stream: VideoStream | None) -> Fraction | None:
     """Return the seconds of the stream, or of the whole container."""
     if stream is not None:
-        if stream.duration and stream.duration > 0 and stream.time_base:
-            return stream.duration * stream.time_base
+        unit = known(stream.time_base)
+        if stream.duration and stream.duration > 0 and unit:
+            return stream.duration * unit
         tagged = tagged_duration(stream)
         if tagged is not None:
             return tagged

@@ -57,8 +57,7 @@ def open_input(source: Source) -> InputContainer:
     if size == 0:
         raise VideoError(f"{name}: is empty, expected a video file")
     try:
-        # Old cameras and editors write titles in the alphabet of their country.
-        container = av.open(target, mode="r", metadata_errors="replace")
+        container = av.open(target, mode="r", **_lenient())
     except PermissionError as error:
         raise PermissionError(f"{name}: cannot be read, permission denied") from error
     except FFmpegError as error:
@@ -71,6 +70,17 @@ def open_input(source: Source) -> InputContainer:
         container.close()
         raise VideoError(f"{name}: is not a video but a text or play list ({kind})")
     return cast("InputContainer", container)
+
+
+def _lenient() -> dict[str, Any]:
+    """Options for titles that old cameras and editors wrote in the alphabet of their country.
+
+    PyAV 19 and newer read them as they are, others refuse the whole file by default.
+    """
+    import av
+
+    major = int(av.__version__.partition(".")[0])
+    return {"metadata_errors": "replace"} if major < 19 else {}
 
 
 def ends_inside_a_box(source: Source) -> bool:

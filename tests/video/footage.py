@@ -12,6 +12,10 @@ import numpy as np
 from video_deblur.video.reader import VideoReader
 from video_deblur.video.writer import VideoWriter
 
+MKV_PRIMING_S = 1024 / 48000 if av.library_versions["libavformat"] < (63,) else 0
+"""Seconds by which all streams of an mp4 with AAC are later in Matroska: its priming, which
+FFmpeg 9 and newer leave out of account there."""
+
 RATE = Fraction(25)
 
 

@@ -104,6 +104,35 @@ def test_what_a_file_cannot_say_is_named(tmp_path, caplog):
     assert "clip.mkv: its tags mytag are left out: .mp4 cannot hold them" in warning
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_titles_in_another_alphabet_are_kept_as_far_as_they_are_utf8(tmp_path, caplog, suffix):
+    tags = {"title": "Café", "mytag": "über"}
+    source = write_film(
+        tmp_path / "clip.mkv", more=lambda container, _: container.metadata.update(tags)
+    )
+    data = source.read_bytes()
+    changed = data.replace("Café".encode(), b"Caf\xe9 ").replace("über".encode(), b" \xfcber")
+    assert len(changed) == len(data)
+    assert changed.count(b"\xe9 ") == 1
+    source.write_bytes(changed)
+    restore(source, tmp_path / f"out{suffix}")
+    with av.open(str(tmp_path / f"out{suffix}")) as container:
+        found = {key.lower(): value for key, value in container.metadata.items()}
+    assert found["title"].rstrip() == "Caf\ufffd"
+    assert found.get("mytag") == (" \ufffdber" if suffix == ".mkv" else None)
+    assert len(caplog.messages) == (suffix != ".mkv")
+
+
+def test_no_date_is_none(tmp_path, caplog):
+    # What libav reads from a WMV file without one.
+    tags = {"creation_time": "1970-01-01T00:00:00.000000Z"}
+    source = write_film(
+        tmp_path / "clip.mkv", more=lambda container, _: container.metadata.update(tags)
+    )
+    restore(source, tmp_path / "out.mp4")
+    assert caplog.messages == []
+
+
 def test_files_within_a_file_are_kept_or_named(tmp_path, caplog):
     source = write_film(
         tmp_path / "clip.mkv",
