@@ -9,6 +9,7 @@ file may be closed before.
 from __future__ import annotations
 
 import atexit
+import functools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +25,8 @@ _LEAST_ITEMS = 2
 """What it holds however large they are, so that neither side waits for the other's next one."""
 _CHECK_INTERVAL_S = 0.1
 """While the caller waits for the thread."""
+_START_S = 1.0
+"""After which a thread whose start was interrupted counts as none."""
 
 
 class ReadAhead(Generic[Item]):
@@ -50,10 +53,8 @@ class ReadAhead(Generic[Item]):
         """
         self._check = check
         self._queue: _Queue[Item] = _Queue(queued_bytes)
-        self._thread = threading.Thread(
-            target=self._read, args=(iter(items), size_of), name="read ahead", daemon=True
-        )
-        self._thread.start()
+        run = functools.partial(self._read, iter(items), size_of)
+        self._thread = _started("read ahead", run, self._queue.close)
 
     def __iter__(self) -> Iterator[Item]:
         return self
@@ -110,8 +111,7 @@ class WriteBehind(Generic[Item]):
         self._check = check or (lambda: None)
         self._queue: _Queue[Item] = _Queue(queued_bytes)
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="write behind", daemon=True)
-        self._thread.start()
+        self._thread = _started("write behind", self._run, self._queue.close)
 
     def __enter__(self) -> WriteBehind[Item]:
         return self
@@ -185,6 +185,25 @@ class WriteBehind(Generic[Item]):
         except BaseException as error:  # noqa: BLE001 (raised again by who writes)
             self._error = error
             self._queue.close()
+
+
+def _started(name: str, run: Callable[[], None], stop: Callable[[], None]) -> threading.Thread:
+    """Start a thread; an interruption meanwhile ends it, as nobody would know of it."""
+    begun = threading.Event()
+
+    def target() -> None:
+        begun.set()
+        run()
+
+    thread = threading.Thread(target=target, name=name, daemon=True)
+    try:
+        thread.start()
+    except BaseException:
+        stop()
+        if begun.wait(_START_S):
+            thread.join()
+        raise
+    return thread
 
 
 class _Queue(Generic[Item]):

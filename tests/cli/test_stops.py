@@ -170,7 +170,7 @@ def test_an_interrupted_run_says_how_to_go_on(checkpoint, tmp_path):
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 130, said
     assert "run the same command again to go on" in said
 
 

@@ -269,3 +269,31 @@ def test_an_interrupt_while_waiting_ends_the_thread(request):
         next(ahead)
     interrupt.join()
     ahead.close()
+
+
+@pytest.mark.parametrize("kind", ["read ahead", "write behind"])
+@pytest.mark.parametrize("begins", [True, False])
+def test_an_interrupt_while_a_thread_starts_leaves_none(kind, begins, monkeypatch):
+    class Interrupted(threading.Thread):
+        def start(self) -> None:
+            if begins:
+                super().start()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("video_deblur.jobs.threads.threading.Thread", Interrupted)
+    monkeypatch.setattr("video_deblur.jobs.threads._START_S", 10.0 if begins else 0.0)
+
+    def items():
+        while True:
+            time.sleep(0.05)
+            yield 1
+
+    source = items()
+    start = {
+        "read ahead": lambda: ReadAhead(source, lambda item: 1),
+        "write behind": lambda: WriteBehind(print),
+    }
+    with pytest.raises(KeyboardInterrupt):
+        start[kind]()
+    assert kind not in [thread.name for thread in threading.enumerate()]
+    source.close()
