@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from comfy_api.latest import InputImpl, io
+from comfy_api.latest import io
 from torch import Tensor
 
 from ..restoration.frames import usable_frames
@@ -28,7 +28,7 @@ from .mask import feather_input, mask_input, mask_weights, mix_by_mask
 from .priors import coding_priors_input, used_priors
 from .progress import Cancellable, Progress, watched
 from .sample import sample_preset, seed_input
-from .temporary import RESULTS, TemporaryPath
+from .temporary import RESULTS, TemporaryVideo
 
 if TYPE_CHECKING:
     from ..restoration.clip_priors import GivenPriors
@@ -299,4 +299,4 @@ class DeblurVideo(LoadingNode):
                 path = restore_components(video, job)
             else:
                 path = restore_file(video, job)
-        return io.NodeOutput(InputImpl.VideoFromFile(RESULTS.add(TemporaryPath(path))))
+        return io.NodeOutput(TemporaryVideo.of(path))

@@ -1,9 +1,10 @@
 """Files of ours in ComfyUI's temporary folder, and when they go.
 
-A finished video belongs to its path: `TemporaryPath` removes the file with the last reference
-to it. ComfyUI's cache holds the VIDEO, and with it the path, as long as a graph may read it.
-Caches that hold results for as long as memory is plentiful would fill the disk: `Results`
-removes the oldest files then, and the node runs again where such a result is wanted once more.
+A finished video's file goes with the last VIDEO of it (`TemporaryVideo`). ComfyUI's cache holds
+that as long as a graph may read it. Caches that hold results for as long as memory is plentiful
+would fill the disk: `Results` removes the oldest files then, and the node runs again where such
+a result is wanted once more. Caches that hold nothing let a VIDEO go within the run that made
+it, while other nodes may still know its path: the file then stays until the next run.
 """
 
 from __future__ import annotations
@@ -11,16 +12,19 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import sys
 import tempfile
 import time
 import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import folder_paths
+from comfy_api.latest import InputImpl
 from comfy_execution.utils import get_executing_context
 
 PREFIX = "video_deblur_"
@@ -31,18 +35,56 @@ _LEFTOVER_AGE_S = 24 * 3600
 """Another ComfyUI may use the same folder; nobody's run is as old as this."""
 
 
-class TemporaryPath(str):
-    """A path whose file is removed with the last reference to it.
+class TemporaryVideo(InputImpl.VideoFromFile):
+    """A VIDEO whose file goes with it and with all that is trimmed or cropped from it.
 
-    Views of a VIDEO (trimmed, cropped) and whoever asked for its stream source hold this
-    object, not a copy: a VIDEO that goes does not take the file from them.
+    Its path is a plain `str`, as any other VIDEO's: PyAV 19 takes no class derived from it, and
+    nodes ask for one.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        weakref.finalize(self, _remove_file, str(path))
+    _lease: _Lease
 
-    def __deepcopy__(self, memo: dict[int, object]) -> TemporaryPath:
+    @classmethod
+    def of(cls, path: Path) -> TemporaryVideo:
+        """Return the VIDEO of a file, which is this one's from now on."""
+        video = cls(RESULTS.add(str(path)))
+        video._lease = _Lease(str(path))
+        return video
+
+
+def _as_view(name: str) -> Callable[..., Any]:
+    def make(video: TemporaryVideo, *args: Any, **options: Any) -> Any:
+        view = getattr(InputImpl.VideoFromFile, name)(video, *args, **options)
+        if type(view) is InputImpl.VideoFromFile:
+            # ComfyUI makes it of the path alone.
+            view.__class__ = TemporaryVideo
+            view._lease = video._lease
+        return view
+
+    return make
+
+
+for _name in ("as_trimmed", "as_cropped"):
+    # Versions differ in which they have.
+    if hasattr(InputImpl.VideoFromFile, _name):
+        setattr(TemporaryVideo, _name, _as_view(_name))
+
+
+class _Lease:
+    """Keeps a file for as long as anybody holds this object."""
+
+    def __init__(self, path: str) -> None:
+        weakref.finalize(self, RESULTS.release, path, _current_run())
+
+    def __deepcopy__(self, memo: dict[int, object]) -> _Lease:
         return self  # A copy would not keep the file.
+
+
+def _current_run() -> str | None:
+    """Return the run that a server is in, or that was its last; None without a server."""
+    # Not imported, as in `backend.show_text`.
+    server: Any = getattr(sys.modules.get("server"), "PromptServer", None)
+    return getattr(getattr(server, "instance", None), "last_prompt_id", None)
 
 
 def _remove_file(path: str) -> None:
@@ -73,6 +115,7 @@ class Results:
         self._ran: set[str] = set()
         self._finished: list[_Result] = []
         self._removals: Counter[str] = Counter()
+        self._orphans: list[tuple[str, str]] = []
 
     def num_removed(self, key: str) -> int:
         """Return how many results of a key have lost their file.
@@ -84,7 +127,7 @@ class Results:
             self._keys[context.node_id] = key
         return self._removals[key]
 
-    def add(self, path: TemporaryPath) -> TemporaryPath:
+    def add(self, path: str) -> str:
         """Take in the result of the node that runs; older files may go."""
         context = get_executing_context()
         if context is None or context.prompt_id != self._prompt:
@@ -94,7 +137,7 @@ class Results:
             return path
         self._ran.add(context.node_id)
         self._finished = [result for result in self._finished if os.path.exists(result.path)]
-        self._finished.append(_Result(str(path), context.prompt_id, key))
+        self._finished.append(_Result(path, context.prompt_id, key))
         # Nodes that take their result from the cache never run.
         waiting = {k for node, k in self._keys.items() if node not in self._ran}
         removable = [
@@ -106,6 +149,19 @@ class Results:
             _remove_file(result.path)
             self._removals[result.key] += 1
         return path
+
+    def release(self, path: str, run: str | None) -> None:
+        """Remove a file that no VIDEO holds any more: once the run that made it is over."""
+        if run is not None and run == _current_run():
+            self._orphans.append((path, run))
+        else:
+            _remove_file(path)
+
+    def remove_orphans(self) -> None:
+        """Remove the files of runs that are over, and that no VIDEO holds."""
+        waiting, self._orphans = self._orphans, []
+        for path, run in waiting:
+            self.release(path, run)
 
     def _enter(self, prompt: str) -> None:
         if prompt != self._prompt:
@@ -120,6 +176,7 @@ def temporary_file(suffix: str) -> Iterator[Path]:
     """
     from ..video.source import VideoError
 
+    RESULTS.remove_orphans()
     folder = folder_paths.get_temp_directory()
     os.makedirs(folder, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=PREFIX, suffix=suffix, dir=folder)

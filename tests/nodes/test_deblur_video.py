@@ -24,9 +24,13 @@ from .checkpoints import NAME, blurry_clip
 
 @pytest.fixture
 def deblur_video(call_node, random_checkpoint):
+    # Files go with their VIDEO, of which tests keep the path.
+    videos = []
+
     def call(video, **inputs):
         inputs = {"checkpoint": NAME, "crf": 0, **inputs}
-        return call_node("VideoDeblur_DeblurVideo", video=video, **inputs)[0]
+        videos.append(call_node("VideoDeblur_DeblurVideo", video=video, **inputs)[0])
+        return videos[-1]
 
     return call
 

@@ -98,11 +98,13 @@ def test_trimmed_file_has_its_sound(comfy, deblur_video, tmp_path):
     path = write_clip(tmp_path / "clip.mp4", numbered_clip(), RATE)
     video = trimmed(comfy, str(path), 0.04, 0.2)
     result = deblur_video(video)
-    found, expected = assert_same(result, video)
-    # Packets are copied whole, of 1024 samples.
-    lengths = [each.audio["waveform"].shape[-1] for each in (found, expected)]
-    assert abs(lengths[0] - lengths[1]) <= 1024
-    assert packets(result.get_stream_source(), "audio")
+    assert_same(result, video)
+    # Packets are copied whole. Not decoded: FFmpeg 9 drops samples of sound that starts late.
+    found = packets(result.get_stream_source(), "audio")
+    start, stop = Fraction(1, 25), Fraction(6, 25)
+    inside = [(t, data) for t, data in packets(str(path), "audio") if start <= t < stop]
+    assert found == [(time - start, data) for time, data in inside]
+    assert inside
 
 
 def test_trimmed_twice_is_a_window_of_a_window(comfy, deblur_video, tmp_path):

@@ -67,10 +67,11 @@ def test_priors_of_the_stream_go_with_its_video(comfy, call_node, files, clip):
     video = comfy.api.InputImpl.VideoFromFile(str(clip))
     inputs = {"video": video, "checkpoint": STAGES[1], "crf": 0}
     of_stream = call_node(PRIORS, video=video, source="stream")[2]
-    plain, given, again = (
-        read(call_node(VIDEO, **inputs, **more)[0].get_stream_source())
+    made = [
+        call_node(VIDEO, **inputs, **more)[0]
         for more in ({}, {"coding_priors": of_stream}, {"coding_priors": of_stream})
-    )
+    ]
+    plain, given, again = (read(video.get_stream_source()) for video in made)
     assert torch.equal(given, again)
     assert not torch.equal(given, plain)
     images = video.get_components().images

@@ -46,10 +46,15 @@ def test_the_file_goes_with_the_last_that_can_read_it(comfy, restore, tmp_path):
     before = set(folder.glob("*"))
     videos = [restore()]
     (path,) = set(folder.glob("*")) - before
+    assert type(videos[0].get_stream_source()) is str
     videos.append(copy.deepcopy(videos[0]))
-    if hasattr(videos[0], "as_trimmed"):
-        videos.append(videos[0].as_trimmed(0.04, 0.08))
-    videos.append(comfy.api.InputImpl.VideoFromFile(videos[0].get_stream_source()))
+    base = comfy.api.InputImpl.VideoFromFile
+    assert hasattr(videos[0], "as_trimmed") == hasattr(base, "as_trimmed")
+    if hasattr(base, "as_trimmed"):
+        videos.append(videos[0].as_trimmed(0.04, 0.12))
+        videos.append(videos[-1].as_trimmed(0.04, 0.08))
+    if hasattr(base, "as_cropped"):
+        videos.append(videos[0].as_cropped(0, 0, 32, 16))
     while videos:
         assert path.exists()
         videos[0].save_to(str(tmp_path / f"saved_{len(videos)}.mp4"))
@@ -147,6 +152,54 @@ def test_what_the_present_graph_takes_from_the_cache_stays(server, tmp_path):
         saved = server.run(_two_videos(clips, run, run))
         assert len(saved) == 2
         assert len(list((server.base / "temp").iterdir())) <= 9
+
+
+NODE_OF_ANOTHER = """
+from comfy_api.latest import InputImpl, io
+
+
+class PathOf(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        inputs = [io.Video.Input("video")]
+        return io.Schema("PathOf", inputs=inputs, outputs=[io.String.Output()])
+
+    @classmethod
+    def execute(cls, video):
+        return io.NodeOutput(video.get_stream_source())
+
+
+class OfPath(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        inputs = [io.String.Input("path")]
+        return io.Schema("OfPath", inputs=inputs, outputs=[io.Video.Output()])
+
+    @classmethod
+    def execute(cls, path):
+        return io.NodeOutput(InputImpl.VideoFromFile(path))
+
+
+NODE_CLASS_MAPPINGS = {"PathOf": PathOf, "OfPath": OfPath}
+"""
+
+
+def test_nodes_that_know_the_path_alone_find_the_file_in_the_same_run(server, tmp_path):
+    temporary = server.base / "temp"
+    (server.base / "custom_nodes" / "another.py").write_text(NODE_OF_ANOTHER)
+    # The VIDEO goes as soon as the first of the two has run.
+    server.options = ["--cache-none"]
+    server.start()
+    clip = server.upload(write_clip(tmp_path / "c.mp4", blurry_clip(4, 32, 48), Fraction(25)))
+    for run in range(2):
+        graph = _graph(clip, 0, f"run_{run}")
+        graph["4"] = {"class_type": "PathOf", "inputs": {"video": ["2", 0]}}
+        graph["5"] = {"class_type": "OfPath", "inputs": {"path": ["4", 0]}}
+        graph["3"]["inputs"]["video"] = ["5", 0]
+        (saved,) = server.run(graph)
+        assert saved.stat().st_size > 0
+        assert len(list(temporary.iterdir())) == 1
+    _wait_for_runs(server, 2)
 
 
 def test_what_a_crashed_session_left_goes_at_the_next_start(server):
