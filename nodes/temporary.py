@@ -42,7 +42,7 @@ class TemporaryVideo(InputImpl.VideoFromFile):
     nodes ask for one.
     """
 
-    _lease: _Lease
+    _lease: _Lease | None = None
 
     @classmethod
     def of(cls, path: Path) -> TemporaryVideo:
@@ -55,7 +55,7 @@ class TemporaryVideo(InputImpl.VideoFromFile):
 def _as_view(name: str) -> Callable[..., Any]:
     def make(video: TemporaryVideo, *args: Any, **options: Any) -> Any:
         view = getattr(InputImpl.VideoFromFile, name)(video, *args, **options)
-        if type(view) is InputImpl.VideoFromFile:
+        if isinstance(view, InputImpl.VideoFromFile):
             # ComfyUI makes it of the path alone.
             view.__class__ = TemporaryVideo
             view._lease = video._lease
