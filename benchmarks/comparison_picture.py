@@ -4,8 +4,8 @@
     python -m video_deblur.benchmarks.comparison_picture --dataset pairs:DEV \
         --pred "Video Deblur=RESULTS/default" --pred DBLRNet=RUN/restored --out FILE.jpg
 
-Every row shows the crop with the largest error in the blurry frames, so that no method's
-results choose what is seen.
+Every row shows the crop with the largest error in the blurry frames, or with `--median-frame`
+in the one whose error is the median, so that no method's results choose what is seen.
 """
 
 from __future__ import annotations
@@ -30,13 +30,18 @@ _GAP = 4
 
 
 def comparison(
-    sequences: Sequence[PairedSequence], preds: Mapping[str, str | Path]
+    sequences: Sequence[PairedSequence],
+    preds: Mapping[str, str | Path],
+    *,
+    median_frame: bool = False,
 ) -> np.ndarray:
     """Draw the picture.
 
     Args:
         sequences: One per row.
         preds: From titles to folders of results, `<folder>/<sequence>/<frame>`.
+        median_frame: Show the frame whose blurry picture has the median error (of an even
+            number the larger), instead of the one with the crop that is blurred most.
 
     Returns:
         uint8 `[H, W, 3]` RGB.
@@ -53,7 +58,13 @@ def comparison(
         clips = {"blurry": blurry}
         clips.update((title, read_predictions(f, sequence)) for title, f in preds.items())
         clips["sharp"] = sharp
-        crop, _ = telling_crops(blurry, blurry, sharp)
+        if median_frame:
+            errors = [
+                np.mean((a.astype(int) - b) ** 2) for a, b in zip(blurry, sharp, strict=True)
+            ]
+            index = int(np.argsort(errors)[len(errors) // 2])
+            clips = {title: clip[index : index + 1] for title, clip in clips.items()}
+        crop, _ = telling_crops(clips["blurry"], clips["blurry"], clips["sharp"])
         cells = [_cell(crop.of(clip)) for clip in clips.values()]
         if not rows:
             rows.append(np.concatenate([_title(title) for title in clips], axis=1))
@@ -79,6 +90,11 @@ def main() -> None:
     parser.add_argument("--dataset", required=True, metavar="KIND:PATH")
     parser.add_argument("--pred", action="append", required=True, metavar="TITLE=FOLDER")
     parser.add_argument("--sequences", nargs="+", help="names; all if left out")
+    parser.add_argument(
+        "--median-frame",
+        action="store_true",
+        help="of the frame with the median error, not of the one that is blurred most",
+    )
     parser.add_argument("--out", required=True, metavar="FILE", help=".jpg or .png")
     args = parser.parse_args()
     known = {s.name: s for s in load_dataset(args.dataset, "test")}
@@ -88,7 +104,7 @@ def main() -> None:
     if wrong := [pred for pred in args.pred if "=" not in pred]:
         parser.error(f"--pred {wrong[0]}: expected TITLE=FOLDER")
     preds = dict(pred.split("=", 1) for pred in args.pred)
-    picture = comparison([known[name] for name in names], preds)
+    picture = comparison([known[name] for name in names], preds, median_frame=args.median_frame)
     quality = [cv2.IMWRITE_JPEG_QUALITY, 88]
     if not cv2.imwrite(args.out, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), quality):
         raise SystemExit(f"{args.out}: could not be written")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 BUNDLED = {
     name: Path(__file__).parent / "weights" / f"{name}.safetensors"
-    for name in ("cpgd-tiny", "divd-tiny", "dblrnet")
+    for name in ("cpgd-tiny", "divd-tiny", "dblrnet", "dblrgan")
 }
 """Their files, by name."""
 

@@ -39,6 +39,23 @@ def test_a_row_shows_the_crop_that_is_most_blurred(dataset, tmp_path, monkeypatc
     assert len(np.unique(sharp)) > 200
 
 
+def test_the_median_frame_is_neither_the_sharpest_nor_the_most_blurred(dataset):
+    # Three frames: sharp, blurry, and one between them.
+    pairs, results = dataset / "pairs" / "a", dataset / "results" / "a"
+    sharp = cv2.imread(str(pairs / "sharp" / "0.png"))
+    for folder, pixels in (
+        (pairs / "sharp", sharp),
+        (pairs / "blur", sharp // 2 + 64),
+        (results, np.zeros_like(sharp)),
+    ):
+        cv2.imwrite(str(folder / "2.png"), pixels)
+    sequences = load_dataset(f"pairs:{dataset / 'pairs'}", "test")
+    picture = comparison_picture.comparison(
+        sequences, {"ours": dataset / "results"}, median_frame=True
+    )
+    assert not picture[26:278, 256:508].any()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [(["--sequences", "b"], "no sequences b; there are a"), (["--pred", "x"], "TITLE=FOLDER")],

@@ -33,8 +33,24 @@ def encode(call_node, loaded, frames):
     ("node_id", "bundled"),
     [
         ("LoadCheckpoint", ["divd-tiny (bundled)"]),
-        ("Deblur", ["cpgd-tiny (bundled)", "divd-tiny (bundled)", "dblrnet (bundled)"]),
-        ("DeblurVideo", ["cpgd-tiny (bundled)", "divd-tiny (bundled)", "dblrnet (bundled)"]),
+        (
+            "Deblur",
+            [
+                "cpgd-tiny (bundled)",
+                "divd-tiny (bundled)",
+                "dblrnet (bundled)",
+                "dblrgan (bundled)",
+            ],
+        ),
+        (
+            "DeblurVideo",
+            [
+                "cpgd-tiny (bundled)",
+                "divd-tiny (bundled)",
+                "dblrnet (bundled)",
+                "dblrgan (bundled)",
+            ],
+        ),
     ],
 )
 def test_checkpoints_are_listed_with_bundled_ones_first(
