@@ -27,7 +27,8 @@ def add_adaptation_options(parser: argparse.ArgumentParser) -> None:
         "--adapt",
         action="store_true",
         help="tune a copy of the network on the clip itself before it is restored; dropped "
-        "where it gains less than 0.5 dB on frames held out (docs/adaptation.md)",
+        "where it gains less than 0.5 dB in the part of the picture held out "
+        "(docs/adaptation.md)",
     )
     parser.add_argument(
         "--save-adapted",
@@ -177,8 +178,8 @@ def check_adaptation_options(args: argparse.Namespace) -> None:
 
 def _told(is_used: bool, gain_db: float | None) -> str:
     if is_used:
-        return f"learned from the clip, {gain_db:+.2f} dB on frames held out"
-    why = "no frame shows more than another"
+        return f"learned from the clip, {gain_db:+.2f} dB in the part held out"
+    why = "frames took too little from one another"
     if gain_db is not None:
-        why = f"{gain_db:+.2f} dB on frames held out"
+        why = f"{gain_db:+.2f} dB in the part held out"
     return f"learned nothing that helps ({why}), the checkpoint's own weights restore"

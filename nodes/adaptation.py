@@ -39,8 +39,9 @@ def adapt_input() -> io.Boolean.Input:
         default=False,
         optional=True,
         tooltip="Whether a copy of the network first learns from the clip itself, which takes "
-        "minutes on a CPU. What it learned is dropped where it gains less than 0.5 dB on "
-        "frames held out. For DIVD with one step, and CPGD-Net without a second stage.",
+        "minutes on a CPU. What it learned is dropped where it gains less than 0.5 dB in "
+        "the part of the picture held out. For DIVD with one step, and CPGD-Net without a "
+        "second stage.",
         **advanced(io.Boolean.Input),
     )
 
@@ -130,10 +131,10 @@ def _learned(
         engine = load_deblurrer(info.path, str(device))
         adapted = adapt_once(engine, clip, settings, adaptation, kept, advance)
     if adapted.gain_db is None:
-        logger.info("adapt: no frame took detail from another, nothing was learned")
+        logger.info("adapt: frames took too little from one another, nothing was learned")
         return loaded
     logger.info(
-        "adapt: %+.2f dB on frames held out, %s",
+        "adapt: %+.2f dB in the part held out, %s",
         adapted.gain_db,
         "dropped" if adapted.weights is None else "used",
     )
@@ -151,10 +152,12 @@ def _memory_bytes(
 ) -> float:
     """Return what learning takes at most: gradients, or the restoration before."""
     from ..restoration.adaptation.memory import adaptation_bytes
-    from ..restoration.adaptation.stretches import SIDE
+    from ..restoration.adaptation.stretches import SIDE, lessons_bytes
     from ..restoration.borrowing.passes import borrowing_bytes
 
     network = info.architecture.build(info.config, device="meta")
     height, width = (min(side, SIDE) for side in size)
     restoring = loaded.memory_bytes(settings, height, width) + borrowing_bytes(height, width)
-    return max(adaptation_bytes(network, adaptation), restoring)
+    lessons = lessons_bytes(height, width)
+    # They are copied to be learned from, as what nodes make takes no part in gradients.
+    return lessons + max(adaptation_bytes(network, adaptation) + lessons, restoring)

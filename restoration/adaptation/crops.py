@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...video.blur_score import SHARP_BELOW, measure_blur
 from .kernels import RADIUS, blur_kernels, blurred
-from .material import Lesson, is_held_out
+from .material import Lesson
 from .settings import AdaptationSettings
 
 _PLACES = 2
@@ -29,7 +29,7 @@ class Batch:
     target: Tensor
     """The same."""
     weights: Tensor
-    """1 channel: how far each pixel of the target counts; 0 throughout frames held out."""
+    """1 channel: how far each pixel of the target counts; 0 in columns held out."""
 
 
 def draw_batch(
@@ -71,13 +71,10 @@ class _Draw:
         """Return blurry frames, target and weights, `[T, H, W, .]`."""
         lesson = lessons[self._below(len(lessons))]
         places = [self._place(lesson) for _ in range(_PLACES)]
-        place = max(places, key=lambda place: float(lesson.weights[place].float().mean()))
+        place = max(places, key=lambda place: _learned_from(lesson, place))
         blurry, target, weights = (
             part[place].float() for part in (lesson.blurry, lesson.target, lesson.weights)
         )
-        first = place[0].start
-        held_out = [i for i in range(self._size[0]) if is_held_out(first + i)]
-        weights[held_out] = 0
         # The axes of time, height and width.
         flips = [axis for axis in range(3) if self._below(2)]
         if self._uniform() < reblurred_share:
@@ -114,6 +111,11 @@ class _Draw:
 
     def _uniform(self) -> float:
         return float(torch.rand((), generator=self._generator))
+
+
+def _learned_from(lesson: Lesson, place: tuple[slice, slice, slice]) -> float:
+    """Return how far targets are trusted there, but for what is held out."""
+    return float((lesson.trust[place] * (lesson.weights[place] > 0)).float().mean())
 
 
 def _sharp_frames(target: Tensor) -> list[bool]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class AdaptationSettings:
     """Units are frames and pixels. The defaults are those of `benchmarks/adaptation.py`."""
 
-    updates: int = 48
+    updates: int = 192
     """Of the weights: what bounds the time, so that the same seed gives the same result."""
     clips: int = 2
     """Crops per update."""
@@ -22,9 +22,9 @@ class AdaptationSettings:
     """Share of the crops whose sharp frames are blurred again, by kernels of the clip; the
     others, and those that nothing sharp is in, are blurry as they came."""
     least_gain_db: float = 0.5
-    """What the network alone must gain on the frames held out for it to be used. Less may be a
-    loss: frames lend each other less where the sharp ones among them were changed
-    (docs/adaptation.md)."""
+    """What the network alone must gain in the columns held out for it to be used. Part of it is
+    that of the mirror images whose mean is the target, and frames lend each other less where
+    the sharp ones among them were changed (docs/adaptation.md)."""
 
     def __post_init__(self) -> None:
         for name in ("updates", "clips"):

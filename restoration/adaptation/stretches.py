@@ -16,7 +16,7 @@ from ..progress import ProgressCallback
 from ..settings import RestorationSettings
 from ..streaming.footage import survey_clip
 from .learners import check_adaptable
-from .material import FEWEST_FRAMES, Lesson, make_lesson
+from .material import FEWEST_FRAMES, LESSON_BYTES, Lesson, make_lesson, pieces_per_frame
 from .settings import AdaptationSettings
 from .tuning import Adapted, adapt
 
@@ -24,12 +24,12 @@ _STRETCHES = 3
 _FRAMES = 24
 """Of a stretch."""
 SIDE = 512
-"""Of what is learned from of each frame, in pixels: three stretches take 270 MB."""
+"""Of what is learned from of each frame, in pixels: see `lessons_bytes`."""
 _SMALLEST_SIDE = 64
 """Below it frames lend each other nothing."""
 _PIECES_PER_UPDATE = 4
-"""Of progress, where a frame of a stretch counts twice: an update of a small network on a CPU
-takes as long as two frames of the largest size."""
+"""Of progress, where a frame of a stretch counts each time that it is restored or fused: on a
+CPU an update of a small network takes as long as six such frames of 256x256."""
 
 
 def plan_stretches(num_frames: int | None) -> list[Span]:
@@ -76,7 +76,8 @@ def learn_from_stretches(
     """
     check_adaptable(engine.config, restoration)
     generator = torch.Generator().manual_seed(restoration.seed % 2**63)
-    total, done = 2 * num_frames + _PIECES_PER_UPDATE * settings.updates, 0
+    per_frame, done = pieces_per_frame(engine, restoration), 0
+    total = per_frame * num_frames + _PIECES_PER_UPDATE * settings.updates
     report = callback or (lambda part, parts: None)
     lessons: list[Lesson] = []
     for stretch in stretches:
@@ -88,8 +89,9 @@ def learn_from_stretches(
             lesson = make_lesson(engine, colors, restoration, _shifted(report, done, 1, total))
             if lesson.is_useful:
                 lessons.append(lesson)
-        done += 2 * len(stretch)
+        done += per_frame * len(stretch)
     if not lessons:
+        report(total, total)
         return Adapted(weights=None, gain_db=None)
     adapted = adapt(
         engine,
@@ -100,6 +102,12 @@ def learn_from_stretches(
     )
     report(total, total)
     return adapted
+
+
+def lessons_bytes(height: int, width: int) -> int:
+    """Return the memory of all that a clip of that size is learned from, in bytes at most."""
+    pixels = min(height, SIDE) * min(width, SIDE)
+    return LESSON_BYTES * _STRETCHES * _FRAMES * pixels
 
 
 def stretches_of(frames: Tensor) -> tuple[list[list[np.ndarray]], int]:

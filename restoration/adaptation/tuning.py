@@ -1,7 +1,7 @@
 """Tune a copy of a network on lessons from a clip, for a bounded number of updates.
 
 After DADeblur (arXiv 2407.09059) and SelfHVD: a network that restores a clip is tuned on what
-was made of the same clip, and used if it does better on frames that it was not tuned on.
+was made of the same clip, and used if it does better where it was not tuned.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from ..engine import Engine
@@ -40,7 +41,7 @@ class Adapted:
     weights: dict[str, Tensor] | None
     """Of the whole network, float16 on the CPU; None: it stays as it is."""
     gain_db: float | None
-    """What the network alone gained on the frames held out, where targets are trusted. None:
+    """What the network alone gained in the columns held out, where targets are trusted. None:
     there was nothing to learn from, or its losses were not finite."""
 
 
@@ -51,7 +52,7 @@ def adapt(
     settings: AdaptationSettings,
     callback: ProgressCallback | None = None,
 ) -> Adapted:
-    """Tune a copy of the network of an engine, and judge it on the frames held out.
+    """Tune a copy of the network of an engine, and judge it by the columns held out.
 
     Args:
         engine: Left as it is; see `learners.check_adaptable`.
@@ -154,28 +155,35 @@ def _rate(progress: float) -> float:
 def _gain_db(
     adapted: Engine, lessons: Sequence[Lesson], restoration: RestorationSettings
 ) -> float:
-    """Return what a tuned network gains on the frames held out, as far as they are trusted.
+    """Return what a tuned network gains in the columns held out, as far as they are trusted.
 
-    Errors are added up before they are compared: of a frame that took nothing there is none.
+    The mean over frames, in decibels, so that one that nothing can mend does not outweigh the
+    others; a frame counts as much as it took.
     """
-    before = after = torch.zeros(())
+    gains, weights = [], []
     for lesson in lessons:
-        restored = restored_alone(adapted, lesson.blurry.float(), restoration)
-        trust = lesson.trust
-        for index in lesson.held_out:
-            target = lesson.target[index].float()
-            errors = (
-                ((clip[index].float() - target).square() * trust[index]).sum().cpu()
-                for clip in (lesson.restored, restored)
-            )
-            before, after = map(torch.add, (before, after), errors)
-    least = torch.tensor(1e-9)
-    return float(10 * (torch.maximum(before, least) / torch.maximum(after, least)).log10())
+        after = restored_alone(adapted, lesson.blurry.float(), restoration)
+        target, trust, first, second = (
+            _as_frames(part[:, :, lesson.held_out])
+            for part in (lesson.target, lesson.trust, lesson.restored, after)
+        )
+        before_error, error = (
+            log_error(2 * each - 1, 2 * target - 1, _FLOOR, trust) for each in (first, second)
+        )
+        gains.append(10 * (before_error - error))
+        weights.append(trust.mean((1, 2, 3, 4)))
+    weight = torch.cat(weights)
+    return float((torch.cat(gains) * weight).sum() / weight.sum().clamp_min(1e-9))
+
+
+def _as_frames(frames: Tensor) -> Tensor:
+    """Return `[T, H, W, C]` as float32 clips of a frame each, `[T, C, 1, H, W]`."""
+    return rearrange(frames.float(), "t h w c -> t c 1 h w")
 
 
 def _outside_inference(lesson: Lesson) -> Lesson:
     """Return a lesson whose tensors may take part in gradients."""
     if not lesson.blurry.is_inference():
         return lesson
-    parts = (lesson.blurry, lesson.restored, lesson.target, lesson.weights)
+    parts = (lesson.blurry, lesson.restored, lesson.target, lesson.trust, lesson.weights)
     return Lesson(*(part.clone() for part in parts))

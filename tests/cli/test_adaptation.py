@@ -117,7 +117,7 @@ def test_what_does_not_help_is_said_and_not_used(folder, cpgd, tmp_path, capsys,
     arguments = [*options(folder, output, cpgd), "--save-adapted", saved]
     assert main([str(each) for each in arguments]) == 0
     said = capsys.readouterr().out
-    assert "learned nothing that helps (-0.40 dB on frames held out)" in said
+    assert "learned nothing that helps (-0.40 dB in the part held out)" in said
     assert not saved.exists()
     assert pixels_of(output) == plain
 

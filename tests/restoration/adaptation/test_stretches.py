@@ -127,5 +127,14 @@ def test_progress_rises_to_its_end():
     )
     done = [part for part, _ in seen]
     assert done == sorted(done)
-    assert {total for _, total in seen} == {2 * 7 + 4 * 3}
-    assert seen[-1] == (26, 26)
+    assert {total for _, total in seen} == {6 * 7 + 4 * 3}
+    assert seen[-1] == (54, 54)
+
+
+def test_progress_reaches_its_end_where_nothing_is_learned():
+    frames = as_bytes(one_sharp_frame()[0])[:1].repeat(7, 0)
+    seen: list[tuple[int, int]] = []
+    learn_from_stretches(
+        spoilt_engine(), [list(frames)], 7, RESTORATION, SHORT, lambda *part: seen.append(part)
+    )
+    assert seen[-1] == (6 * 7 + 4 * 12,) * 2

@@ -12,7 +12,7 @@ from video_deblur.models.divd import Divd
 from video_deblur.restoration.adaptation.crops import draw_batch
 from video_deblur.restoration.adaptation.kernels import blurred
 from video_deblur.restoration.adaptation.learners import check_adaptable, make_learner
-from video_deblur.restoration.adaptation.material import Lesson
+from video_deblur.restoration.adaptation.material import Lesson, held_out_columns
 from video_deblur.restoration.adaptation.settings import AdaptationSettings
 from video_deblur.restoration.adaptation.tuning import Adapted, adapt, with_engine
 from video_deblur.restoration.clip import ClipRestorer
@@ -37,8 +37,12 @@ def spoilt_engine(offset: float = 0.2) -> ClipRestorer:
 
 
 def lesson_of(blurry: Tensor, restored: Tensor, target: Tensor) -> Lesson:
-    weights = torch.ones_like(blurry[..., :1])
-    return Lesson(*(part.half() for part in (blurry, restored, target, weights)))
+    trust = torch.ones_like(blurry[..., :1])
+    weights = trust.clone()
+    weights[:, :, held_out_columns(weights.shape[2])] = 0
+    parts = (blurry, restored, target, trust, weights)
+    # Copies, which a test may change one by one.
+    return Lesson(*(part.to(torch.float16, copy=True) for part in parts))
 
 
 def lesson_that_the_frames_are_right(engine: ClipRestorer, num_frames: int = 8) -> Lesson:
@@ -80,12 +84,11 @@ def test_a_spoilt_network_recovers_and_the_engine_stays_as_it_was():
     assert right < 0.3 * wrong
 
 
-def test_what_frames_held_out_lose_by_is_dropped():
+def test_what_columns_held_out_lose_by_is_dropped():
     engine = spoilt_engine(0.0)
     frames = texture(8, side=48) * 0.5 + 0.2
     lesson = lesson_of(frames, frames, frames + 0.1)
-    for index in lesson.held_out:
-        lesson.target[index] = frames[index].half()
+    lesson.target[:, :, lesson.held_out] = frames[:, :, lesson.held_out].half()
     result = adapt(engine, [lesson], RESTORATION, SHORT)
     assert result.weights is None
     assert (result.gain_db or 0) < -1
@@ -95,14 +98,22 @@ def test_frames_that_took_nothing_do_not_judge():
     engine = spoilt_engine()
     lesson = lesson_that_the_frames_are_right(engine)
     # Of such a frame the target is what the network made, right or wrong.
-    index = lesson.held_out[0]
+    index = slice(0, 2)
     lesson.target[index] = lesson.restored[index]
     judged = adapt(engine, [lesson], RESTORATION, SHORT).gain_db
-    lesson.weights[index] = 0.1
+    lesson.trust[index] = 0
     fair = adapt(engine, [lesson], RESTORATION, SHORT).gain_db
     assert judged is not None
     assert fair is not None
     assert fair > judged + 3
+
+
+def test_a_frame_that_nothing_can_mend_does_not_outweigh_the_others():
+    engine = spoilt_engine()
+    lesson = lesson_that_the_frames_are_right(engine)
+    lesson.target[0] = 1 - lesson.blurry[0]
+    lesson.weights[0] = 0
+    assert (adapt(engine, [lesson], RESTORATION, SHORT).gain_db or 0) > 5
 
 
 def test_a_gain_too_small_is_dropped():
@@ -142,15 +153,30 @@ def test_it_learns_in_inference_mode():
     assert (result.gain_db or 0) > 10
 
 
-def test_frames_held_out_have_no_weight_in_any_crop():
-    frames = torch.arange(12).reshape(12, 1, 1, 1).expand(12, 32, 32, 3) / 16
-    lesson = lesson_of(frames, frames, frames)
+def test_columns_held_out_have_no_weight_in_any_crop():
+    columns = torch.arange(160).reshape(1, 1, 160, 1).expand(6, 32, 160, 3) / 160
+    lesson = lesson_of(columns, columns, columns)
+    assert lesson.held_out == slice(64, 96)
     settings = dataclasses.replace(SHORT, clips=64, frames=5)
     batch = draw_batch([lesson], settings, torch.Generator().manual_seed(0))
-    index = ((batch.blurry[:, 0, :, 0, 0] + 1) * 8).round().int()
-    held_out = (index % 5 == 2)[:, None, :, None, None]
-    assert held_out.sum() == 64
-    assert torch.equal(batch.weights > 0, ~held_out.expand_as(batch.weights))
+    column = ((batch.blurry[:, :1] + 1) * 80).round().int()
+    held_out = (column >= 64) & (column < 96)
+    assert 0 < held_out.float().mean() < 0.5
+    assert torch.equal(batch.weights > 0, ~held_out)
+
+
+@pytest.mark.parametrize("counts_on_the_left", [0, 1])
+def test_crops_lie_where_something_was_taken_that_may_be_learned(counts_on_the_left):
+    columns = torch.arange(160).reshape(1, 1, 160, 1).expand(6, 32, 160, 3) / 160
+    lesson = lesson_of(columns, columns, columns)
+    lesson.trust[:] = 0
+    # Sharp frames count though they took nothing, and so would what is held out.
+    lesson.weights[:, :, :80] = counts_on_the_left
+    lesson.trust[:, :, :80] = 1 - counts_on_the_left
+    lesson.weights[:, :, 80:] = lesson.trust[:, :, 80:] = 0.5
+    settings = dataclasses.replace(SHORT, clips=64, frames=5)
+    batch = draw_batch([lesson], settings, torch.Generator().manual_seed(0))
+    assert float((batch.blurry > 0).float().mean()) > 0.6
 
 
 def test_sharp_frames_are_blurred_again_and_keep_their_target():
@@ -164,10 +190,10 @@ def test_sharp_frames_are_blurred_again_and_keep_their_target():
     plain = draw_batch([lesson], settings, seeded[0])
     again = draw_batch([lesson], dataclasses.replace(settings, reblurred_share=1), seeded[1])
     assert torch.equal(plain.target, again.target)
-    # What is not sharp teaches nothing, nor does a frame held out.
+    # What is not sharp teaches nothing.
     weighed = again.weights.amax((0, 1, 3, 4)).tolist()
     learned = [place for place, weight in enumerate(weighed) if weight]
-    assert learned in ([0, 1, 3], [4, 6, 7]), "the second where time is turned around"
+    assert learned in ([0, 1, 2, 3], [4, 5, 6, 7]), "the second where time is turned around"
     # Blurred as the clip is: two places three pixels apart.
     inner = (slice(None), slice(None), learned, slice(18, -18), slice(18, -18))
     difference = (plain.blurry - again.blurry)[inner].square().mean()
