@@ -150,7 +150,7 @@ def test_numbers_name_their_unit(extension_nodes):
 def test_help_page_names_every_input(node_id):
     text = (REPOSITORY / "web" / "docs" / f"{node_id}.md").read_text()
     for name in INPUTS[node_id]:
-        assert f"`{name}`" in text, name
+        assert f"\n- `{name}`" in text, name
     for heading in ("## Inputs", "## Outputs", "## Tips", "## Limits", "## Example"):
         assert heading in text
 
