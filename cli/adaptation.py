@@ -110,6 +110,8 @@ class Adaptation:
         self.report = {"used": is_used, "gain_db": adapted.gain_db, "seconds": elapsed}
         print(f"{self._source.name}: {_told(is_used, adapted.gain_db)} ({elapsed:.1f} s)")
         if adapted.weights is None:
+            if self._args.save_adapted is not None:
+                print(f"{self._args.save_adapted}: not written, there is nothing to save")
             return engine, resumable
         if self._args.save_adapted is not None:
             self._save(adapted)

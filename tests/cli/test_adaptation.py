@@ -118,6 +118,7 @@ def test_what_does_not_help_is_said_and_not_used(folder, cpgd, tmp_path, capsys,
     assert main([str(each) for each in arguments]) == 0
     said = capsys.readouterr().out
     assert "learned nothing that helps (-0.40 dB in the part held out)" in said
+    assert f"{saved}: not written" in said
     assert not saved.exists()
     assert pixels_of(output) == plain
 
