@@ -109,7 +109,12 @@ def test_a_cluster_gives_the_file_of_one_machine_even_if_a_worker_is_killed(
     restore_file(batch.sources[1], whole, deblurrer, SETTINGS, resumable=resumable)
     with connected(cluster.address):
         pool = RayPool(batch.options, "cpu")
-        used = set()
+        # Else one of them may have done everything before the other is up.
+        for _ in range(10):
+            if len(pool.pids) < 2:
+                pool.collect(lambda *_: None, timeout_s=30)
+        used = set(pool.pids)
+        assert len(used) == 2
 
         def kill_once(done, total):
             used.update(pool.pids)
