@@ -4,11 +4,12 @@ A finished video's file goes with the last VIDEO of it (`TemporaryVideo`). Comfy
 that as long as a graph may read it. Caches that hold results for as long as memory is plentiful
 would fill the disk: `Results` removes the oldest files then, and the node runs again where such
 a result is wanted once more. Caches that hold nothing let a VIDEO go within the run that made
-it, while other nodes may still know its path: the file then stays until the next run.
+it, while other nodes may still know its path: the last such files stay until the next run.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import shutil
@@ -16,7 +17,7 @@ import sys
 import tempfile
 import time
 import weakref
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -30,7 +31,8 @@ from comfy_execution.utils import get_executing_context
 PREFIX = "video_deblur_"
 """Begins the name of every file and folder of ours in the temporary folder."""
 _MOST_KEPT = 8
-"""Files of finished results; a graph may need more at once, and gets them."""
+"""Files of finished results; a graph may need more at once, and gets them. Also those of the
+present run that no VIDEO holds."""
 _LEFTOVER_AGE_S = 24 * 3600
 """Another ComfyUI may use the same folder; nobody's run is as old as this."""
 
@@ -57,8 +59,9 @@ def _as_view(name: str) -> Callable[..., Any]:
         view = getattr(InputImpl.VideoFromFile, name)(video, *args, **options)
         if isinstance(view, InputImpl.VideoFromFile):
             # ComfyUI makes it of the path alone.
-            view.__class__ = TemporaryVideo
             view._lease = video._lease
+            if type(view) is InputImpl.VideoFromFile:
+                view.__class__ = TemporaryVideo
         return view
 
     return make
@@ -68,6 +71,8 @@ for _name in ("as_trimmed", "as_cropped"):
     # Versions differ in which they have.
     if hasattr(InputImpl.VideoFromFile, _name):
         setattr(TemporaryVideo, _name, _as_view(_name))
+# Nodes of others tell files by the name of the class.
+TemporaryVideo.__name__ = InputImpl.VideoFromFile.__name__
 
 
 class _Lease:
@@ -80,17 +85,13 @@ class _Lease:
         return self  # A copy would not keep the file.
 
 
-def _current_run() -> str | None:
-    """Return the run that a server is in, or that was its last; None without a server."""
+def _current_run() -> int | None:
+    """Return the number of the run that a server is in; None between runs, or without one."""
     # Not imported, as in `backend.show_text`.
     server: Any = getattr(sys.modules.get("server"), "PromptServer", None)
-    return getattr(getattr(server, "instance", None), "last_prompt_id", None)
-
-
-def _remove_file(path: str) -> None:
-    # Somebody may have moved it away, and Windows removes nothing that is open.
-    with suppress(OSError):
-        os.unlink(path)
+    queue = getattr(getattr(server, "instance", None), "prompt_queue", None)
+    # Numbers, as clients choose the ids of prompts, and may choose one again.
+    return next(iter(getattr(queue, "currently_running", ())), None)
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,9 @@ class Results:
         self._ran: set[str] = set()
         self._finished: list[_Result] = []
         self._removals: Counter[str] = Counter()
-        self._orphans: list[tuple[str, str]] = []
+        self._orphans: deque[tuple[str, int | None]] = deque()
+        self._is_ending = False
+        atexit.register(self._end)
 
     def num_removed(self, key: str) -> int:
         """Return how many results of a key have lost their file.
@@ -146,22 +149,39 @@ class Results:
             if result.prompt != context.prompt_id and result.key not in waiting
         ]
         for result in removable[: max(len(self._finished) - _MOST_KEPT, 0)]:
-            _remove_file(result.path)
+            self._remove(result.path)
             self._removals[result.key] += 1
         return path
 
-    def release(self, path: str, run: str | None) -> None:
+    def release(self, path: str, run: int | None) -> None:
         """Remove a file that no VIDEO holds any more: once the run that made it is over."""
-        if run is not None and run == _current_run():
-            self._orphans.append((path, run))
-        else:
-            _remove_file(path)
+        if self._is_ending or run is None or run != _current_run():
+            self._remove(path)
+            return
+        self._orphans.append((path, run))
+        if len(self._orphans) > _MOST_KEPT:
+            oldest, _ = self._orphans.popleft()
+            self._remove(oldest)
 
     def remove_orphans(self) -> None:
         """Remove the files of runs that are over, and that no VIDEO holds."""
-        waiting, self._orphans = self._orphans, []
+        waiting, self._orphans = self._orphans, deque()
         for path, run in waiting:
             self.release(path, run)
+
+    def _remove(self, path: str) -> None:
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass  # Somebody moved it away.
+        except OSError:
+            # Windows removes nothing that is open: later.
+            self._orphans.append((path, None))
+
+    def _end(self) -> None:
+        # What VIDEOs still hold follows, as they are finalized.
+        self._is_ending = True
+        self.remove_orphans()
 
     def _enter(self, prompt: str) -> None:
         if prompt != self._prompt:

@@ -47,6 +47,8 @@ def test_the_file_goes_with_the_last_that_can_read_it(comfy, restore, tmp_path):
     videos = [restore()]
     (path,) = set(folder.glob("*")) - before
     assert type(videos[0].get_stream_source()) is str
+    # Nodes of others look at the name of the class.
+    assert type(videos[0]).__name__ == "VideoFromFile"
     videos.append(copy.deepcopy(videos[0]))
     base = comfy.api.InputImpl.VideoFromFile
     assert hasattr(videos[0], "as_trimmed") == hasattr(base, "as_trimmed")
@@ -59,6 +61,78 @@ def test_the_file_goes_with_the_last_that_can_read_it(comfy, restore, tmp_path):
         assert path.exists()
         videos[0].save_to(str(tmp_path / f"saved_{len(videos)}.mp4"))
         del videos[0]
+    assert not path.exists()
+
+
+def test_a_view_of_a_class_of_another_keeps_it_and_the_file(comfy, restore, monkeypatch):
+    base = comfy.api.InputImpl.VideoFromFile
+    if not hasattr(base, "as_trimmed"):
+        pytest.skip("this ComfyUI has no views of videos")
+
+    class Small(base):
+        def get_dimensions(self):
+            return 1, 1
+
+    monkeypatch.setattr(base, "as_trimmed", lambda self, *_: Small(self.get_stream_source()))
+    video = restore()
+    path, view = Path(video.get_stream_source()), video.as_trimmed(0.0, 0.1)
+    del video
+    assert view.get_dimensions() == (1, 1)
+    assert path.exists()
+    del view
+    assert not path.exists()
+
+
+@pytest.fixture
+def results(our_module, monkeypatch):
+    """Results of our own and a run that is going on; set `run[0]` to None when it is over."""
+    module, run = our_module("nodes.temporary"), [7]
+    monkeypatch.setattr(module, "_current_run", lambda: run[0])
+    return module.Results(), run
+
+
+def make_files(folder: Path, count: int) -> list[Path]:
+    paths = [folder / f"{index}.mp4" for index in range(count)]
+    for path in paths:
+        path.write_bytes(b"frames")
+    return paths
+
+
+def test_a_run_whose_videos_go_at_once_keeps_the_files_of_the_last_ones(results, tmp_path):
+    own, run = results
+    paths = make_files(tmp_path, 12)
+    for path in paths:
+        own.release(str(path), 7)
+    assert [path.exists() for path in paths] == [False] * 4 + [True] * 8
+    run[0] = None
+    own.remove_orphans()
+    assert not any(path.exists() for path in paths)
+
+
+def test_at_the_end_of_the_session_nothing_waits(results, tmp_path):
+    own, _ = results
+    first, second = make_files(tmp_path, 2)
+    own.release(str(first), 7)
+    assert first.exists()
+    own._end()
+    own.release(str(second), 7)
+    assert not first.exists()
+    assert not second.exists()
+
+
+def test_a_file_that_is_open_goes_later(results, tmp_path, monkeypatch):
+    own, _ = results
+    (path,) = make_files(tmp_path, 1)
+
+    def refuse(path):
+        raise PermissionError(13, "is open", path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "unlink", refuse)
+        own.release(str(path), None)
+        own.remove_orphans()
+        assert path.exists()
+    own.remove_orphans()
     assert not path.exists()
 
 
@@ -81,6 +155,25 @@ def _graph(clip: str, seed: int, prefix: str) -> dict:
         },
         "3": {"class_type": "SaveVideo", "inputs": {"video": ["2", 0], **saving}},
     }
+
+
+def test_runs_of_one_id_and_freed_caches_leave_no_files(server, tmp_path):
+    requests = pytest.importorskip("requests")
+    temporary = server.base / "temp"
+    server.start()
+    clip = server.upload(write_clip(tmp_path / "c.mp4", blurry_clip(4, 32, 48), Fraction(25)))
+    for seed in range(3):
+        graph = _graph(clip, seed, f"seed_{seed}")
+        body = {"prompt": graph, "prompt_id": "5b9f0c6e-7d0e-4d57-9d93-7f3e2f1f9a11"}
+        answer = requests.post(f"{server.url}/prompt", json=body, timeout=10)
+        answer.raise_for_status()
+        _wait_for_runs(server, seed + 1)
+        assert len(list(temporary.iterdir())) == 1
+    requests.post(f"{server.url}/free", json={"free_memory": True}, timeout=10)
+    deadline = time.monotonic() + 30
+    while list(temporary.iterdir()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_runs_leave_the_folder_flat_and_a_cached_result_can_be_saved_again(server, tmp_path):
