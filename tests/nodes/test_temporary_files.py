@@ -158,7 +158,8 @@ def _graph(clip: str, seed: int, prefix: str) -> dict:
 
 
 def test_runs_of_one_id_and_freed_caches_leave_no_files(server, tmp_path):
-    requests = pytest.importorskip("requests")
+    import requests
+
     temporary = server.base / "temp"
     server.start()
     clip = server.upload(write_clip(tmp_path / "c.mp4", blurry_clip(4, 32, 48), Fraction(25)))
