@@ -90,14 +90,18 @@ def _current_run() -> int | None:
     # Not imported, as in `backend.show_text`.
     server: Any = getattr(sys.modules.get("server"), "PromptServer", None)
     queue = getattr(getattr(server, "instance", None), "prompt_queue", None)
-    # Numbers, as clients choose the ids of prompts, and may choose one again.
+    # Numbers, as clients choose the ids of prompts and may choose one again.
     return next(iter(getattr(queue, "currently_running", ())), None)
+
+
+_Run = tuple[str, int | None]
+"""Id of the prompt, and the number of the run where a server counts them."""
 
 
 @dataclass(frozen=True)
 class _Result:
     path: str
-    prompt: str
+    run: _Run
     key: str
 
 
@@ -111,7 +115,7 @@ class Results:
     """
 
     def __init__(self) -> None:
-        self._prompt = ""
+        self._run: _Run = "", None
         self._keys: dict[str, str] = {}
         self._ran: set[str] = set()
         self._finished: list[_Result] = []
@@ -126,27 +130,27 @@ class Results:
         ComfyUI asks for each node before it runs a graph, or when the node joins it.
         """
         if (context := get_executing_context()) is not None:
-            self._enter(context.prompt_id)
+            self._enter((context.prompt_id, _current_run()))
             self._keys[context.node_id] = key
         return self._removals[key]
 
     def add(self, path: str) -> str:
         """Take in the result of the node that runs; older files may go."""
         context = get_executing_context()
-        if context is None or context.prompt_id != self._prompt:
+        if context is None or (context.prompt_id, _current_run()) != self._run:
             return path
         key = self._keys.get(context.node_id)
         if key is None:
             return path
         self._ran.add(context.node_id)
         self._finished = [result for result in self._finished if os.path.exists(result.path)]
-        self._finished.append(_Result(path, context.prompt_id, key))
+        self._finished.append(_Result(path, self._run, key))
         # Nodes that take their result from the cache never run.
         waiting = {k for node, k in self._keys.items() if node not in self._ran}
         removable = [
             result
             for result in self._finished
-            if result.prompt != context.prompt_id and result.key not in waiting
+            if result.run != self._run and result.key not in waiting
         ]
         for result in removable[: max(len(self._finished) - _MOST_KEPT, 0)]:
             self._remove(result.path)
@@ -183,9 +187,9 @@ class Results:
         self._is_ending = True
         self.remove_orphans()
 
-    def _enter(self, prompt: str) -> None:
-        if prompt != self._prompt:
-            self._prompt, self._keys, self._ran = prompt, {}, set()
+    def _enter(self, run: _Run) -> None:
+        if run != self._run:
+            self._run, self._keys, self._ran = run, {}, set()
 
 
 @contextmanager

@@ -164,11 +164,7 @@ def test_runs_of_one_id_and_freed_caches_leave_no_files(server, tmp_path):
     server.start()
     clip = server.upload(write_clip(tmp_path / "c.mp4", blurry_clip(4, 32, 48), Fraction(25)))
     for seed in range(3):
-        graph = _graph(clip, seed, f"seed_{seed}")
-        body = {"prompt": graph, "prompt_id": "5b9f0c6e-7d0e-4d57-9d93-7f3e2f1f9a11"}
-        answer = requests.post(f"{server.url}/prompt", json=body, timeout=10)
-        answer.raise_for_status()
-        _wait_for_runs(server, seed + 1)
+        _run_under_one_id(server, _graph(clip, seed, f"seed_{seed}"), seed)
         assert len(list(temporary.iterdir())) == 1
     requests.post(f"{server.url}/free", json={"free_memory": True}, timeout=10)
     deadline = time.monotonic() + 30
@@ -193,6 +189,14 @@ def test_runs_leave_the_folder_flat_and_a_cached_result_can_be_saved_again(serve
     _wait_for_runs(server, 4)
 
 
+def _run_under_one_id(server, graph: dict, num_before: int) -> None:
+    import requests
+
+    body = {"prompt": graph, "prompt_id": "5b9f0c6e-7d0e-4d57-9d93-7f3e2f1f9a11"}
+    requests.post(f"{server.url}/prompt", json=body, timeout=10).raise_for_status()
+    _wait_for_runs(server, num_before + 1)
+
+
 def test_a_cache_that_keeps_everything_does_not_fill_the_disk(server, tmp_path):
     temporary = server.base / "temp"
     # More than any of the two versions would keep by itself.
@@ -211,6 +215,15 @@ def test_a_cache_that_keeps_everything_does_not_fill_the_disk(server, tmp_path):
         (saved,) = server.run(_graph(clips[run % 2], run // 6, f"again_{run}"))
         assert saved.stat().st_size > 0
     _wait_for_runs(server, 15)
+
+
+def test_neither_does_it_where_all_runs_have_one_id(server, tmp_path):
+    server.options = ["--cache-lru", "1000"]
+    server.start()
+    clip = server.upload(write_clip(tmp_path / "c.mp4", blurry_clip(3, 32, 48), Fraction(25)))
+    for run in range(11):
+        _run_under_one_id(server, _graph(clip, run, f"run_{run}"), run)
+        assert len(list((server.base / "temp").iterdir())) == min(run + 1, 8)
 
 
 def _wait_for_runs(server, count: int) -> None:
