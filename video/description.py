@@ -44,7 +44,10 @@ class Description:
             del self._metadata["creation_time"]
         self._pictures = pictures
         # PyAV below 15 knows nothing of chapters.
-        self._chapters = source.chapters() if hasattr(source, "chapters") else []
+        chapters = source.chapters() if hasattr(source, "chapters") else []
+        self._chapters: Any = [
+            {**each, "metadata": _as_utf8(each["metadata"])} for each in chapters
+        ]
         self._timecode = _timecode(source)
         # Now, as a stream must not be asked after its file is closed.
         self._rate = None if pictures is None else average_rate(pictures)
@@ -130,6 +133,11 @@ def copy_stream_description(source: Any, target: Any, suffix: str) -> None:
     target.disposition = source.disposition.value
 
 
+def as_utf8(text: str) -> str:
+    """Return text with what is not UTF-8 in it replaced, as PyAV below 19 does by itself."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 def is_rewritten(stream: Any) -> bool:
     """Tell whether a stream only stores what is written anew: chapters or the time code."""
     if stream.type != "data":
@@ -144,7 +152,7 @@ _DISCARD_ALL = 48
 
 def _plain(metadata: Mapping[str, str]) -> dict[str, str]:
     """Return metadata without keys of the container, and without those by language."""
-    metadata = {_as_utf8(key): _as_utf8(value) for key, value in metadata.items()}
+    metadata = _as_utf8(metadata)
     lower = {key.lower() for key in metadata}
     return {
         (key.lower() if key.isupper() else key): value
@@ -153,9 +161,8 @@ def _plain(metadata: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _as_utf8(text: str) -> str:
-    """Return text with what is not UTF-8 in it replaced, as PyAV below 19 does by itself."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+def _as_utf8(metadata: Mapping[str, str]) -> dict[str, str]:
+    return {as_utf8(key): as_utf8(value) for key, value in metadata.items()}
 
 
 def _timecode(source: InputContainer) -> str:

@@ -13,7 +13,7 @@ import av.error
 from av.container import OutputContainer
 from av.error import FFmpegError
 
-from .description import Description, copy_stream_description
+from .description import Description, as_utf8, copy_stream_description
 from .sound import SoundEncoder
 from .source import Source, VideoError, open_input, source_name
 from .stream_plan import (
@@ -254,7 +254,7 @@ class PacketCopier:
             data = next((bytes(packet) for packet in packets if packet.size), None)
         if data is not None:
             name, kind = _COVERS.get(codec_name(stream), _COVERS["mjpeg"])
-            output.add_attachment(stream.metadata.get("filename", name), kind, data)
+            output.add_attachment(as_utf8(stream.metadata.get("filename", name)), kind, data)
 
     def _read(self) -> Iterator[_Ready]:
         clock = JoinedClock(self._input)

@@ -18,7 +18,7 @@ from av.error import FFmpegError
 from av.stream import Disposition
 
 from .codecs import FORMATS, SUBTITLES, unsupported_audio
-from .description import is_rewritten
+from .description import as_utf8, is_rewritten
 from .probe import video_stream
 from .sound import AacForm, aac_form
 from .source import VideoError
@@ -102,7 +102,7 @@ def codec_name(stream: Any) -> str:
 def stream_label(stream: Any) -> str:
     """Return what messages call a stream, as ffprobe counts them."""
     language = stream.metadata.get("language", "und")
-    details = stream.metadata.get("filename") or codec_name(stream)
+    details = as_utf8(stream.metadata.get("filename") or codec_name(stream))
     if language != "und":
         details += f", {language}"
     return f"{stream.type or 'unknown'} stream {stream.index} ({details})"
@@ -129,8 +129,10 @@ def _plan_audio(stream: Any, suffix: str, audio: str) -> tuple[Action, str, AacF
 
 def _plan_other(stream: Any, suffix: str) -> tuple[Action, str]:
     if is_cover(stream):
-        # libav writes none into mov.
-        kept = suffix == ".mp4" or (suffix == ".mkv" and _HOLDS_FILES)
+        # libav writes none into mov; one that is no picture fits into nothing but a file.
+        kept = (
+            _HOLDS_FILES if suffix == ".mkv" else suffix == ".mp4" and _accepted(stream, suffix)
+        )
         return ("copy", "") if kept else ("drop", f"is left out: {suffix} cannot hold it")
     if stream.type == "subtitle" and codec_name(stream) not in SUBTITLES[suffix]:
         if can_convert(stream):
