@@ -254,14 +254,29 @@ def test_the_model_is_no_budget():
     assert names == {"cpfp", "cpc"}
 
 
-def test_the_ablation_of_coding_priors_changes_nothing_else(tmp_path):
-    folder = Path(__file__).parents[2] / "docs" / "experiments" / "coding_priors"
-    configs = {
-        name: load_preset(folder / f"{name}.json")
-        for name in ("none", "motion", "motion_residual")
+def compare_experiments(work, folder, *names):
+    """Compare configs of docs/experiments without training."""
+    experiments = Path(__file__).parents[2] / "docs" / "experiments" / folder
+    assert {path.stem for path in experiments.glob("*.json")} == set(names)
+    configs = {name: load_preset(experiments / f"{name}.json") for name in names}
+    scores = {(name, seed): 28.0 for name in names for seed in (0, 1)}
+    return Trainer(scores=scores).compare(work, configs=configs)
+
+
+def test_the_ablation_of_divd_changes_one_thing_each(tmp_path):
+    names = ("window", "frame", "no_positions", "no_coherence")
+    comparison = compare_experiments(tmp_path, "ablation", *names)
+    assert comparison.changes == {
+        "frame": {"model.unet.temporal_attention": ("window", "frame")},
+        "no_positions": {"model.unet.relative_positions": (True, False)},
+        "no_coherence": {"joint.coherence_weight": (0.1, 0.0)},
     }
-    scores = {(name, seed): 28.0 for name in configs for seed in (0, 1)}
-    comparison = Trainer(scores=scores).compare(tmp_path, configs=configs)
+    assert comparison.budgets["window"]["joint.steps"] == [3000]
+
+
+def test_the_ablation_of_coding_priors_changes_nothing_else(tmp_path):
+    names = ("none", "motion", "motion_residual")
+    comparison = compare_experiments(tmp_path, "coding_priors", *names)
     field = "cpgd_model.cpfp.priors"
     assert comparison.changes == {
         name: {field: ("none", name)} for name in ("motion", "motion_residual")
