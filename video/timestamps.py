@@ -19,6 +19,10 @@ _RESTARTS = 0x200
 """AVFMT_TS_DISCONT: formats whose clock may be set anew in the middle."""
 _JUMP = Fraction(1, 10)
 """Seconds back that are a new clock and not disorder; ffmpeg's choice as well."""
+_MAY_RESTART = {"flv", "live_flv", "asf", "matroska,webm"}
+"""Formats whose clock should go on, and may not: recordings that were joined or damaged."""
+_FAR_BACK = 1
+"""Seconds back that are a new clock in those, whose stamps may be in disorder for long."""
 _MAX_GAP = 60
 """Seconds without anything, in any stream, that are a new clock and not a gap."""
 _MAX_STAMP = 2**61
@@ -46,11 +50,13 @@ class JoinedClock:
     A transport stream counts from any time: zero is where its earliest stream begins. Where
     such files were joined by `cat`, or the clock jumps far ahead, what follows begins where
     what came before it ends. All streams move by the same time, each from its own jump on.
-    Gaps stay, and so do the stamps of other files, unless their pictures begin before zero.
+    In FLV, ASF and Matroska a jump back alone is a new clock. Gaps stay, and so do the stamps of
+    other files, unless their pictures begin before zero.
     """
 
     def __init__(self, container: InputContainer) -> None:
-        self.restarts = bool(container.format.flags & _RESTARTS)
+        self._is_free = bool(container.format.flags & _RESTARTS)
+        self.restarts = self._is_free or container.format.name in _MAY_RESTART
         """Whether the clock may be set anew in files of this format."""
         self._offsets = [-_origin(container)]
         self._courses: dict[int, _Course] = {}
@@ -85,14 +91,18 @@ class JoinedClock:
         course = self._courses.get(packet.stream.index)
         if course is None:
             return self._begin(packet, time, duration)
+        if packet.dts is None and not self._is_free:
+            # The order of display says nothing of the clock.
+            return self._offsets[course.epoch]
         if time + self._offsets[course.epoch] > course.end + _FITS:
             # A single wrong stamp was taken for a new clock.
             course.epoch = self._earlier(course, time)
         offset = self._offsets[course.epoch]
         latest = max(each.end for each in self._courses.values())
         # The packet before may have been a single stamp far ahead: then nothing jumped.
-        jumped_back = time + offset < min(course.end, course.end_before) - _JUMP
-        if jumped_back or time + offset > latest + _MAX_GAP:
+        back = min(course.end, course.end_before) - (time + offset)
+        jumped_ahead = self._is_free and time + offset > latest + _MAX_GAP
+        if back > (_JUMP if self._is_free else _FAR_BACK) or jumped_ahead:
             course.epoch = self._epoch(course, time)
             offset = self._offsets[course.epoch]
         course.end_before, course.end = course.end, time + offset + duration

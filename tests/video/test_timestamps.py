@@ -19,19 +19,19 @@ def packet(dts, *, pts=None, duration=10, index=0, kind="audio", time_base=Fract
     )
 
 
-def clock(flags=TRANSPORT, start=0, starts=()):
+def clock(flags=TRANSPORT, start=0, starts=(), name="mpegts"):
     streams = [SimpleNamespace(start_time=t, time_base=Fraction(1, 100)) for t in starts]
     return JoinedClock(
         SimpleNamespace(
-            format=SimpleNamespace(flags=flags),
+            format=SimpleNamespace(flags=flags, name=name),
             start_time=10_000 * start,
             streams=SimpleNamespace(video=streams),
         )
     )
 
 
-def corrected(packets, flags=TRANSPORT, start=0, starts=()):
-    time = clock(flags, start, starts)
+def corrected(packets, flags=TRANSPORT, start=0, starts=(), name="mpegts"):
+    time = clock(flags, start, starts, name)
     for each in packets:
         time.correct(each)
     return [each.dts for each in packets]
@@ -55,7 +55,24 @@ def test_what_follows_a_jump_back_begins_where_the_rest_ends():
 
 def test_gaps_and_other_formats_keep_their_stamps():
     assert corrected([packet(t) for t in (0, 10, 5000)]) == [0, 10, 5000]
-    assert corrected([packet(t) for t in (140, 150, 40)], OTHER) == [140, 150, 40]
+    stamps = [140, 150, 40]
+    assert corrected([packet(t) for t in stamps], OTHER, name="mov,mp4") == stamps
+
+
+@pytest.mark.parametrize("name", ["flv", "matroska,webm", "asf"])
+def test_where_clocks_should_go_on_only_a_jump_far_back_is_a_new_one(name):
+    film = {"flags": OTHER, "name": name}
+    assert corrected([packet(t) for t in (140, 150, 160, 40, 50)], **film) == [
+        *(140, 150, 160),
+        *(170, 180),
+    ]
+    for stamps in ([140, 150, 70, 80], [0, 10, 50000, 50010]):
+        assert corrected([packet(t) for t in stamps], **film) == stamps
+    # Of one picture a second, in the order of decoding, the first without its time.
+    pictures = [packet(None, pts=t, kind="video") for t in (0, 800, 400, 200)]
+    pictures += [packet(0, pts=100, kind="video"), packet(100, pts=300, kind="video")]
+    assert corrected(pictures, **film) == [None, None, None, None, 0, 100]
+    assert [each.pts for each in pictures] == [0, 800, 400, 200, 100, 300]
 
 
 def test_a_transport_stream_begins_with_its_earliest_stream():
