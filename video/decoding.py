@@ -16,6 +16,7 @@ from av.video.stream import VideoStream
 from .alpha import decoder_for
 from .coded_pictures import EXPORT, CodedPicture, DecodingOrder, lists_vectors
 from .info import VideoInfo
+from .matroska import is_whole
 from .places import Picture, Places
 from .probe import (
     average_rate,
@@ -25,7 +26,14 @@ from .probe import (
     video_stream,
 )
 from .rationals import known
-from .source import Source, VideoError, ends_inside_a_box, open_input, source_name
+from .source import (
+    Source,
+    VideoError,
+    ends_inside_a_box,
+    open_input,
+    read_position,
+    source_name,
+)
 from .timestamps import JoinedClock
 
 logger = logging.getLogger(__name__)
@@ -252,12 +260,22 @@ class Decoder:
             if promised is None:
                 promised = stream_duration(self.container, None)
                 reached = max(progress.end_times.values(), default=reached)
-        elif "mp4" in name or name in ("avi", "flv", "asf"):
+        elif name in ("flv", "asf"):
+            # What they promise is the end of whatever ends last.
+            promised, tolerance = stream_duration(self.container, None), Fraction(1, 2)
+            reached = max(progress.end_times.values(), default=reached)
+        elif "mp4" in name or name == "avi":
             promised, tolerance = stream_duration(self.container, stream), Fraction(1, 2)
         else:
             # Transport streams and the like promise nothing.
             return False
-        return promised is not None and reached + 2 / self._rate + tolerance < promised
+        if promised is None or reached + 2 / self._rate + tolerance >= promised:
+            return False
+        if "matroska" in name:
+            # The last picture may be shown for long, which only the promise knows of.
+            with read_position(self._source) as file:
+                return not is_whole(file)
+        return True
 
 
 class _Progress:

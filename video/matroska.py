@@ -114,6 +114,44 @@ def _shaped(video: bytes, aspect: Fraction) -> bytes:
     return kept + b"".join(element(identity, int(value)) for identity, value in shown)
 
 
+def is_whole(file: BinaryIO) -> bool:
+    """Tell whether a file holds all that its elements say it does, to its last cluster's end.
+
+    Args:
+        file: Open to read. False if it says no sizes, as live recordings do not.
+    """
+    try:
+        (segment,) = _ends(file, (0, file.seek(0, 2)), SEGMENT)
+        clusters = _ends(file, segment, _CLUSTER)
+        return bool(clusters) and bool(_ends(file, clusters[-1], _TIMESTAMP))
+    except ValueError:
+        return False
+
+
+def _ends(file: BinaryIO, parent: tuple[int, int], wanted: int) -> list[tuple[int, int]]:
+    """Return start and end of the data of all children of a kind.
+
+    Raises:
+        ValueError: If the parent is not filled by elements.
+    """
+    start, end = parent
+    found = []
+    while start < end:
+        file.seek(start)
+        head = file.read(12)
+        # Zeros, as where a download did not come to.
+        if len(head) < 2 or head[0] < 0x10:
+            raise ValueError(f"no element begins at byte {start}")
+        identity, size_at = _read_identity(head, 0)
+        size, data_at = _read_length(head, size_at)
+        if identity == wanted:
+            found.append((start + data_at, start + data_at + size))
+        start += data_at + size
+    if start != end:
+        raise ValueError(f"an element ends at byte {start}, and what it is in at {end}")
+    return found
+
+
 def _children(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
     """Yield identity, whole element and its data."""
     start = 0

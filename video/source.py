@@ -83,28 +83,36 @@ def _lenient() -> dict[str, Any]:
     return {"metadata_errors": "replace"} if major < 19 else {}
 
 
+def read_position(source: Source) -> Any:
+    """Return a binary file with a position of its own, for bytes that libav does not show."""
+    return io.FileIO(str(source)) if isinstance(source, str | Path) else _SharedView(source)
+
+
+_OF_A_RECORDING = {b"mdat", b"moov", b"moof"}
+"""Boxes of mp4 without whose end something is missing."""
+
+
 def ends_inside_a_box(source: Source) -> bool:
     """Tell whether an mp4 or mov file stops before its last box does.
 
     The index may list every picture and still miss the sound that followed.
     """
-    file: Any = (
-        io.FileIO(str(source)) if isinstance(source, str | Path) else _SharedView(source)
-    )
-    with file:
+    with read_position(source) as file:
         end = file.seek(0, os.SEEK_END)
-        start = 0
+        start, kind = 0, b""
         while start + 8 <= end:
             file.seek(start)
             header = file.read(16)
             size = int.from_bytes(header[:4], "big")
             if size == 1 and len(header) == 16:
                 size = int.from_bytes(header[8:], "big")
-            if size < 8 or not header[4:8].isalnum():
+            kind = header[4:8]
+            if size < 8 or not kind.isalnum():
                 # Up to the end of the file (0), or padding after the last box.
                 return False
             start += size
-        return start > end
+        # Some programs append what is no box.
+        return start > end and kind in _OF_A_RECORDING
 
 
 class _SharedView(io.RawIOBase):

@@ -50,8 +50,8 @@ class JoinedClock:
     A transport stream counts from any time: zero is where its earliest stream begins. Where
     such files were joined by `cat`, or the clock jumps far ahead, what follows begins where
     what came before it ends. All streams move by the same time, each from its own jump on.
-    In FLV, ASF and Matroska a jump back alone is a new clock. Gaps stay, and so do the stamps of
-    other files, unless their pictures begin before zero.
+    In FLV, ASF and Matroska a jump far back alone is a new clock. Gaps stay, and so do the
+    stamps of other files, unless their pictures begin before zero.
     """
 
     def __init__(self, container: InputContainer) -> None:

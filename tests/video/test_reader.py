@@ -10,6 +10,8 @@ import pytest
 from video_deblur.video.reader import VideoReader
 from video_deblur.video.source import VideoError
 
+from .footage import write_film
+
 
 def read(source):
     with VideoReader(source) as reader:
@@ -168,6 +170,41 @@ def test_a_cut_file_gives_its_frames_and_then_an_error(make_clip, suffix, part):
     assert "\n" not in str(e.value)
     for frame, expected in zip(frames, whole, strict=False):
         np.testing.assert_array_equal(frame.pixels, expected.pixels)
+
+
+def test_a_matroska_file_whose_end_was_never_loaded_is_not_complete(make_clip):
+    path = make_clip("clip.mkv", num_frames=40, options={"bf": "0", "crf": "5"})
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 6 // 10] + bytes(len(data) - len(data) * 6 // 10))
+    frames: list = []
+    with VideoReader(path) as reader, pytest.raises(VideoError, match="truncated"):
+        frames.extend(reader)
+    assert 5 < len(frames) < 40
+
+
+def test_a_last_picture_that_stays_is_no_missing_end(make_clip):
+    path = make_clip("clip.mkv", num_frames=5)
+    data = path.read_bytes()
+    assert data.count(b"00:00:00.1") == 1
+    # As of a last picture of four seconds, whose block does not say so.
+    path.write_bytes(data.replace(b"00:00:00.1", b"00:00:04.1"))
+    _, frames = read(path)
+    assert len(frames) == 5
+
+
+@pytest.mark.parametrize("suffix", ["flv", "wmv", "avi", "mkv", "mp4"])
+def test_sound_may_go_on_after_the_last_picture(tmp_path, suffix):
+    codec = "wmav2" if suffix == "wmv" else "mp2" if suffix == "avi" else "aac"
+    path = write_film(tmp_path / f"clip.{suffix}", codec, rate=44100, num_frames=5)
+    _, frames = read(path)
+    assert len(frames) == 5
+
+
+def test_what_is_appended_to_an_mp4_is_no_missing_end(make_clip):
+    path = make_clip()
+    path.write_bytes(path.read_bytes() + b"TAGtitle of the clip")
+    _, frames = read(path)
+    assert len(frames) == 12
 
 
 def test_an_mp4_cut_inside_the_sound_of_its_index_is_not_complete(make_clip):

@@ -268,6 +268,20 @@ def test_joined_transport_streams_play_one_after_the_other(suffix, audio, tmp_pa
         assert len(audio_packets(output)) == 2 * len(audio_packets(tmp_path / "part.ts"))
 
 
+def test_flv_recordings_in_one_file_play_one_after_the_other(tmp_path):
+    part = write_film(tmp_path / "part.flv", rate=44100).read_bytes()
+    source, output = tmp_path / "joined.flv", tmp_path / "out.mp4"
+    # Without the header of the second.
+    source.write_bytes(part + part[13:])
+    restore(source, output)
+    assert num_frames(output) == 60
+    with VideoReader(output) as reader:
+        times = [float(frame.pts * reader.info.time_base) for frame in reader]
+    heard = heard_clicks(output)
+    assert [time - times[0] for time in heard[:2]] == pytest.approx([0.2, 0.9], abs=2e-3)
+    assert [time - times[30] for time in heard[2:]] == pytest.approx([0.2, 0.9], abs=2e-3)
+
+
 def test_damaged_sound_costs_neither_pictures_nor_the_rest(tmp_path, caplog):
     source = write_film(tmp_path / "clip.mkv", "mp2", rate=48000)
     data = bytearray(source.read_bytes())
