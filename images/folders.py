@@ -180,9 +180,13 @@ class FrameFolderWriter:
             if not self._is_kept:
                 shutil.rmtree(self._part, ignore_errors=True)
 
-    def remove_leftovers(self) -> None:
-        """Remove what killed runs left of this output; only where no other run can be at it."""
-        for leftover in leftovers(self.path.absolute()):
+    def remove_leftovers(self, source: object) -> None:
+        """Remove what killed runs left of this output; only where no other run can be at it.
+
+        Args:
+            source: The input, which stays.
+        """
+        for leftover in leftovers(self.path.absolute(), source=source):
             shutil.rmtree(leftover, ignore_errors=True)
 
     def _finish(self) -> None:

@@ -42,7 +42,7 @@ class PngFolderEnds(Ends):
         stack.enter_context(made_folder(self.output.absolute().parent))
         self._writer = FrameFolderWriter(self.output)
         stack.enter_context(output_lock(self.output))
-        self._writer.remove_leftovers()
+        self._writer.remove_leftovers(self.source)
 
     @abstractmethod
     def _name(self, index: int) -> str: ...

@@ -64,7 +64,7 @@ def write_priors(
         stack.enter_context(made_folder(output.absolute().parent))
         writer = FrameFolderWriter(output)
         stack.enter_context(output_lock(output))
-        writer.remove_leftovers()
+        writer.remove_leftovers(source)
         stack.enter_context(writer)
         frames, shown = [], scale or 0.0
         for index, (_, priors) in enumerate(file_priors(clip.frames, from_stream)):

@@ -69,7 +69,7 @@ class VideoEnds(Ends):
         self._writer = self._checked_writer()
         self.pictures = self._writer.pictures
         stack.enter_context(output_lock(self.output))
-        self._writer.remove_leftovers()
+        self._writer.remove_leftovers(self.source)
 
     def _open_reader(self) -> VideoReader | ImageClip:
         return VideoReader(self.source, self._deinterlace)

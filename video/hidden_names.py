@@ -35,7 +35,7 @@ def hidden_sibling(path: Path, ending: str) -> Path:
     return path.with_name(hidden_stem(path.name) + ending)
 
 
-def leftovers(path: Path, suffix: str = "") -> list[Path]:
+def leftovers(path: Path, suffix: str = "", *, source: object = None) -> list[Path]:
     """Return what killed runs left beside an output: `.NAME.part-PID` and the suffix.
 
     Other outputs may have names that begin so; what is hidden beside those is not found.
@@ -43,7 +43,11 @@ def leftovers(path: Path, suffix: str = "") -> list[Path]:
     Args:
         path: The output, or one without the suffix that its hidden files end with.
         suffix: What they end with, with the dot.
+        source: The input, which may be such a rest, and is none then.
     """
     stem = re.escape(hidden_stem(path.name))
     pattern = re.compile(rf"{stem}\.part-[0-9]+{re.escape(suffix)}", re.DOTALL)
-    return [each for each in path.parent.iterdir() if pattern.fullmatch(each.name)]
+    found = [each for each in path.parent.iterdir() if pattern.fullmatch(each.name)]
+    if not isinstance(source, str | Path) or not Path(source).exists():
+        return found
+    return [each for each in found if not (each.exists() and each.samefile(source))]

@@ -38,11 +38,16 @@ def made_folder(path: Path) -> Iterator[None]:
     """Have a folder within the block; those that were made for it and stay empty go again.
 
     Raises:
-        ValueError: If a file is in the way.
+        ValueError: If a file is in the way, or a link that leads nowhere.
         OSError: If it cannot be made.
     """
     missing, found = [], path
     while not found.exists():
+        if found.is_symlink():
+            raise ValueError(
+                f"{path}: cannot be a folder for the output, {found} is a link to "
+                f"{os.readlink(found)}, which does not exist"
+            )
         missing.append(found)
         found = found.parent
     if not found.is_dir():

@@ -93,7 +93,7 @@ class VideoReader:
             )
             self.info = deinterlaced_info(self.info, self._deinterlace)
             picture = next(self._pictures)
-        self._first: Picture | None = picture
+        self._pictures = _put_back(picture, self._pictures)
         self._time_base = self.info.time_base
         self._step = max(1, round(1 / (self.info.average_rate * self._time_base)))
         self._converters: dict[str, PixelConverter] = {}
@@ -183,14 +183,10 @@ class VideoReader:
     def _stamp(self) -> Generator[tuple[Picture, int, int]]:
         """Yield decoded pictures with time stamp and duration."""
         index, last_pts = 0, None
-        while True:
-            picture, self._first = self._first, None
-            picture = picture or next(self._pictures, None)
-            if picture is None:
-                return
+        for picture, after in _with_next(self._pictures):
             self._check_same_kind(picture.frame, index)
             self._note_fields(picture.frame, index)
-            pts = self._pts(picture, last_pts)
+            pts = self._pts(picture, last_pts, after)
             if self._start_pts is None or pts >= self._start_pts:
                 yield picture, pts, self._duration(picture)
             else:
@@ -228,13 +224,36 @@ class VideoReader:
         is_field = picture.frame.interlaced_frame and picture.duration == self._step // 2
         return self._step if is_field else picture.duration or self._step
 
-    def _pts(self, picture: Picture, last_pts: int | None) -> int:
-        """Return the picture's time stamp; from the frame rate where it has none."""
+    def _pts(self, picture: Picture, last_pts: int | None, after: Picture | None) -> int:
+        """Return the picture's time stamp; from the frame rate where it has none of use."""
         following = 0 if last_pts is None else last_pts + self._step
         if picture.pts is None:
             return following
+        next_pts = None if after is None else after.pts
+        if last_pts is None:
+            # A first picture out of line begins a frame before the next.
+            is_ahead = next_pts is not None and picture.pts > next_pts
+            return max(0, (next_pts or 0) - self._step) if is_ahead else picture.pts
+        # One stamp far ahead must not push everything after it there.
+        is_ahead = next_pts is not None and picture.pts > next_pts > last_pts
         # Time must move on, whatever the file says.
-        return picture.pts if last_pts is None or picture.pts > last_pts else following
+        return following if is_ahead or picture.pts <= last_pts else picture.pts
+
+
+def _with_next(pictures: Iterator[Picture]) -> Generator[tuple[Picture, Picture | None]]:
+    """Yield each picture with the one after it; an error follows the last of them."""
+    held = None
+    try:
+        for picture in pictures:
+            if held is not None:
+                yield held, picture
+            held = picture
+    except VideoError:
+        if held is not None:
+            yield held, None
+        raise
+    if held is not None:
+        yield held, None
 
 
 def _put_back(first: Picture, others: Generator[Picture]) -> Generator[Picture]:

@@ -116,7 +116,9 @@ class JoinedClock:
             distances = [abs(time + offset - max(ends)) for offset in self._offsets]
             epoch = distances.index(min(distances))
         end = time + self._offsets[epoch] + duration
-        self._courses[packet.stream.index] = _Course(epoch=epoch, end=end, end_before=end)
+        # Where clocks should go on, the first stamp is rather wrong than the second anew.
+        before = end if self._is_free else min(end, Fraction(0))
+        self._courses[packet.stream.index] = _Course(epoch=epoch, end=end, end_before=before)
         return self._offsets[epoch]
 
     def _earlier(self, course: _Course, time: Fraction) -> int:

@@ -252,9 +252,14 @@ class VideoWriter:
         with self._one_line_errors():
             self._mux([to_packet(frame, self._stream, self.pictures.time_base)])
 
-    def remove_leftovers(self) -> None:
-        """Remove what killed runs left of this output; only where no other run can be at it."""
-        for leftover in leftovers(self.path.with_name(self.path.stem), self.path.suffix):
+    def remove_leftovers(self, source: Source) -> None:
+        """Remove what killed runs left of this output; only where no other run can be at it.
+
+        Args:
+            source: The input, which stays.
+        """
+        stem, suffix = self.path.with_name(self.path.stem), self.path.suffix
+        for leftover in leftovers(stem, suffix, source=source):
             leftover.unlink(missing_ok=True)
 
     def end_early(self) -> None:

@@ -138,6 +138,13 @@ def test_what_killed_runs_left_is_removed_by_the_next(clip, deblurrer, tmp_path)
     assert sorted(hidden(tmp_path)) == sorted(names)
 
 
+def test_what_a_killed_run_left_may_be_the_input(clip, deblurrer, tmp_path):
+    rest = tmp_path / ".out.part-999999.mp4"
+    rest.write_bytes(clip.read_bytes())
+    restore_file(rest, tmp_path / "out.mp4", deblurrer, SETTINGS)
+    assert rest.read_bytes() == clip.read_bytes()
+
+
 def test_blur_is_reported_for_every_frame(clip, deblurrer, tmp_path):
     report = restore_file(clip, tmp_path / "out.mp4", deblurrer, SETTINGS, measure_blur=True)
     assert len(report.blur) == NUM_FRAMES

@@ -68,8 +68,21 @@ def test_what_a_killed_run_left_of_a_folder_is_removed(tmp_path):
     (left / "a.png").touch()
     other = tmp_path / ".y.part-1"
     other.mkdir()
-    FrameFolderWriter(tmp_path / name).remove_leftovers()
+    FrameFolderWriter(tmp_path / name).remove_leftovers(tmp_path)
     assert list(tmp_path.iterdir()) == [other]
+
+
+def test_what_a_killed_run_left_of_a_folder_may_be_the_input(tmp_path):
+    (tmp_path / ".x.part-1").mkdir()
+    FrameFolderWriter(tmp_path / "x").remove_leftovers(tmp_path / ".x.part-1")
+    assert [path.name for path in tmp_path.iterdir()] == [".x.part-1"]
+
+
+def test_a_folder_that_is_a_link_to_nowhere_is_named(tmp_path):
+    (tmp_path / "link").symlink_to("gone")
+    expected = r"link.deep: cannot be a folder .*link is a link to gone, which does not exist"
+    with pytest.raises(ValueError, match=expected), made_folder(tmp_path / "link" / "deep"):
+        pass
 
 
 def test_what_is_hidden_of_other_outputs_is_no_leftover(tmp_path):
@@ -84,7 +97,7 @@ def test_what_is_hidden_of_other_outputs_is_no_leftover(tmp_path):
     ]
     for path in (mine, *(tmp_path / other for other in others)):
         path.mkdir()
-    FrameFolderWriter(tmp_path / name).remove_leftovers()
+    FrameFolderWriter(tmp_path / name).remove_leftovers(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
 
 

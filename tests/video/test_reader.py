@@ -200,6 +200,31 @@ def test_sound_may_go_on_after_the_last_picture(tmp_path, suffix):
     assert len(frames) == 5
 
 
+def write_times(path, times):
+    """Write pictures shown at times in milliseconds, decoded 40 ms apart."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"bf": "0"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        packets = []
+        for _ in times:
+            packets += stream.encode(av.VideoFrame(64, 48, "yuv420p"))
+        packets += stream.encode(None)
+        for index, (time, packet) in enumerate(zip(times, packets, strict=True)):
+            packet.time_base = Fraction(1, 1000)
+            packet.pts, packet.dts = time, min(40 * index, time)
+            container.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize("wrong", [0, 5, 9])
+def test_one_picture_far_ahead_takes_nothing_with_it(tmp_path, wrong):
+    times = [40 * index for index in range(10)]
+    ahead = [time + 3600 * (index == wrong) for index, time in enumerate(times)]
+    _, frames = read(write_times(tmp_path / "clip.mkv", ahead))
+    # Of the last nobody can tell that it is not shown so late.
+    assert [frame.pts for frame in frames] == (ahead if wrong == 9 else times)
+
+
 def test_what_is_appended_to_an_mp4_is_no_missing_end(make_clip):
     path = make_clip()
     path.write_bytes(path.read_bytes() + b"TAGtitle of the clip")

@@ -66,7 +66,7 @@ def test_where_clocks_should_go_on_only_a_jump_far_back_is_a_new_one(name):
         *(140, 150, 160),
         *(170, 180),
     ]
-    for stamps in ([140, 150, 70, 80], [0, 10, 50000, 50010]):
+    for stamps in ([140, 150, 70, 80], [0, 10, 50000, 50010], [3600, 10, 20, 30]):
         assert corrected([packet(t) for t in stamps], **film) == stamps
     # Of one picture a second, in the order of decoding, the first without its time.
     pictures = [packet(None, pts=t, kind="video") for t in (0, 800, 400, 200)]
