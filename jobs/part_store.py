@@ -5,6 +5,9 @@ part its encoded frames (`000000.packets`, one packet after the other as the enc
 and a JSON file that describes them and says where to go on. That file is written last and in
 one step: a part without it does not count. Every part begins with a key frame and was encoded
 by itself, so the joined file is the same however often a run was stopped.
+
+Where something else is to be made, what is finished goes aside, to a folder named after what it
+is, and is taken up again if that is wanted after all: a mistyped option costs nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +40,8 @@ FORMAT = 1
 
 PART_FRAMES = 48
 """Frames from which a part is closed, at the end of a segment."""
+_SAID = {"pictures": "codec, quality or form of the pictures"}
+"""What messages call keys of a manifest, where the key itself says too little."""
 _HASHED_BYTES = 1 << 20
 """Bytes at either end of an input that are hashed."""
 
@@ -44,7 +50,7 @@ class PartStore:
     """The finished parts of one output."""
 
     def __init__(self, folder: Path, identity: dict[str, Any], name: str) -> None:
-        """Take up what is there if it belongs to the same work, else start over.
+        """Take up what is there if it belongs to the same work, else put it aside.
 
         Args:
             folder: Made if missing; belongs to the store alone.
@@ -59,19 +65,11 @@ class PartStore:
         self._finished: dict[int, tuple[FinishedPart, Position]] = {}
         identity = json.loads(json.dumps({"format": FORMAT, **identity}))
         known = _read_json(folder / "manifest.json")
-        if known is not None and known != identity:
-            changed = sorted(
-                key for key in {*known, *identity} if known.get(key) != identity.get(key)
-            )
-            logger.warning(
-                "%s: starts over, as this has changed since the run that was stopped: %s",
-                name,
-                ", ".join(changed),
-            )
-        if known == identity:
+        if known != identity:
+            self._change_over(known, identity)
+        if _read_json(folder / "manifest.json") == identity:
             self._take_up()
         else:
-            shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             write_file(folder / "manifest.json", _to_json(identity))
         self.num_taken_up = self.num_kept
@@ -157,10 +155,39 @@ class PartStore:
                 start += size
 
     def remove(self) -> None:
-        """Remove the folder and what was learned for it: the output is complete."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove all that was kept for the output, as it is complete."""
+        for folder in (self.folder, *self._aside()):
+            shutil.rmtree(folder, ignore_errors=True)
         with contextlib.suppress(OSError):
             adapted_file(self.folder).unlink()
+
+    def _change_over(self, known: Any, identity: dict[str, Any]) -> None:
+        """Make room for other work, or for what was put aside before where that is wanted."""
+        wanted = self._place_aside(identity)
+        if known is not None and any(self.folder.glob("[0-9]*.json")):
+            for older in self._aside():
+                if older != wanted:
+                    shutil.rmtree(older, ignore_errors=True)
+            self.folder.replace(self._place_aside(known))
+        else:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        if wanted.exists():
+            wanted.replace(self.folder)
+        elif known is not None:
+            logger.warning(
+                "%s: starts over, as this has changed since the run that was stopped: %s",
+                self._name,
+                ", ".join(_changes(known, identity)),
+            )
+
+    def _place_aside(self, identity: dict[str, Any]) -> Path:
+        return self.folder.with_name(f"{self.folder.name}-{identity_digest(identity)}")
+
+    def _aside(self) -> list[Path]:
+        """Return the folders of what was put aside."""
+        pattern = re.compile(re.escape(self.folder.name) + "-[0-9a-f]{16}")
+        found = self.folder.parent.iterdir()
+        return [path for path in found if pattern.fullmatch(path.name)]
 
     def _take_up(self) -> None:
         for leftover in self.folder.glob(".*.part-*"):
@@ -256,6 +283,12 @@ def file_identity(source: Source) -> dict[str, Any]:
 def identity_digest(identity: dict[str, Any]) -> str:
     """Return a short name for JSON values."""
     return hashlib.sha256(_to_json(identity)).hexdigest()[:16]
+
+
+def _changes(known: dict[str, Any], identity: dict[str, Any]) -> list[str]:
+    """Return what messages call the values that differ."""
+    keys = sorted({*known, *identity})
+    return [_SAID.get(key, key) for key in keys if known.get(key) != identity.get(key)]
 
 
 def _position_to_json(position: Position) -> dict[str, Any]:

@@ -137,12 +137,46 @@ def test_whatever_the_result_depends_on_starts_over(change, clip, deblurrer, tmp
         options["codec"] = "h265"
     with caplog.at_level(logging.WARNING):
         restore_file(clip, output, deblurrer, settings, resumable=chosen, **options)
-    named = {"codec": "pictures"}.get(change, change)
+    named = {"codec": "codec, quality or form of the pictures"}.get(change, change)
     (message,) = [r.getMessage() for r in caplog.records if "starts over" in r.getMessage()]
     assert message.endswith(f"since the run that was stopped: {named}")
     fresh = tmp_path / "fresh.mp4"
     restore_file(clip, fresh, deblurrer, settings, resumable=resumable(fresh), **options)
     assert packets(output, "video") == packets(fresh, "video")
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_a_mistyped_option_costs_no_finished_part(clip, deblurrer, tmp_path, caplog):
+    output = tmp_path / "out.mp4"
+    chosen = resumable(output)
+    stopped(clip, output, deblurrer, 23)
+    for seed in (3, 4):
+        other = dataclasses.replace(SETTINGS, seed=seed)
+        with pytest.raises(StoppedError):
+            restore_file(
+                clip, output, deblurrer, other, resumable=chosen, callback=stop_after(5)
+            )
+    assert len([m for m in caplog.messages if "starts over" in m]) == 1
+    report = restore_file(clip, output, deblurrer, SETTINGS, resumable=chosen)
+    assert report.num_kept > 0
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_of_other_work_only_the_last_is_kept(clip, deblurrer, tmp_path):
+    output = tmp_path / "out.mp4"
+    for seed in (1, 2, 3):
+        settings = dataclasses.replace(SETTINGS, seed=seed)
+        with pytest.raises(StoppedError):
+            restore_file(
+                clip,
+                output,
+                deblurrer,
+                settings,
+                resumable=resumable(output),
+                callback=stop_after(23),
+            )
+    folders = [path.name for path in tmp_path.iterdir() if ".resume" in path.name]
+    assert len(folders) == 2
 
 
 @pytest.mark.usefixtures("any_first_stage")
