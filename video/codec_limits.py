@@ -59,6 +59,11 @@ def not_kept(info: VideoInfo, codec: str) -> list[str]:
         lines.append(_interlaced(info, codec))
     if info.dynamic_hdr:
         lines.append(f"the metadata of each frame ({_listed(info.dynamic_hdr)}) is dropped")
+    if info.views:
+        lines.append(
+            f"that it is a {' '.join(info.views)} video is not kept: players show it flat "
+            "until a program that writes such metadata has added it again"
+        )
     return lines
 
 

@@ -44,6 +44,8 @@ class VideoInfo:
     """Mastering display and light level, where the file says them."""
     dynamic_hdr: tuple[str, ...] = ()
     """Kinds of metadata that change from frame to frame: HDR10+, Dolby Vision."""
+    views: tuple[str, ...] = ()
+    """What a flat screen cannot show: 360 degrees, a picture for each eye."""
     sample_aspect_ratio: Fraction
     """Width of a pixel over its height, after rotation; 1 for square pixels."""
     fields: FieldOrder | None = None

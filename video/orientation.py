@@ -1,4 +1,4 @@
-"""Find out how a decoded picture is to be turned upright: its display matrix."""
+"""Find out how a decoded picture is to be shown: turned upright, around, to two eyes."""
 
 from __future__ import annotations
 
@@ -23,6 +23,15 @@ def display_matrix(frame: av.VideoFrame) -> Matrix:
     if a and d:
         return (a, 0, 0, d)
     return (0, b, c, 0) if b and c else (1, 0, 0, 1)
+
+
+def views(frame: av.VideoFrame) -> tuple[str, ...]:
+    """Name what of a picture's own view a flat copy of it loses."""
+    found = side_data(frame)
+    # AVStereo3D begins with its kind, of which 0 is an ordinary picture.
+    is_stereo = "STEREO3D" in found and any(bytes(found["STEREO3D"])[:4])
+    names = {"360°": "SPHERICAL" in found, "stereoscopic": is_stereo}
+    return tuple(name for name, is_there in names.items() if is_there)
 
 
 def side_data(frame: av.VideoFrame) -> Any:

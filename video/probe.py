@@ -19,7 +19,7 @@ from .color_tags import ColorTags
 from .fields import field_order, upright_order
 from .hdr import dynamic_hdr, hdr_metadata
 from .info import VideoInfo
-from .orientation import display_matrix
+from .orientation import display_matrix, views
 from .rationals import known
 from .source import Source, VideoError, open_input
 from .turning import rotation, swaps_axes
@@ -174,6 +174,7 @@ def describe(
         color=_color_tags(context, first).decided(first.width, first.height, pix_fmt),
         hdr=hdr_metadata(first),
         dynamic_hdr=dynamic_hdr(first),
+        views=views(first),
         sample_aspect_ratio=1 / aspect if turned else aspect,
         fields=upright_order(field_order(first, context), matrix, first.height),
         audio_codecs=tuple(

@@ -8,6 +8,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from video_deblur.video.codec_limits import not_kept
 from video_deblur.video.reader import VideoReader
 from video_deblur.video.writer import VideoWriter
 
@@ -127,3 +128,36 @@ def test_the_shape_is_turned_with_the_picture(tmp_path):
     info, _ = read(path)
     assert (info.width, info.height) == (48, 64)
     assert info.sample_aspect_ratio == Fraction(3, 4)
+
+
+def add_to_track(path, box):
+    """Add a box to the only track of an mp4 whose index is at its end."""
+    data = bytearray(path.read_bytes())
+    for kind in (b"moov", b"trak"):
+        start = data.rindex(kind) - 4
+        size = int.from_bytes(data[start : start + 4], "big")
+        data[start : start + 4] = (size + len(box)).to_bytes(4, "big")
+    data[start + size : start + size] = box
+    path.write_bytes(data)
+
+
+def uuid_box(identity, content):
+    data = bytes.fromhex(identity) + content
+    return (len(data) + 8).to_bytes(4, "big") + b"uuid" + data
+
+
+def test_that_a_video_shows_all_around_is_said_to_be_lost(make_clip):
+    path = make_clip()
+    before = not_kept(read(path)[0], "h264")
+    # Spherical Video V1, as cameras write it.
+    says = (
+        b"<rdf:SphericalVideo><GSpherical:Spherical>true</GSpherical:Spherical>"
+        b"<GSpherical:Stitched>true</GSpherical:Stitched>"
+        b"<GSpherical:StitchingSoftware>x</GSpherical:StitchingSoftware>"
+        b"<GSpherical:ProjectionType>equirectangular</GSpherical:ProjectionType>"
+        b"</rdf:SphericalVideo>"
+    )
+    add_to_track(path, uuid_box("ffcc8263f8554a938814587a02521fdd", says))
+    *others, line = not_kept(read(path)[0], "h264")
+    assert others == before
+    assert line.startswith("that it is a 360° video is not kept")
