@@ -65,9 +65,7 @@ class PartStore:
         self._finished: dict[int, tuple[FinishedPart, Position]] = {}
         identity = json.loads(json.dumps({"format": FORMAT, **identity}))
         known = _read_json(folder / "manifest.json")
-        if known != identity:
-            self._change_over(known, identity)
-        if _read_json(folder / "manifest.json") == identity:
+        if known == identity or self._change_over(known, identity):
             self._take_up()
         else:
             folder.mkdir(parents=True)
@@ -161,8 +159,8 @@ class PartStore:
         with contextlib.suppress(OSError):
             adapted_file(self.folder).unlink()
 
-    def _change_over(self, known: Any, identity: dict[str, Any]) -> None:
-        """Make room for other work, or for what was put aside before where that is wanted."""
+    def _change_over(self, known: Any, identity: dict[str, Any]) -> bool:
+        """Make room for other work; returns whether some of it was put aside and is back."""
         wanted = self._place_aside(identity)
         if known is not None and any(self.folder.glob("[0-9]*.json")):
             for older in self._aside():
@@ -173,12 +171,14 @@ class PartStore:
             shutil.rmtree(self.folder, ignore_errors=True)
         if wanted.exists():
             wanted.replace(self.folder)
-        elif known is not None:
+            return True
+        if known is not None:
             logger.warning(
                 "%s: starts over, as this has changed since the run that was stopped: %s",
                 self._name,
                 ", ".join(_changes(known, identity)),
             )
+        return False
 
     def _place_aside(self, identity: dict[str, Any]) -> Path:
         return self.folder.with_name(f"{self.folder.name}-{identity_digest(identity)}")

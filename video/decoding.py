@@ -255,20 +255,20 @@ class Decoder:
             expected = len(getattr(stream, "index_entries", ())) or stream.frames
             return progress.num_packets < expected
         reached = progress.end_times.get(stream.index, Fraction(0))
+        tolerance = Fraction(1, 50) if "matroska" in name else Fraction(1, 2)
         if "matroska" in name:
-            promised, tolerance = tagged_duration(stream), Fraction(1, 50)
-            if promised is None:
-                promised = stream_duration(self.container, None)
-                reached = max(progress.end_times.values(), default=reached)
-        elif name in ("flv", "asf"):
-            # What they promise is the end of whatever ends last.
-            promised, tolerance = stream_duration(self.container, None), Fraction(1, 2)
-            reached = max(progress.end_times.values(), default=reached)
+            promised = tagged_duration(stream)
         elif "mp4" in name or name == "avi":
-            promised, tolerance = stream_duration(self.container, stream), Fraction(1, 2)
+            promised = stream_duration(self.container, stream)
+        elif name in ("flv", "asf"):
+            promised = None
         else:
             # Transport streams and the like promise nothing.
             return False
+        if promised is None:
+            # Of the whole file: the end of whatever ends last.
+            promised = stream_duration(self.container, None)
+            reached = max(progress.end_times.values(), default=reached)
         if promised is None or reached + 2 / self._rate + tolerance >= promised:
             return False
         if "matroska" in name:

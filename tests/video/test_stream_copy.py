@@ -248,6 +248,17 @@ def test_a_repeated_stamp_of_the_sound_costs_nothing(suffix, tmp_path, caplog):
         assert "audio stream 1 (aac) had time stamps that do not go forward" in warning
 
 
+def times_of_two_films(path):
+    """Check that each film keeps its sound; returns the times of all pictures in seconds."""
+    assert num_frames(path) == 60
+    with VideoReader(path) as reader:
+        times = [float(frame.pts * reader.info.time_base) for frame in reader]
+    heard = heard_clicks(path)
+    assert [time - times[0] for time in heard[:2]] == pytest.approx([0.2, 0.9], abs=2e-3)
+    assert [time - times[30] for time in heard[2:]] == pytest.approx([0.2, 0.9], abs=2e-3)
+    return times
+
+
 @pytest.mark.parametrize("audio", ["copy", "encode"])
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 def test_joined_transport_streams_play_one_after_the_other(suffix, audio, tmp_path):
@@ -256,12 +267,7 @@ def test_joined_transport_streams_play_one_after_the_other(suffix, audio, tmp_pa
     source.write_bytes(part + part)
     output = tmp_path / f"out{suffix}"
     restore(source, output, audio=audio)
-    assert num_frames(output) == 60
-    with VideoReader(output) as reader:
-        times = [float(frame.pts * reader.info.time_base) for frame in reader]
-    heard = heard_clicks(output)
-    assert [time - times[0] for time in heard[:2]] == pytest.approx([0.2, 0.9], abs=2e-3)
-    assert [time - times[30] for time in heard[2:]] == pytest.approx([0.2, 0.9], abs=2e-3)
+    times = times_of_two_films(output)
     # The next part begins where the longer of sound and pictures ended.
     assert times[30] - times[29] == pytest.approx(0.04, abs=0.045)
     if audio == "copy":
@@ -274,12 +280,7 @@ def test_flv_recordings_in_one_file_play_one_after_the_other(tmp_path):
     # Without the header of the second.
     source.write_bytes(part + part[13:])
     restore(source, output)
-    assert num_frames(output) == 60
-    with VideoReader(output) as reader:
-        times = [float(frame.pts * reader.info.time_base) for frame in reader]
-    heard = heard_clicks(output)
-    assert [time - times[0] for time in heard[:2]] == pytest.approx([0.2, 0.9], abs=2e-3)
-    assert [time - times[30] for time in heard[2:]] == pytest.approx([0.2, 0.9], abs=2e-3)
+    times_of_two_films(output)
 
 
 def test_damaged_sound_costs_neither_pictures_nor_the_rest(tmp_path, caplog):
